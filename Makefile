@@ -1,0 +1,42 @@
+# Two commands: `make demo` and `make test`. Both build .venv first and reuse it afterwards.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LABEL_STUDIO_VENV := .venv/label-studio
+LABEL_STUDIO_VERSION := 1.23.2
+OUT ?= demo-out
+UV := $(BIN)/uv
+export LABEL_STUDIO_COMMAND ?= $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
+
+.PHONY: demo test lint clean install constraints
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt constraints-label-studio.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group test --group label-studio-ml --editable '.[crowd]'
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps label-studio-ml==1.0.9
+	test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
+	$(UV) pip install --quiet --python $(LABEL_STUDIO_VENV)/bin/python --constraint constraints-label-studio.txt label-studio==$(LABEL_STUDIO_VERSION)
+	touch $@
+
+demo: install
+	$(BIN)/campaign demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HUMAN),--human) $(if $(DETECTOR),--detector "$(DETECTOR)")
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Rewrites the pins from pyproject.toml; the result names versions only, never where they come from.
+constraints: install
+	$(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --group pyproject.toml:test --group pyproject.toml:label-studio-ml --extra crowd --extra postgresql pyproject.toml constraints.in --output-file constraints.txt --upgrade
+	echo label-studio==$(LABEL_STUDIO_VERSION) | $(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links - --output-file constraints-label-studio.txt --upgrade
+
+clean:
+	rm -rf $(VENV) demo-out
