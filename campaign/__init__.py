@@ -1,0 +1,1 @@
+"""The campaign: store, clustering, search, policies, Label Studio sync, jobs, export and reports."""

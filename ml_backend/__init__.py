@@ -1,0 +1,1 @@
+"""Detectors, mask features, rendering and the Label Studio ML backend."""
