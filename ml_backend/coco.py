@@ -67,6 +67,11 @@ class CocoDataset:
             data.annotations = _annotations(json_path, coco, {i.id: i for i in images}, classes)
         return data
 
+    @staticmethod
+    def load_annotations(json_path: str | Path, images: list[ImageRecord], classes: dict[int, str]) -> list[Annotation]:
+        """The annotations in `json_path` of `images`, wherever their files lie. Raises InputError like `load`."""
+        return _annotations(Path(json_path), _read_json(Path(json_path)), {i.id: i for i in images}, classes)
+
     def by_image(self) -> dict[int, list[Annotation]]:
         """Annotations by image id; images without any are absent."""
         grouped: dict[int, list[Annotation]] = defaultdict(list)

@@ -1,0 +1,108 @@
+"""Settings of a campaign: what a lead chooses, with defaults from the published systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ml_backend.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class DetectorSettings(_Section):
+    """Which detector predicts the masks."""
+
+    name: str = Field("torchvision", description="entry point in the group campaign.detectors")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of that detector, its preset first")
+
+
+class SearchSettings(_Section):
+    """When a cluster is asked about, accepted, rejected or split (Papadopoulos et al., Algorithm 1)."""
+
+    policy: str = Field("adaptive", description="rule that says which masks to ask and when to decide")
+    n_s: int = Field(15, ge=1, le=1000, description="masks sampled from a cluster")
+    k_iou: float = Field(0.75, gt=0, lt=1, description="a mask is correct at this IoU with the true mask")
+    k_a: float = Field(0.85, gt=0.5, le=1, description="a cluster is accepted at this estimated quality")
+    k_pr: float | None = Field(None, ge=0, le=1, description="reject at or below this mean score; unset: learned")
+    k_pa: float | None = Field(None, ge=0, le=1, description="split at or below this mean score; unset: learned")
+    budget_questions: int | None = Field(None, ge=0, description="questions that the campaign may ask; unset: no limit")
+
+
+class RoundSettings(_Section):
+    """How rounds follow one another."""
+
+    rounds: int = Field(2, ge=1, le=8000, description="most rounds; it ends earlier when a round finds nothing new")
+    dedupe_iou: float = Field(0.5, gt=0, le=1, description="of two masks of a class that overlap more, one stays")
+
+
+class PageSettings(_Section):
+    """The verification page."""
+
+    page_size: int = Field(15, ge=1, le=15, description="masks on one page; one key each")
+    public_url: str = Field("http://127.0.0.1:9090", description="address at which annotators' browsers reach us")
+    url_days: float = Field(30, gt=0, description="days that a crop's signed address stays valid")
+
+
+class JobSettings(_Section):
+    """Queues, shards and time limits."""
+
+    redis_url: str | None = Field(None, description="Redis of the queues; unset: an embedded one in the folder")
+    database_url: str | None = Field(None, description="SQL database; unset: SQLite in the folder")
+    shard_images: int = Field(32, ge=1, description="images that one detection job takes")
+    train_timeout: int = Field(7 * 86400, ge=60, description="seconds")
+    job_timeout: int = Field(3600, ge=10, description="seconds, for every other job")
+    retries: int = Field(3, ge=0, le=20, description="times that a failed job is run again")
+    poll_seconds: float = Field(5, gt=0, description="pause between two looks at what webhooks may have missed")
+
+
+class LabelStudioSettings(_Section):
+    """The running Label Studio. The token is no setting: it comes from the environment or a prompt."""
+
+    url: str | None = Field(None, description="address of Label Studio")
+    source_project: int | None = Field(None, description="the team's project, only ever read")
+
+
+class CampaignSettings(_Section):
+    """All settings of one campaign, as `campaign.json` holds them."""
+
+    name: str = Field(min_length=1, max_length=100, description="shown to annotators and in the report")
+    seed: int = Field(0, ge=0, description="the same seed and answers give the same dataset")
+    detector: DetectorSettings = DetectorSettings()
+    search: SearchSettings = SearchSettings()
+    rounds: RoundSettings = RoundSettings()
+    page: PageSettings = PageSettings()
+    jobs: JobSettings = JobSettings()
+    label_studio: LabelStudioSettings = LabelStudioSettings()
+
+
+Split = Literal["labelled", "pool", "heldout"]
+
+
+def parse_settings(values: dict[str, Any], origin: str | Path) -> CampaignSettings:
+    """Settings from plain values. Raises InputError that names the first bad one."""
+    try:
+        return CampaignSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{origin} {name}", first["msg"], repr(first["input"])[:60]) from None
+
+
+def documented_settings() -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of every setting, for the documentation and its test."""
+    rows: list[tuple[str, str, str]] = []
+    for name, section in CampaignSettings.model_fields.items():
+        inner = section.annotation
+        if isinstance(inner, type) and issubclass(inner, _Section):
+            for key, value in inner.model_fields.items():
+                default = value.get_default(call_default_factory=True)
+                rows.append((f"{name}.{key}", "unset" if default is None else str(default), value.description or ""))
+        else:
+            default = "required" if section.is_required() else str(section.default)
+            rows.append((name, default, section.description or ""))
+    return rows

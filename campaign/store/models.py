@@ -1,0 +1,155 @@
+"""Tables of the campaign's state. Answers are facts and never rewritten; decisions can be recomputed from them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite gives rising ids to INTEGER keys only.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def now() -> datetime:
+    """The present moment, UTC."""
+    return datetime.now(timezone.utc)
+
+
+class Base(DeclarativeBase):
+    """Declarative base of all tables."""
+
+    type_annotation_map = {dict[str, Any]: JSON, datetime: DateTime(timezone=True)}  # noqa: RUF012
+
+
+class Meta(Base):
+    """Single values: the campaign's key, the read-back cursor, the verification project."""
+
+    __tablename__ = "meta"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    value: Mapped[dict[str, Any]]
+
+
+class Image(Base):
+    """One image of the campaign. `id` is the campaign's own; `coco_id` is the id in the file it came from."""
+
+    __tablename__ = "image"
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    split: Mapped[str] = mapped_column(String(10), index=True)
+    coco_id: Mapped[int] = mapped_column(BigInteger)
+    file_name: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    width: Mapped[int]
+    height: Mapped[int]
+    source_task: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class ClassName(Base):
+    """One class; `id` is the COCO category id."""
+
+    __tablename__ = "class"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+
+
+class Round(Base):
+    """One pass of the loop and the stage it has reached."""
+
+    __tablename__ = "round"
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    stage: Mapped[str] = mapped_column(String(20))
+    model_version: Mapped[str | None] = mapped_column(String(100))
+    checkpoint: Mapped[str | None] = mapped_column(Text)
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    ended_at: Mapped[datetime | None]
+
+
+class Shard(Base):
+    """One finished shard of predictions."""
+
+    __tablename__ = "shard"
+    round: Mapped[int] = mapped_column(ForeignKey("round.number"), primary_key=True)
+    split: Mapped[str] = mapped_column(String(10), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    images: Mapped[int]
+    masks: Mapped[int]
+    seconds: Mapped[float]
+
+
+class ClassTree(Base):
+    """The tree of one class in one round, with the thresholds its search uses."""
+
+    __tablename__ = "class_tree"
+    round: Mapped[int] = mapped_column(ForeignKey("round.number"), primary_key=True)
+    class_id: Mapped[int] = mapped_column(ForeignKey("class.id"), primary_key=True)
+    masks: Mapped[int]
+    known: Mapped[int]
+    thresholds: Mapped[dict[str, Any]]
+    searched: Mapped[bool] = mapped_column(default=False)
+
+
+class Decision(Base):
+    """What was decided about a cluster, with the evidence it rests on. Derived from answers."""
+
+    __tablename__ = "decision"
+    round: Mapped[int] = mapped_column(Integer, primary_key=True)
+    class_id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    cluster: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10))
+    rule: Mapped[str] = mapped_column(Text)
+    size: Mapped[int]
+    asked: Mapped[int]
+    yes: Mapped[int]
+    quality: Mapped[float | None]
+    lower_bound: Mapped[float | None]
+    mean_score: Mapped[float]
+    decided_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Page(Base):
+    """One page of questions. `task_id` is set once Label Studio holds it."""
+
+    __tablename__ = "page"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    round: Mapped[int]
+    class_id: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(20), default="verify")
+    task_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Question(Base):
+    """One mask on one page. `cluster` is the cluster that it samples; unset for an audit."""
+
+    __tablename__ = "question"
+    page_key: Mapped[str] = mapped_column(ForeignKey("page.key"), primary_key=True)
+    mask_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    cluster: Mapped[int | None] = mapped_column(BigInteger)
+    __table_args__ = (Index("question_mask", "mask_id"),)
+
+
+class Answer(Base):
+    """A fact: what an annotation said of a mask when it was read. A deletion is the fact `withdrawn`."""
+
+    __tablename__ = "answer"
+    id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=True)
+    page_key: Mapped[str] = mapped_column(String(64), index=True)
+    annotation_id: Mapped[int] = mapped_column(BigInteger)
+    mask_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    annotator: Mapped[str] = mapped_column(Text)
+    verdict: Mapped[str] = mapped_column(String(10))
+    answered_at: Mapped[str] = mapped_column(String(40))
+    lead_time: Mapped[float | None]
+    read_at: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (UniqueConstraint("annotation_id", "mask_id", "answered_at", "verdict"),)
+
+
+class Event(Base):
+    """A line of the campaign's log that a lead should see."""
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=now)
+    text: Mapped[str] = mapped_column(Text)
