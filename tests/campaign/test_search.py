@@ -109,7 +109,7 @@ def test_order_of_facts_does_not_matter(seed):
     tree, rng = random_tree(400, seed), np.random.default_rng(seed)
     verdicts = rng.choice([NO, YES, YES, YES, UNSURE], size=400)
     thresholds = Thresholds(0.3, 0.45)
-    live = Search(tree, Paper(n_s=6, k_a=0.9), thresholds, seed)
+    live = Search(tree, Paper(n_s=15, k_a=0.95), thresholds, seed)
     told: list[int] = []
     hands: list[int] = []
     while not live.done:
@@ -119,7 +119,7 @@ def test_order_of_facts_does_not_matter(seed):
             if hands:
                 told.append(hands.pop())
                 live.answer(told[-1], verdicts[told[-1]])
-    replayed = Search(tree, Paper(n_s=6, k_a=0.9), thresholds, seed)
+    replayed = Search(tree, Paper(n_s=15, k_a=0.95), thresholds, seed)
     for leaf in rng.permutation(told):
         replayed.answer(int(leaf), verdicts[leaf])
     assert replayed.step() == []
