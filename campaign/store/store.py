@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from campaign.propagation import DatasetMasks
 from campaign.settings import CampaignSettings, Split, parse_settings
 from campaign.store import models as m
 from campaign.store.database import open_database
 from campaign.store.locks import campaign_lock, file_lock
-from campaign.store.shards import read_shard, read_shards, write_shard, write_whole
+from campaign.store.shards import read_columns, read_shard, read_shards, write_columns, write_shard, write_whole
 from ml_backend.coco import CocoDataset, ImageRecord, write_json
 from ml_backend.errors import InputError
 from ml_backend.predictions import Predictions
@@ -261,6 +262,14 @@ class Store:
             if metrics:
                 row.metrics = row.metrics | metrics
 
+    def end_round(self, number: int, metrics: dict[str, Any], follow: bool) -> None:
+        """Ends a round and, with `follow`, starts the next: both or neither."""
+        with self.session() as session:
+            row = session.get_one(m.Round, number)
+            row.stage, row.ended_at, row.metrics = "done", m.now(), row.metrics | metrics
+            if follow and session.get(m.Round, number + 1) is None:
+                session.add(m.Round(number=number + 1, stage="train", metrics={}))
+
     def round_folder(self, number: int) -> Path:
         """Where a round's files lie."""
         return self.folder / "rounds" / f"{number:03d}"
@@ -326,6 +335,23 @@ class Store:
             return Predictions.empty()
         order = np.argsort(np.concatenate(places), kind="stable")
         return Predictions.concatenate(parts).select(order)
+
+    # The dataset
+
+    def dataset_path(self, round_number: int) -> Path:
+        """Where the masks that a round obtained lie."""
+        return self.round_folder(round_number) / "dataset.parquet"
+
+    def save_dataset(self, round_number: int, masks: DatasetMasks) -> None:
+        """Stores the masks that a round obtained. Saving again replaces them."""
+        columns = {f.name: getattr(masks, f.name) for f in fields(masks)}
+        write_columns(self.dataset_path(round_number), columns)
+
+    def dataset(self, before: int | None = None) -> DatasetMasks:
+        """The masks obtained in all rounds, or in those before one, by round."""
+        numbers = [r.number for r in self.rounds() if before is None or r.number < before]
+        paths = [path for n in numbers if (path := self.dataset_path(n)).exists()]
+        return DatasetMasks.concatenate([DatasetMasks(**read_columns(path)) for path in paths])
 
     # Trees and decisions
 

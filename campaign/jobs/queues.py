@@ -1,0 +1,142 @@
+"""Putting due steps on the queues, once each, and finding those that failed or were abandoned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from redis import Redis
+from rq import Queue, Retry, Worker
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
+
+from campaign.jobs.plan import Progress, Step, due
+from campaign.stations.detection import shard_count
+from campaign.store import Store
+
+PERFORM = "campaign.jobs.tasks.perform"
+WAITING = {JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step whose job failed for good."""
+
+    step: Step
+    reason: str
+
+
+def progress_of(store: Store) -> Progress | None:
+    """What the store says of the newest round; None before the first."""
+    current = store.round()
+    if current is None:
+        return None
+    done = store.shards(current.number)
+    return Progress(
+        current.number,
+        current.stage,
+        {split: shard_count(store, split) for split in ("pool", "heldout")},
+        frozenset((s.split, s.number) for s in done),
+        tuple(store.classes()),
+        frozenset(t.class_id for t in store.trees(current.number)),
+    )
+
+
+def enqueue_due(store: Store, connection: Redis) -> list[Failure]:
+    """Puts every due step on its queue unless it is there already; gives the steps that failed for good."""
+    progress = progress_of(store)
+    failures = []
+    for step in due(progress) if progress else []:
+        if (failure := enqueue(store, connection, step)) is not None:
+            failures.append(failure)
+    return failures
+
+
+def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
+    """Puts one step on its queue unless it waits or runs already; a failure where its job failed for good."""
+    job_id = step.job_id(store.key)
+    try:
+        job = Job.fetch(job_id, connection=connection)
+    except NoSuchJobError:
+        job = None
+    if job is not None:
+        status = job.get_status()
+        if status in WAITING:
+            return None
+        if status == JobStatus.FAILED:
+            result = job.latest_result()
+            text = (result.exc_string if result else None) or "no reason kept"
+            return Failure(step, text.strip().splitlines()[-1])
+        job.delete()
+    jobs = store.settings.jobs
+    Queue(step.queue, connection=connection).enqueue(
+        PERFORM,
+        args=(str(store.folder), step.station, step.round_number, *step.args),
+        job_id=job_id,
+        job_timeout=jobs.train_timeout if step.station == "train" else jobs.job_timeout,
+        retry=Retry(max=jobs.retries) if jobs.retries else None,
+        result_ttl=60,
+        failure_ttl=30 * 86400,
+        description=job_id,
+    )
+    return None
+
+
+def clear_failures(store: Store, connection: Redis) -> None:
+    """Forgets failed jobs of the steps that are due, so that they are tried anew."""
+    progress = progress_of(store)
+    for step in due(progress) if progress else []:
+        try:
+            job = Job.fetch(step.job_id(store.key), connection=connection)
+        except NoSuchJobError:
+            continue
+        if job.get_status() == JobStatus.FAILED:
+            job.delete()
+
+
+def recover(connection: Redis, dead_workers: Iterable[str]) -> int:
+    """Puts the jobs of workers that are known to be dead back on their queues; gives how many.
+
+    RQ finds them by itself when their heartbeats run out, which takes more than a minute.
+    """
+    names = set(dead_workers)
+    count = 0
+    for worker in Worker.all(connection=connection):
+        if worker.name in names:
+            worker.register_death()
+    for name in ("gpu", "default"):
+        queue = Queue(name, connection=connection)
+        registry = StartedJobRegistry(queue=queue)
+        for job_id in registry.get_job_ids(cleanup=False):
+            job = _fetch(job_id, connection)
+            if job is None or job.worker_name not in names:
+                continue
+            connection.zrem(registry.key, *[m for m in connection.zrange(registry.key, 0, -1) if _is_of(m, job_id)])
+            job.set_status(JobStatus.QUEUED)
+            queue.push_job_id(job_id, at_front=True)
+            count += 1
+    return count
+
+
+def running(store: Store, connection: Redis) -> list[tuple[str, list]]:
+    """(job id, [step name, done, total]) of the campaign's jobs that run now."""
+    found = []
+    for name in ("gpu", "default"):
+        for job_id in StartedJobRegistry(name, connection=connection).get_job_ids(cleanup=False):
+            job = _fetch(job_id, connection)
+            if job is not None and job_id.startswith(store.key):
+                found.append((job_id, job.get_meta(refresh=True).get("progress") or []))
+    return found
+
+
+def _fetch(job_id: str, connection: Redis) -> Job | None:
+    try:
+        return Job.fetch(job_id, connection=connection)
+    except NoSuchJobError:
+        return None
+
+
+def _is_of(member: bytes, job_id: str) -> bool:
+    """Whether an entry of a registry, "job id:execution id", belongs to a job."""
+    return member.decode().split(":")[0] == job_id

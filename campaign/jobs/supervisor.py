@@ -1,0 +1,166 @@
+"""`campaign run`: keeps Redis, workers and the web server alive and the due steps on the queues, until the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlparse
+
+from redis import Redis
+
+from campaign.jobs.broker import broker
+from campaign.jobs.processes import die_with_parent
+from campaign.jobs.queues import clear_failures, enqueue_due, progress_of, recover, running
+from campaign.jobs.tasks import log_file
+from campaign.store import Store
+from campaign.store.locks import file_lock
+from ml_backend.errors import InputError
+
+RESTARTS = 20  # a worker that dies more often than this in one run has a reason that a restart does not mend
+
+
+@dataclass
+class Child:
+    """A process that is started again when it dies."""
+
+    name: str
+    command: list[str]
+    log: Path
+    process: subprocess.Popen | None = None
+    starts: int = 0
+
+    def start(self) -> None:
+        """Starts it; what it prints goes to its log."""
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(self.command, stdout=out, stderr=out, preexec_fn=die_with_parent)
+        self.starts += 1
+
+    @property
+    def worker_name(self) -> str:
+        """The name under which RQ knows the process."""
+        return f"{self.name}-{self.process.pid}" if self.process else ""
+
+    def stop(self, grace: float = 10) -> None:
+        """Asks it to end, and ends it after `grace` seconds."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Supervisor:
+    """A running campaign: `with Supervisor.started(store) as run: run.until_done(...)`."""
+
+    store: Store
+    connection: Redis
+    children: list[Child] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def started(
+        cls, store: Store, gpu_workers: int = 1, default_workers: int = 1, serve: bool = True
+    ) -> Iterator[Supervisor]:
+        """Starts Redis (where embedded), workers and the web server, and ends them with the block.
+
+        Raises InputError where another run holds the folder, or the web server's port is taken.
+        """
+        with file_lock(store.folder / "run.lock", wait=False, thing=str(store.folder)), broker(store) as connection:
+            run = cls(store, connection)
+            if serve:
+                run.children.append(_server(store))
+            for queue, count in (("gpu", gpu_workers), ("default", default_workers)):
+                for number in range(count):
+                    run.children.append(_worker(store, queue, number))
+            try:
+                for child in run.children:
+                    child.start()
+                clear_failures(store, connection)
+                yield run
+            finally:
+                for child in run.children:
+                    child.stop()
+
+    def tick(self) -> None:
+        """Starts dead processes again, puts what they left and what is due on the queues.
+
+        Raises InputError where a step failed for good or a process keeps dying.
+        """
+        for child in self.children:
+            if child.process is None or child.process.poll() is None:
+                continue
+            dead = child.worker_name
+            if child.starts > RESTARTS:
+                raise InputError(
+                    f"{child.name} process", "one that stays alive", f"exit {child.process.returncode}, see {child.log}"
+                )
+            child.start()
+            recover(self.connection, [dead])
+        for failure in enqueue_due(self.store, self.connection):
+            raise InputError(
+                f"step {failure.step.station} of round {failure.step.round_number}", "to succeed", _told(failure.reason)
+            )
+
+    def until_done(
+        self, show: Callable[[Supervisor], None] | None = None, until: Callable[[], bool] | None = None
+    ) -> None:
+        """Runs until the campaign has ended, or `until()` says so."""
+        pause = min(1.0, self.store.settings.jobs.poll_seconds)
+        while True:
+            progress = progress_of(self.store)
+            if show:
+                show(self)
+            if (progress and progress.stage == "done") or (until and until()):
+                return
+            self.tick()
+            time.sleep(pause)
+
+    def jobs(self) -> list[tuple[str, list]]:
+        """Running jobs with their progress."""
+        return running(self.store, self.connection)
+
+
+def start_campaign(store: Store) -> None:
+    """Opens the first round where there is none."""
+    if store.round() is None:
+        store.start_round(1, "train")
+
+
+def _worker(store: Store, queue: str, number: int) -> Child:
+    # A worker of the default queue also takes nothing else: a training must not keep annotators waiting.
+    name = f"{store.key}-{queue}-{number}"
+    command = [sys.executable, "-m", "campaign.jobs.worker", str(store.folder), queue, name]
+    return Child(name, command, log_file(store, f"worker-{queue}-{number}"))
+
+
+def _server(store: Store) -> Child:
+    port = urlparse(store.settings.page.public_url).port or 80
+    command = [sys.executable, "-m", "campaign.serving", str(store.folder), "--port", str(port)]
+    return Child(f"{store.key}-server", command, log_file(store, "server"))
+
+
+def _told(reason: str) -> str:
+    """The message of an exception's last line, without its class."""
+    name, _, text = reason.partition(": ")
+    return text if (text and name.isidentifier()) or ("." in name and text) else reason
+
+
+def stop_signal_exits() -> None:
+    """Makes SIGTERM end the run as Ctrl+C does, so that children are ended in order."""
+
+    def leave(_signum, _frame):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")

@@ -1,0 +1,274 @@
+"""Verify: publish the questions of a round, read the answers back, decide; one turn at a time.
+
+A turn is one fold: facts in, decisions and new pages out. It may be killed anywhere and run again, because pages
+have keys that follow from their masks, and Label Studio is asked which of them it holds before anything is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from campaign.answers import WITHDRAWN, standing_answers, verdicts
+from campaign.label_studio.client import Client
+from campaign.label_studio.readback import TaskSnapshot, read_changes
+from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
+from campaign.policies import make_policy
+from campaign.search import Decision, Search
+from campaign.store import Store
+from campaign.store import models as m
+from campaign.thresholds import Thresholds
+from ml_backend.signing import crop_url
+
+PROJECT = "verification_project"
+CURSOR = "read_back_cursor"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn did: facts read, pages published, questions still open, and whether the round's search is done."""
+
+    read: int
+    published: int
+    open_questions: int
+    done: bool
+
+
+@dataclass
+class ClassSearch:
+    """The search of one class in the running round, with the mask id of each leaf."""
+
+    class_id: int
+    search: Search
+    mask_ids: np.ndarray
+    leaf_of: dict[int, int]
+    asked: dict[int, str]  # mask id -> key of its page
+
+    def open_masks(self) -> set[int]:
+        """Masks on a page whose verdict the search still waits for."""
+        return {int(self.mask_ids[leaf]) for ask in self.search.open for leaf in ask.leaves} & self.asked.keys()
+
+
+def connect(store: Store) -> Client:
+    """A client for the campaign's Label Studio. Raises InputError where none is set."""
+    url = store.settings.label_studio.url
+    if url is None:
+        from ml_backend.errors import InputError
+
+        raise InputError("label_studio.url", "the address of a running Label Studio", "none")
+    return Client(url, store.secret("label_studio_token"))
+
+
+def ensure_project(store: Store, client: Client) -> int:
+    """The id of the verification project, made at the first call."""
+    known = store.get_meta(PROJECT)
+    if known is not None:
+        return int(known["id"])
+    base = store.settings.page.public_url.rstrip("/")
+    project = create_project(
+        client,
+        title=f"Verify: {store.settings.name} [{store.key}]",
+        webhook_url=f"{base}/webhook",
+        webhook_secret=store.secret("webhook_secret"),
+    )
+    store.set_meta(PROJECT, {"id": project})
+    return project
+
+
+def turn(store: Store, client: Client | None = None) -> Turn:
+    """Publishes, reads and decides once. Raises LabelStudioError where Label Studio does not do its part."""
+    client = client or connect(store)
+    with store.locked():
+        project = ensure_project(store, client)
+        published = publish_missing(store, client, project)
+        read = read_back(store, client, project)
+        current = store.round()
+        if current is None or current.stage != "verify":
+            return Turn(read, published, 0, current is None)
+        searches = open_searches(store, current.number)
+        for pages in plan_pages(store, current.number, searches):
+            store.add_page(*pages)
+        for s in searches:
+            save_decisions(store, current.number, s)
+        published += publish_missing(store, client, project)
+        done = all(s.search.done for s in searches)
+        if done:
+            store.update_round(current.number, stage="propagate")
+        return Turn(read, published, sum(len(s.open_masks()) for s in searches), done)
+
+
+def open_searches(store: Store, round_number: int) -> list[ClassSearch]:
+    """The searches of a round, told every fact: the same facts give the same searches, whenever they are read."""
+    settings = store.settings.search
+    asked: dict[int, dict[int, str]] = defaultdict(dict)
+    for question, page in store.questions(round_number, "verify"):
+        asked[page.class_id][question.mask_id] = page.key
+    keys = {key for masks in asked.values() for key in masks.values()}
+    known = verdicts(store.answers(keys))
+    searches = []
+    for entry in store.trees(round_number):
+        if not entry.masks:
+            continue
+        tree, mask_ids = store.tree(round_number, entry.class_id)
+        thresholds = Thresholds(entry.thresholds["k_pr"], entry.thresholds["k_pa"])
+        policy = make_policy(settings.policy, settings.n_s, settings.k_a)
+        search = Search(tree, policy, thresholds, store.settings.seed)
+        mine = asked[entry.class_id]
+        leaf_of = {int(mask): leaf for leaf, mask in enumerate(mask_ids)}
+        search.published(leaf_of[mask] for mask in mine)
+        for mask in mine:
+            if mask in known:
+                search.answer(leaf_of[mask], known[mask])
+        searches.append(ClassSearch(entry.class_id, search, mask_ids, leaf_of, mine))
+    return searches
+
+
+def plan_pages(
+    store: Store, round_number: int, searches: list[ClassSearch]
+) -> Iterable[tuple[str, int, int, list[tuple[int, int]]]]:
+    """New pages as (key, round, class, [(mask id, cluster), ...]), best clusters first.
+
+    A page holds questions of one class, of one or several clusters. A page that is not full is only made where the
+    class has no other open question, so that policies that stop early never show half-empty pages for nothing.
+    """
+    size = store.settings.page.page_size
+    left = round_budget(store, round_number)
+    waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    while (best := _best(searches)) is not None:
+        # The search itself puts a cluster aside that what is left cannot pay for.
+        best.search.budget = None if left is None else best.search.questions + left
+        before = best.search.questions
+        for ask in best.search.step(limit=best.search.outstanding + 1):
+            drawn = [(int(best.mask_ids[leaf]), ask.cluster) for leaf in ask.leaves]
+            waiting[best.class_id] += [q for q in drawn if q[0] not in best.asked]
+        if left is not None:
+            left -= best.search.questions - before
+    for s in searches:
+        todo = waiting[s.class_id]
+        whole = len(todo) // size * size
+        end = whole if s.open_masks() or (whole == len(todo) and whole) else len(todo)
+        for start in range(0, end, size):
+            questions = todo[start : start + size]
+            key = page_key(store.key, round_number, s.class_id, [mask for mask, _ in questions])
+            yield key, round_number, s.class_id, questions
+
+
+def _best(searches: list[ClassSearch]) -> ClassSearch | None:
+    """The search whose next cluster comes first of all classes'."""
+    ready = [(s.search.next_priority, -s.class_id, s) for s in searches if s.search.next_priority is not None]
+    return max(ready, key=lambda entry: entry[:2])[2] if ready else None
+
+
+def round_budget(store: Store, round_number: int) -> int | None:
+    """Questions that this round may still ask, None for no limit.
+
+    What the campaign has left is shared evenly among the rounds to come.
+    """
+    budget = store.settings.search.budget_questions
+    if budget is None:
+        return None
+    mine = len(store.questions(round_number, "verify"))
+    before = store.count_questions("verify") - mine
+    rounds_left = max(1, store.settings.rounds.rounds - round_number + 1)
+    return max(0, (budget - before) // rounds_left - mine)
+
+
+def page_key(campaign_key: str, round_number: int, class_id: int, mask_ids: list[int]) -> str:
+    """The key of a page, from what is on it."""
+    digest = hashlib.blake2b(repr(mask_ids).encode(), digest_size=8).hexdigest()
+    return f"{campaign_key}-r{round_number}-c{class_id}-{digest}"
+
+
+def save_decisions(store: Store, round_number: int, s: ClassSearch) -> None:
+    """Stores what the search decided, and whether it came to its end."""
+    store.replace_decisions(round_number, s.class_id, (_row(d, s) for d in s.search.decisions))
+    store.mark_searched(round_number, s.class_id, s.search.done)
+
+
+def _row(decision: Decision, s: ClassSearch) -> dict:
+    return asdict(decision) | {"size": int(s.search.tree.size[decision.cluster])}
+
+
+def publish_missing(store: Store, client: Client, project: int) -> int:
+    """Publishes the stored pages that Label Studio does not hold yet; gives how many there were."""
+    rows = store.pages(published=False)
+    if not rows:
+        return 0
+    tasks = publish_pages(client, project, build_pages(store, rows))
+    store.mark_published(tasks)
+    return len(rows)
+
+
+def build_pages(store: Store, rows: list[m.Page]) -> list[Page]:
+    """Pages with their masks and the signed addresses of the crops."""
+    classes = store.classes()
+    images = {i.id: i for i in store.images()}
+    secret, base = store.secret("crop_key"), store.settings.page.public_url
+    by_page: dict[str, list[int]] = defaultdict(list)
+    for question, page in store.questions():
+        by_page[page.key].append(question.mask_id)
+    pages = []
+    for row in rows:
+        found = store.masks(by_page[row.key])
+        expires = (row.created_at + timedelta(days=store.settings.page.url_days)).timestamp()
+        masks = [
+            PageMask(
+                mask_id=int(found.mask_id[i]),
+                image=images[int(found.image_id[i])].file_name,
+                image_id=int(found.image_id[i]),
+                box=[float(v) for v in found.box[i]],
+                rle={"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                url=crop_url(base, secret, int(found.mask_id[i]), expires),
+            )
+            for i, rle in enumerate(found.rles())
+        ]
+        name = classes[row.class_id]
+        pages.append(Page(key=row.key, class_name=name, title=f"Which outlines are not a correct {name}?", masks=masks))
+    return pages
+
+
+def read_back(store: Store, client: Client, project: int) -> int:
+    """Reads what changed since the cursor and stores it as facts; gives how many were new."""
+    known = store.get_meta(CURSOR)
+    snapshots, cursor = read_changes(client, project, known["value"] if known else None)
+    new = store.add_answers(facts(store, snapshots))
+    if known is None or known["value"] != cursor:
+        store.set_meta(CURSOR, {"value": cursor})
+    return new
+
+
+def facts(store: Store, snapshots: list[TaskSnapshot]) -> list[dict]:
+    """Facts that the snapshots of tasks tell: what each annotation says now, and which annotations are gone."""
+    asked: dict[str, set[int]] = defaultdict(set)
+    for question, page in store.questions():
+        asked[page.key].add(question.mask_id)
+    told = {s.page_key for s in snapshots}
+    standing = [f for f in standing_answers(store.answers(told))]
+    rows: list[dict] = []
+    for snapshot in snapshots:
+        present = {a.id for a in snapshot.annotations}
+        for a in snapshot.annotations:
+            for mask, verdict in sorted(a.verdicts.items()):
+                if mask in asked[snapshot.page_key]:
+                    rows.append(
+                        {
+                            "page_key": snapshot.page_key, "annotation_id": a.id, "mask_id": mask,
+                            "annotator": str(a.user), "verdict": verdict.name.lower(),
+                            "answered_at": str(a.updated_at), "lead_time": a.lead_time,
+                        }
+                    )  # fmt: skip
+        for fact in standing:
+            if fact.page_key == snapshot.page_key and fact.annotation_id not in present:
+                rows.append(
+                    {
+                        "page_key": fact.page_key, "annotation_id": fact.annotation_id, "mask_id": fact.mask_id,
+                        "annotator": fact.annotator, "verdict": WITHDRAWN,
+                        "answered_at": fact.answered_at, "lead_time": None,
+                    }
+                )  # fmt: skip
+    return rows
