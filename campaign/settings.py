@@ -24,7 +24,7 @@ class DetectorSettings(_Section):
 class SearchSettings(_Section):
     """When a cluster is asked about, accepted, rejected or split (Papadopoulos et al., Algorithm 1)."""
 
-    policy: str = Field("adaptive", description="rule that says which masks to ask and when to decide")
+    policy: str = Field("paper", description="rule that says which masks to ask and when to decide")
     n_s: int = Field(15, ge=1, le=1000, description="masks sampled from a cluster")
     k_iou: float = Field(0.75, gt=0, lt=1, description="a mask is correct at this IoU with the true mask")
     k_a: float = Field(0.85, gt=0.5, le=1, description="a cluster is accepted at this estimated quality")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -156,11 +155,10 @@ def _told(reason: str) -> str:
     return text if (text and name.isidentifier()) or ("." in name and text) else reason
 
 
-def stop_signal_exits() -> None:
+def exit_on_sigterm() -> None:
     """Makes SIGTERM end the run as Ctrl+C does, so that children are ended in order."""
 
     def leave(_signum, _frame):
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")

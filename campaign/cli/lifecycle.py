@@ -1,0 +1,191 @@
+"""`init`, `run`, `worker`, `serve`, `status`: a campaign from its start to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from campaign.cli.output import Json, emit
+from ml_backend.errors import InputError
+
+Folder = Annotated[Path, typer.Argument(help="The campaign folder.")]
+TOKEN = "LABEL_STUDIO_API_KEY"
+
+
+def init(
+    folder: Folder,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with images/, labelled.json, pool.json and, if any, heldout.json.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, with --labelled and --pool.")] = None,
+    labelled: Annotated[Path | None, typer.Option(help="COCO file of the annotated images.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="COCO file of the images to be filled with masks.")] = None,
+    heldout: Annotated[Path | None, typer.Option(help="COCO file of annotated images kept for calibration.")] = None,
+    heldout_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the annotated images to keep where there is no --heldout.")
+    ] = 0.2,
+    label_studio: Annotated[str | None, typer.Option(help="Address of the running Label Studio.")] = None,
+    source_project: Annotated[int | None, typer.Option(help="Project to start from; it is only read.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the campaign.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as search.k_a=0.9.")
+    ] = None,
+    check_images: Annotated[bool, typer.Option(help="Decode every image now, to find bad ones early.")] = True,
+    json: Json = False,
+) -> None:
+    """Start a campaign from COCO files, or beside a running Label Studio.
+
+    The token of Label Studio is taken from $LABEL_STUDIO_API_KEY, or asked for.
+    """
+    from campaign.initialisation import create_from_files, create_from_label_studio
+
+    values = settings_from(set_ or [])
+    values.setdefault("name", name or folder.resolve().name)
+    token = None
+    if label_studio is not None:
+        values.setdefault("label_studio", {})["url"] = label_studio
+        token = ask_token()
+    if source_project is not None:
+        if label_studio is None or token is None:
+            raise typer.BadParameter("--source-project needs --label-studio")
+        values["label_studio"]["source_project"] = source_project
+        store = create_from_label_studio(folder, values, token, heldout_share)
+    else:
+        if data is not None:
+            images, labelled, pool = data / "images", data / "labelled.json", data / "pool.json"
+            heldout = data / "heldout.json" if (data / "heldout.json").exists() else None
+        if images is None or labelled is None or pool is None:
+            raise typer.BadParameter("give --data, or --images with --labelled and --pool, or --source-project")
+        store = create_from_files(
+            folder, values, images, labelled, pool, heldout, heldout_share, token=token, check=check_images
+        )
+    counts = {split: len(store.images(split)) for split in ("labelled", "pool", "heldout")}
+    result = {"folder": str(store.folder), "classes": list(store.classes().values()), "images": counts}
+    text = f"{store.folder}: {counts['labelled']} labelled images, {counts['pool']} pool, {counts['heldout']} heldout"
+    emit(result, json, f"{text}\nnext: campaign run {folder}")
+
+
+def run(
+    folder: Folder,
+    gpu_workers: Annotated[int, typer.Option(min=0, help="Workers for training, detection and clustering.")] = 1,
+    default_workers: Annotated[int, typer.Option(min=0, help="Workers for Label Studio and decisions.")] = 1,
+    serve: Annotated[bool, typer.Option(help="Also run the web server for crops and webhooks.")] = True,
+    json: Json = False,
+) -> None:
+    """Run the campaign until it ends: detect, cluster, verify, propagate, retrain, again."""
+    from campaign.cli.output import Display
+    from campaign.jobs.supervisor import Supervisor, exit_on_sigterm, start_campaign
+    from campaign.status import status as state
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    exit_on_sigterm()
+    check_label_studio(store)
+    display = Display()
+    with Supervisor.started(store, gpu_workers, default_workers, serve) as running, display.live():
+        start_campaign(store)
+        running.until_done(display)
+    final = state(store)
+    emit(final, json, f"finished after {final['questions']} questions; next: campaign export {folder}")
+
+
+def worker(
+    folder: Folder,
+    queue: Annotated[list[str] | None, typer.Option(help="gpu, default, or both (repeat the option).")] = None,
+    burst: Annotated[bool, typer.Option(help="End when the queues are empty.")] = False,
+) -> None:
+    """Work on the campaign's queues, also from another machine on the same Redis and folder."""
+    from campaign.jobs.worker import work
+
+    queues = queue or ["gpu", "default"]
+    if unknown := set(queues) - {"gpu", "default"}:
+        raise typer.BadParameter(f"--queue: expected gpu or default, got {', '.join(sorted(unknown))}")
+    work(folder, queues, burst=burst)
+
+
+def serve(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; by default that of page.public_url.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that answer requests.")] = 8,
+) -> None:
+    """Serve crops, webhooks and the ML backend."""
+    from campaign.serving import serve as run_server
+
+    run_server(folder, host, port, threads)
+
+
+def status(folder: Folder, json: Json = False) -> None:
+    """Say where the campaign stands."""
+    from campaign.cli.output import table
+    from campaign.status import status as state
+    from campaign.store import Store
+
+    now = state(Store.open(folder))
+    if json:
+        emit(now, True)
+        return
+    budget = f" of {now['budget_questions']}" if now["budget_questions"] is not None else ""
+    rows: list[tuple[str, Any]] = [
+        ("round", f"{now['round']} of at most {now['rounds']}, {now['stage']}"),
+        ("questions", f"{now['questions']}{budget}, {now['answered']} answered by {now['annotators']} annotators"),
+        ("masks", now["masks"]),
+    ]
+    for entry in now["per_round"]:
+        ap = "-" if entry["ap"] is None else f"{entry['ap']:.3f}"
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(entry["decisions"].items())) or "none yet"
+        rows.append((f"round {entry['round']}", f"AP {ap}, {entry['predictions']} predictions, clusters: {kinds}"))
+    if now["trouble"]:
+        rows.append(("trouble", now["trouble"]))
+    table(now["name"], rows)
+
+
+COMMANDS = (init, run, worker, serve, status)
+
+
+def settings_from(pairs: list[str]) -> dict[str, Any]:
+    """{"search": {"k_a": 0.9}} from ["search.k_a=0.9"]; values are JSON where they can be, else text."""
+    import json as json_module
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"--set: expected NAME=VALUE, got {pair}")
+        try:
+            value = json_module.loads(text)
+        except ValueError:
+            value = text
+        *path, last = name.split(".")
+        section = values
+        for part in path:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise typer.BadParameter(f"--set: expected a setting's name, got {name}")
+        section[last] = value
+    return values
+
+
+def ask_token() -> str:
+    """The token of Label Studio from the environment, or from a prompt that does not show it."""
+    import os
+    import sys
+
+    if token := os.environ.get(TOKEN):
+        return token
+    if not sys.stdin.isatty():
+        raise InputError("Label Studio token", f"${TOKEN} to be set", "nothing")
+    return typer.prompt("Label Studio token", hide_input=True)
+
+
+def check_label_studio(store) -> None:
+    """Raises InputError where Label Studio does not answer, refuses the token, or lost the verification project."""
+    from campaign.stations.verification import PROJECT, connect
+
+    client = connect(store)
+    client.check()
+    known = store.get_meta(PROJECT)
+    if known is not None:
+        client.project(int(known["id"]))

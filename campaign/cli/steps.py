@@ -1,0 +1,82 @@
+"""`publish`, `sync`, `cluster`, `retrain`, `replay`: single steps of the loop by hand."""
+
+from __future__ import annotations
+
+from campaign.cli.lifecycle import Folder
+from campaign.cli.output import Display, Json, emit, steps_progress
+from ml_backend.errors import InputError
+
+
+def publish(folder: Folder, json: Json = False) -> None:
+    """Publish pages that Label Studio does not hold yet."""
+    from campaign.stations.verification import connect, ensure_project, publish_missing
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    client = connect(store)
+    with store.locked():
+        project = ensure_project(store, client)
+        count = publish_missing(store, client, project)
+    url = f"{client.url}/projects/{project}"
+    emit({"published": count, "project": project, "url": url}, json, f"{count} pages published at {url}")
+
+
+def sync(folder: Folder, json: Json = False) -> None:
+    """Do one turn: read answers back, decide, publish what follows."""
+    from campaign.stations.verification import turn
+    from campaign.store import Store
+
+    done = turn(Store.open(folder))
+    text = f"{done.read} answers read, {done.published} pages published, {done.open_questions} questions open"
+    emit(vars(done), json, text)
+
+
+def cluster(folder: Folder, json: Json = False) -> None:
+    """Cluster the running round's masks, class by class; what is finished is kept."""
+    from campaign.stations.clustering import cluster as cluster_class
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    number = _running(store, "cluster")
+    display = Display()
+    with display.live():
+        for class_id, name in store.classes().items():
+            cluster_class(store, number, class_id, steps_progress(display, f"clustering {name}"))
+    rows = {store.classes()[t.class_id]: t.masks for t in store.trees(number)}
+    emit(rows, json, "\n".join(f"{name}: {masks} masks" for name, masks in rows.items()))
+
+
+def retrain(folder: Folder, json: Json = False) -> None:
+    """Train the detector of the running round here and now."""
+    from campaign.stations.training import train
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    number = _running(store, "train")
+    display = Display()
+    with display.live():
+        train(store, number, steps_progress(display, f"training, round {number}"))
+    store.update_round(number, stage="detect")
+    version = next(r.model_version for r in store.rounds() if r.number == number)
+    emit({"round": number, "model_version": version}, json, f"round {number}: model {version}")
+
+
+def replay(folder: Folder, json: Json = False) -> None:
+    """Make all decisions and the dataset anew from the stored answers; they come out the same."""
+    from campaign.stations.replay import replay as run_replay
+    from campaign.store import Store
+
+    result = run_replay(Store.open(folder))
+    text = f"{result['decisions']} decisions and {result['masks']} masks made anew; {result['changed']} differ"
+    emit(result, json, text)
+
+
+COMMANDS = (publish, sync, cluster, retrain, replay)
+
+
+def _running(store, stage: str) -> int:
+    current = store.round()
+    if current is None or current.stage != stage:
+        got = "no round" if current is None else f"stage {current.stage}"
+        raise InputError(f"campaign {store.folder}", f"a round at stage {stage}", got)
+    return current.number

@@ -1,0 +1,67 @@
+"""The results of a campaign: the COCO export and the report, from what the store holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from campaign.answers import verdicts
+from campaign.export import export_coco
+from campaign.propagation import DatasetMasks, drop_duplicates
+from campaign.search import Verdict
+from campaign.stations.propagation import obtained
+from campaign.store import Store
+from campaign.store.shards import write_whole
+
+
+def final_masks(store: Store) -> DatasetMasks:
+    """The dataset as it stands: every ended round's masks, and those of the running round decided so far.
+
+    A mask that any answer since then, an audit's too, voted down is left out. Of masks of several rounds that show
+    the same object the earlier one stays.
+    """
+    parts = [store.dataset()]
+    current = store.round()
+    if current is not None and current.stage in ("verify", "propagate"):
+        parts.append(obtained(store, current.number))
+    masks = drop_duplicates(DatasetMasks.concatenate(parts), store.settings.rounds.dedupe_iou)
+    voted = verdicts(store.answers())
+    return masks.select([voted.get(int(i)) != Verdict.NO for i in masks.mask_id])
+
+
+def export_campaign(store: Store, path: Path) -> int:
+    """Writes the dataset as COCO, with image ids and names as in the pool's file; gives the number of masks.
+
+    Raises InputError where the file cannot be written; then nothing is left behind.
+    """
+    masks = final_masks(store)
+    images = store.image_rows("pool")
+    file_id = {r.id: r.coco_id for r in images}
+    masks = replace(masks, image_id=np.array([file_id[int(i)] for i in masks.image_id], np.int64))
+    rows: list[dict[str, Any]] = [
+        {"id": r.coco_id, "file_name": r.file_name, "width": r.width, "height": r.height}
+        | ({"source_task": r.source_task} if r.source_task else {})
+        for r in images
+    ]
+    info = {
+        "campaign": store.settings.name,
+        "date_created": date.today().isoformat(),
+        "questions": store.count_questions("verify"),
+        "rounds": len(store.rounds()),
+        "k_iou": store.settings.search.k_iou,
+        "policy": store.settings.search.policy,
+    }
+    certificate = store.get_meta("certificate")
+    return export_coco(path, masks, rows, store.classes(), info=info, certificate=certificate)
+
+
+def report_campaign(store: Store, path: Path) -> None:
+    """Writes the report. Raises InputError where the file cannot be written."""
+    from campaign.report import render_report, report_data
+
+    html = render_report(report_data(store))
+    write_whole(path, lambda p: p.write_text(html, encoding="utf-8"))
