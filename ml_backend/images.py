@@ -54,7 +54,7 @@ def _rgb8(image: Image.Image) -> np.ndarray:
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         grey = np.asarray(image, np.float64)
         low, high = float(grey.min()), float(grey.max())
-        grey = (grey - low) * (255.0 / (high - low)) if high > 255 or low < 0 else grey
+        grey = (grey - low) * (255.0 / max(high - low, 1.0)) if high > 255 or low < 0 else grey
         return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -1,0 +1,220 @@
+"""The store: what goes in comes out, and what goes wrong leaves nothing behind."""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from campaign.propagation import DatasetMasks
+from campaign.settings import CampaignSettings
+from campaign.store import Store
+from campaign.store.locks import file_lock
+from ml_backend.coco import Annotation, CocoDataset, ImageRecord, to_rle
+from ml_backend.errors import InputError
+from tests.ml_backend.test_predictions import some
+
+CLASSES = {1: "cell", 2: "dot"}
+
+
+@pytest.fixture
+def splits(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    found = {}
+    for split in ("labelled", "pool", "heldout"):
+        Image.new("RGB", (8, 6)).save(images / f"{split}.png")
+        # Every file numbers its images from 1, as COCO files do.
+        data = CocoDataset([ImageRecord(1, f"{split}.png", 8, 6, images / f"{split}.png")], CLASSES)
+        data.annotations = [Annotation(1, 1, 2, to_rle([[1, 1, 5, 1, 5, 4]], 6, 8))]
+        found[split] = data
+    return found
+
+
+@pytest.fixture
+def store(tmp_path, splits):
+    return Store.create(tmp_path / "campaign", CampaignSettings(name="test"), splits)
+
+
+def test_images_get_ids_of_their_own_and_the_pool_no_annotations(store):
+    again = Store.open(store.folder)
+    assert [i.id for i in again.images()] == [1, 2, 3]
+    assert again.classes() == CLASSES
+    assert [a.image_id for a in again.annotated("heldout").annotations] == [again.images("heldout")[0].id]
+    assert not (store.folder / "pool.json").exists()
+
+
+def test_secrets_are_for_their_owner_alone(store, monkeypatch):
+    assert (store.folder / "secrets.json").stat().st_mode & 0o777 == 0o600
+    assert store.secret("crop_key") != store.secret("webhook_secret")
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+    with pytest.raises(InputError, match="label_studio_token"):
+        store.secret("label_studio_token")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "from the environment")
+    assert store.secret("label_studio_token") == "from the environment"
+
+
+def test_one_folder_holds_one_campaign(store, splits, tmp_path):
+    with pytest.raises(InputError, match="holds a campaign already"):
+        Store.create(store.folder, CampaignSettings(name="other"), splits)
+    assert Store.open(store.folder).settings.name == "test"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="holds other files"):
+        Store.create(tmp_path / "full", CampaignSettings(name="other"), splits)
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_one_database_holds_one_campaign(store, splits, tmp_path):
+    settings = CampaignSettings(name="other", jobs={"database_url": f"sqlite:///{store.folder}/campaign.db"})
+    with pytest.raises(InputError, match="a database of its own"):
+        Store.create(tmp_path / "second", settings, splits)
+    assert not (tmp_path / "second").exists()
+
+
+def test_bad_splits_leave_no_folder(splits, tmp_path):
+    other = replace(splits["heldout"], classes={1: "cell"})
+    with pytest.raises(InputError, match="heldout classes"):
+        Store.create(tmp_path / "c", CampaignSettings(name="x"), splits | {"heldout": other})
+    with pytest.raises(InputError, match="in one split only"):
+        Store.create(tmp_path / "c", CampaignSettings(name="x"), splits | {"heldout": splits["pool"]})
+    with pytest.raises(InputError, match="pool: expected at least one image"):
+        Store.create(tmp_path / "c", CampaignSettings(name="x"), splits | {"pool": CocoDataset([], CLASSES)})
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("", "the settings of a campaign"), ("[]", "format 1, got list"), ('{"format": 2}', "format 1, got 2")],
+)
+def test_bad_settings_files_get_one_line(tmp_path, content, told):
+    (tmp_path / "campaign.json").write_text(content)
+    with pytest.raises(InputError, match=told):
+        Store.open(tmp_path)
+
+
+def test_a_bad_setting_is_named(store):
+    path = store.folder / "campaign.json"
+    content = json.loads(path.read_text())
+    content["settings"]["search"]["k_a"] = 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"search\.k_a: expected .* less than or equal to 1, got 2"):
+        Store.open(store.folder)
+
+
+def test_predictions_come_back_by_round_class_and_id(store):
+    store.start_round(1, "detect")
+    a = store.save_shard(1, "pool", 0, some(3), images=1, seconds=0.1)
+    b = store.save_shard(1, "pool", 1, replace(some(2), class_id=np.ones(2)), images=1, seconds=0.1)
+    h = store.save_shard(1, "heldout", 0, some(2), images=1, seconds=0.1)
+    assert len(set(a.mask_id) | set(b.mask_id) | set(h.mask_id)) == 7
+    assert store.predictions(1).mask_id.tolist() == [*a.mask_id, *b.mask_id]
+    assert store.predictions(1, class_id=1).features.shape == (2, 4)
+    wanted = [int(h.mask_id[1]), int(a.mask_id[2]), int(b.mask_id[0]), int(a.mask_id[2])]
+    assert store.masks(wanted).mask_id.tolist() == wanted
+    assert store.masks(wanted).rle[1] == a.rle[2]
+    with pytest.raises(KeyError):
+        store.masks([int(b.mask_id[1]) + 1])
+    with pytest.raises(KeyError):
+        store.masks([1])
+
+
+def test_an_empty_dataset_and_a_full_one(store):
+    assert len(store.dataset()) == 0
+    store.start_round(1, "propagate")
+    p = some(3)
+    columns = {
+        n: getattr(p, n)
+        for n in ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou")
+    }
+    extra = {"round": 1, "cluster": 5, "asked": 15, "yes": 14, "voted": False}
+    texts = {n: np.array(["x"] * 3, object) for n in ("rule", "model_version")}
+    masks = DatasetMasks(**columns, **{n: np.full(3, v) for n, v in extra.items()}, **texts)
+    store.save_dataset(1, masks)
+    again = store.dataset()
+    assert again.rule.tolist() == ["x"] * 3 and again.rle.tolist() == p.rle.tolist()
+    assert len(store.dataset(before=1)) == 0
+
+
+def test_answers_are_facts_stored_once(store):
+    fact = {
+        "page_key": "p", "annotation_id": 1, "mask_id": 7, "annotator": "a", "verdict": "yes",
+        "answered_at": "2026-01-01T00:00:00.000001Z", "lead_time": 1.5,
+    }  # fmt: skip
+    assert store.add_answers([fact, fact]) == 1
+    assert store.add_answers([fact]) == 0
+    assert store.add_answers([fact | {"verdict": "no", "answered_at": "2026-01-01T00:00:00.000002Z"}]) == 1
+    assert [a.verdict for a in store.answers()] == ["yes", "no"]
+
+
+def test_a_decision_that_stays_keeps_its_time(store):
+    row = {
+        "cluster": 4, "kind": "accept", "rule": "r", "size": 9, "asked": 5, "yes": 5,
+        "quality": 1.0, "lower_bound": 0.5, "mean_score": 0.9,
+    }  # fmt: skip
+    store.replace_decisions(1, 1, [row, row | {"cluster": 5}])
+    before = {d.cluster: d.decided_at for d in store.decisions()}
+    store.replace_decisions(1, 1, [row, row | {"cluster": 6}])
+    after = {d.cluster: d.decided_at for d in store.decisions()}
+    assert after.keys() == {4, 6} and after[4] == before[4]
+
+
+def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom campaign.store.locks import file_lock\n"
+        "with file_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    path = tmp_path / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=f"process {holder.pid}"), file_lock(path, wait=False):
+        pass
+    holder.kill()
+    holder.wait()
+    with file_lock(path, wait=False):
+        pass
+
+
+def test_a_full_disk_gets_one_line_and_leaves_no_campaign(tmp_path, splits):
+    code = f"""
+import resource, pickle
+from campaign.settings import CampaignSettings
+from campaign.store import Store
+from ml_backend.errors import InputError
+splits = pickle.loads({__import__("pickle").dumps(splits)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+try:
+    Store.create({str(tmp_path / "c")!r}, CampaignSettings(name="x"), splits)
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + code],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) == 1 and "expected" in done.stdout
+    assert not (tmp_path / "c").exists()
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20000
+
+
+def test_the_migrations_give_the_tables_of_the_models(store):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from campaign.store.models import Base
+
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_a_newer_schema_is_refused(store):
+    from sqlalchemy import text
+
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InputError, match="got the newer 9999"):
+        Store.open(store.folder)

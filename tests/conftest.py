@@ -1,0 +1,21 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# The tests' servers are on this machine; a proxy for the outside must not be asked for them.
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the two real data sets beside the checkout."""
+    if not (DATA / "nuclei" / "pool.json").exists():
+        pytest.skip(f"needs the data sets in {DATA}")
+    return DATA

@@ -1,0 +1,44 @@
+"""Reading images: every mode to 8-bit RGB, and one line for what is no image."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ml_backend.errors import InputError
+from ml_backend.images import image_size, read_rgb
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "1", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    path = tmp_path / f"a.{'tif' if mode in ('CMYK', 'I;16') else 'png'}"
+    Image.fromarray(np.full((5, 7), 300, np.uint16)).save(path) if mode == "I;16" else Image.new(mode, (7, 5)).save(
+        path
+    )
+    image = read_rgb(path)
+    assert image.shape == (5, 7, 3) and image.dtype == np.uint8
+    assert image_size(path) == (7, 5)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    Image.fromarray(np.array([[0, 30000, 60000]], np.uint16)).save(tmp_path / "a.tif")
+    assert read_rgb(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 127, 255]
+
+
+def test_an_image_is_turned_upright(tmp_path):
+    image, exif = Image.new("RGB", (7, 5)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_rgb(tmp_path / "a.jpg").shape == (7, 5, 3)
+    assert image_size(tmp_path / "a.jpg") == (5, 7)
+
+
+def test_bad_images_get_one_line(tmp_path):
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole)
+    (tmp_path / "truncated.jpg").write_bytes(whole.read_bytes()[:1500])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty.jpg").touch()
+    for name in ("truncated.jpg", "text.jpg", "empty.jpg", "missing.jpg"):
+        with pytest.raises(InputError, match=name) as caught:
+            read_rgb(tmp_path / name)
+        assert "\n" not in str(caught.value)
