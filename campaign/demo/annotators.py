@@ -1,0 +1,416 @@
+"""Simulated annotators: they know Label Studio's HTTP API and a file with the true masks, and nothing else.
+
+They log in as users do, ask for the next task as the labeling screen does, look at the masks on the page and answer.
+This module stands alone on purpose: it imports no other module of this project and reads no campaign's files.
+
+    python -m campaign.demo.annotators --url http://127.0.0.1:8080 --project 1 --truth pool.json --invite TOKEN
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+from pycocotools import mask as mask_util
+
+# Seconds between two looks for a task where there is none, and for which a failing server is borne with.
+POLL_SECONDS = 0.3
+PATIENCE_SECONDS = 60.0
+
+
+class AnnotatorError(RuntimeError):
+    """Something that ends the program, told in one line."""
+
+
+class Truth:
+    """True masks of a COCO file, found by an image's file name and a class's name.
+
+    Label Studio puts eight hexadecimal digits before an upload's name, so a name is also found without them.
+    """
+
+    def __init__(self, path: str | Path):
+        try:
+            coco = json.loads(Path(path).read_text())
+            self._classes = {c["name"]: c["id"] for c in coco["categories"]}
+            self._sizes = {i["id"]: (i["height"], i["width"]) for i in coco["images"]}
+            self._images = {i["file_name"]: i["id"] for i in coco["images"]}
+            self._segments: dict[tuple[int, int], list[Any]] = defaultdict(list)
+            for a in coco["annotations"]:
+                if not a.get("iscrowd"):
+                    self._segments[a["image_id"], a["category_id"]].append(a["segmentation"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AnnotatorError(
+                f"{path}: expected a COCO file with true masks, got {type(error).__name__} {error}"
+            ) from None
+        self._by_name = {Path(name).name: i for name, i in self._images.items()}
+        self._rles: dict[tuple[int, int], list[dict]] = {}
+        self._lock = threading.Lock()
+
+    def image(self, name: str) -> int | None:
+        """The id of the image called `name`, or None."""
+        base = Path(name).name
+        for table, key in (
+            (self._images, name),
+            (self._by_name, base),
+            (self._by_name, re.sub(r"^[0-9a-f]{8}-", "", base)),
+        ):
+            if key in table:
+                return table[key]
+        return None
+
+    def best_iou(self, image: str, class_name: str, rle: dict) -> float:
+        """The largest IoU of a mask with a true mask of its class on its image; 0 where there is none."""
+        image_id, class_id = self.image(image), self._classes.get(class_name)
+        if image_id is None or class_id is None:
+            return 0.0
+        with self._lock:
+            if (image_id, class_id) not in self._rles:
+                size = self._sizes[image_id]
+                self._rles[image_id, class_id] = [_rle(s, *size) for s in self._segments[image_id, class_id]]
+            true = self._rles[image_id, class_id]
+        mask = {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].encode("ascii")}
+        if not true or true[0]["size"] != mask["size"]:
+            return 0.0
+        return float(mask_util.iou([mask], true, [0] * len(true)).max())
+
+
+def _rle(segmentation: Any, height: int, width: int) -> dict:
+    if isinstance(segmentation, list):
+        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = mask_util.frPyObjects(segmentation, height, width)
+    else:
+        counts = segmentation["counts"]
+        rle = {"size": segmentation["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"]}
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How an annotator answers.
+
+    `error` is the chance of a wrong answer, `unsure` that of none (per mask), `skip` that of skipping a page.
+    Masks whose IoU lies within `near_width` of `k_iou` are judged wrong with the chance `near_error` by everyone
+    alike: such mistakes are correlated. `alike` makes all of them so. All chances follow from `seed`, the mask and,
+    unless alike, the user, never from the order of the pages.
+    """
+
+    k_iou: float = 0.75
+    error: float = 0.0
+    unsure: float = 0.0
+    skip: float = 0.0
+    near_width: float = 0.0
+    near_error: float = 0.5
+    seed: int = 0
+    alike: bool = True
+
+    def verdict(self, iou: float, user: str, mask: str) -> str:
+        """ "yes", "no" or "unsure" of a mask with this IoU, known by its content `mask`."""
+        own = "" if self.alike else user
+        if chance(self.seed, "unsure", own, mask) < self.unsure:
+            return "unsure"
+        right = iou >= self.k_iou
+        if abs(iou - self.k_iou) < self.near_width:
+            return "yes" if right != (chance(self.seed, "near", "", mask) < self.near_error) else "no"
+        return "yes" if right != (chance(self.seed, "error", own, mask) < self.error) else "no"
+
+
+def chance(*parts: object) -> float:
+    """A number in [0, 1) that follows from the parts alone."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+@dataclass
+class Counts:
+    """What was answered so far."""
+
+    pages: int = 0
+    skipped: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    mistakes: int = 0
+    unknown_images: set[str] = field(default_factory=set)
+
+
+class Annotator:
+    """One user at the labeling screen."""
+
+    def __init__(self, url: str, email: str, password: str, truth: Truth, habits: Habits, seconds: float):
+        self.url = url.rstrip("/")
+        self.email = email
+        self.truth, self.habits, self.seconds = truth, habits, seconds
+        self.counts = Counts()
+        self._password = password
+        self._session = requests.Session()
+        self._session.trust_env = "127.0.0.1" not in url and "localhost" not in url
+
+    def enter(self, invite: str | None) -> None:
+        """Signs up with the invitation where there is one, or logs in."""
+        self._ask("GET", "/health")
+        if invite and self._form(f"/user/signup/?token={invite}"):
+            return
+        if not self._form("/user/login/"):
+            raise AnnotatorError(f"user {self.email}: expected Label Studio to take the password, got a refusal")
+
+    def answer_next(self, project: int) -> bool:
+        """Answers the next page; False where there is none. Raises AnnotatorError where the project is gone."""
+        reply = self._ask(
+            "POST", "/api/dm/actions", params={"id": "next_task", "project": project}, json={}, ok=(200, 404)
+        )
+        if reply.status_code == 404:
+            if self._ask("GET", f"/api/projects/{project}/", ok=(200, 404)).status_code == 404:
+                raise AnnotatorError(f"project {project}: expected a project of {self.url}, got none")
+            return False
+        task = reply.json()
+        start = time.monotonic()
+        verdicts, mistakes = self.judge(task["data"])
+        skip = (
+            chance(self.habits.seed, "skip", "" if self.habits.alike else self.email, task["data"]["key"])
+            < self.habits.skip
+        )
+        time.sleep(self.seconds * len(verdicts))
+        lead_time = round(time.monotonic() - start, 3) if self.seconds else 1.5 * len(verdicts)
+        body: dict[str, Any] = {"result": result(verdicts, task["data"]), "lead_time": lead_time}
+        if skip:
+            body["was_cancelled"] = True
+        if task.get("unique_lock_id"):
+            # As the screen does: an answer that arrived although its reply was lost is not stored twice.
+            body["unique_id"] = task["unique_lock_id"]
+        self._ask(
+            "POST", f"/api/tasks/{task['id']}/annotations/", params={"project": project}, json=body, ok=(201, 409)
+        )
+        self.counts.pages += 1
+        self.counts.skipped += skip
+        if not skip:
+            self.counts.verdicts.update(verdicts.values())
+            self.counts.mistakes += mistakes
+        return True
+
+    def judge(self, data: dict[str, Any]) -> tuple[dict[str, str], int]:
+        """The verdict on each mask of a page, by the mask's id as the page names it, and how many are mistakes."""
+        verdicts: dict[str, str] = {}
+        mistakes = 0
+        for mask in data["masks"]:
+            if self.truth.image(mask["image"]) is None:
+                self.counts.unknown_images.add(mask["image"])
+            iou = self.truth.best_iou(mask["image"], data["class_name"], mask["rle"])
+            content = f"{mask['image']} {mask['rle']['counts']}"
+            verdict = self.habits.verdict(iou, self.email, content)
+            verdicts[str(mask["mask_id"])] = verdict
+            mistakes += verdict == ("no" if iou >= self.habits.k_iou else "yes")
+        return verdicts, mistakes
+
+    def _form(self, path: str) -> bool:
+        self._ask("GET", path)
+        form = {
+            "email": self.email,
+            "password": self._password,
+            "csrfmiddlewaretoken": self._session.cookies.get("csrftoken", ""),
+        }
+        headers = {"Referer": self.url + path}
+        reply = self._ask("POST", path, data=form, headers=headers, ok=(200, 302, 403), allow_redirects=False)
+        return reply.status_code == 302
+
+    def _ask(self, method: str, path: str, ok: tuple[int, ...] = (200,), **options: Any) -> requests.Response:
+        """Label Studio's reply; where it fails, it is asked again for a while."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                reply = self._session.request(method, self.url + path, timeout=60, **options)
+            except requests.ConnectionError as error:
+                got = type(error).__name__
+            except requests.RequestException as error:
+                raise AnnotatorError(f"{self.url}: expected a running Label Studio, got {error}") from None
+            else:
+                if reply.status_code in ok:
+                    return reply
+                got = f"{reply.status_code} to {method} {path.partition('?')[0]}"
+                if reply.status_code < 500:
+                    raise AnnotatorError(f"{self.url}: expected {ok[0]}, got {got}")
+            if time.monotonic() > until:
+                raise AnnotatorError(f"{self.url}: expected a running Label Studio, got {got}")
+            time.sleep(1)
+
+
+def result(verdicts: dict[str, str], data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The annotation that a person makes with these verdicts: exceptions chosen, the rest left as it is."""
+    chosen = {
+        "status": ["reviewed"],
+        "wrong": [m for m, v in verdicts.items() if v == "no"],
+        "doubt": [m for m, v in verdicts.items() if v == "unsure"],
+    }
+    if chosen["doubt"] and "doubts" not in data:
+        # A page without a choice per mask: who is unsure of one mask says so of the page.
+        chosen["status"], chosen["doubt"] = ["unsure"], []
+    return [
+        {
+            "id": hashlib.blake2b(f"{data['key']} {name}".encode(), digest_size=5).hexdigest(),
+            "from_name": name,
+            "to_name": "title",
+            "type": "choices",
+            "origin": "manual",
+            "value": {"choices": choices},
+        }
+        for name, choices in chosen.items()
+        if choices
+    ]
+
+
+class Team:
+    """Annotators at work side by side until they are told to stop or have had nothing to do for a while."""
+
+    def __init__(
+        self, annotators: list[Annotator], projects: list[int], idle_seconds: float | None, stop_file: Path | None
+    ):
+        self.annotators, self.projects = annotators, projects
+        self.idle_seconds, self.stop_file = idle_seconds, stop_file
+        self.stop = threading.Event()
+        self.problem: str | None = None
+        self._last_page = time.monotonic()
+
+    def run(self) -> None:
+        """Works; ends in order: a page that was begun is answered first, so that none stays locked."""
+        self._last_page = time.monotonic()
+        threads = [threading.Thread(target=self._work, args=(a,), daemon=True) for a in self.annotators]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _work(self, annotator: Annotator) -> None:
+        try:
+            while not self._over():
+                if any([annotator.answer_next(project) for project in self.projects]):
+                    self._last_page = time.monotonic()
+                else:
+                    self.stop.wait(POLL_SECONDS)
+        except AnnotatorError as error:
+            self.problem = str(error)
+            self.stop.set()
+
+    def _over(self) -> bool:
+        if self.stop_file and self.stop_file.exists():
+            self.stop.set()
+        if self.idle_seconds is not None and time.monotonic() - self._last_page > self.idle_seconds:
+            self.stop.set()
+        return self.stop.is_set()
+
+    def summary(self, seconds: float) -> dict[str, Any]:
+        """What they did, for a JSON line."""
+        total: Counter[str] = Counter()
+        for a in self.annotators:
+            total.update(a.counts.verdicts)
+        unknown = set().union(*(a.counts.unknown_images for a in self.annotators))
+        return {
+            "pages": sum(a.counts.pages for a in self.annotators),
+            "skipped": sum(a.counts.skipped for a in self.annotators),
+            "answers": total.total(),
+            "yes": total["yes"],
+            "no": total["no"],
+            "unsure": total["unsure"],
+            "mistakes": sum(a.counts.mistakes for a in self.annotators),
+            "unknown_images": sorted(unknown)[:10],
+            "seconds": round(seconds, 2),
+            "users": {
+                a.email: {"pages": a.counts.pages, "answers": a.counts.verdicts.total()} for a in self.annotators
+            },
+        }
+
+
+def per_user(values: list[float], users: int, name: str) -> list[float]:
+    """One value for each user: one for all, or as many as there are users."""
+    if len(values) not in (1, users):
+        raise AnnotatorError(f"--{name}: expected one value or one for each of {users} users, got {len(values)}")
+    return values * users if len(values) == 1 else values
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="annotators", description="Simulated annotators for a verification project.")
+    p.add_argument("--url", required=True, help="address of Label Studio")
+    p.add_argument("--project", type=int, action="append", required=True, help="verification project; may be repeated")
+    p.add_argument("--truth", required=True, help="COCO file with the true masks")
+    p.add_argument("--users", type=int, default=1, help="number of users, annotator-1@example.com and so on")
+    p.add_argument(
+        "--user", action="append", default=[], metavar="EMAIL", help="a user by name instead; may be repeated"
+    )
+    p.add_argument("--invite", help="token with which users sign up who are not there yet")
+    p.add_argument("--k-iou", type=float, default=0.75, help="a mask is correct at this IoU with a true mask")
+    p.add_argument("--error", type=float, action="append", help="chance of a wrong answer; repeated: one per user")
+    p.add_argument("--unsure", type=float, default=0.0, help="chance of being unsure of a mask")
+    p.add_argument("--skip", type=float, default=0.0, help="chance of skipping a page")
+    p.add_argument("--near-width", type=float, default=0.0, help="masks this near to --k-iou are mistaken by all alike")
+    p.add_argument("--near-error", type=float, default=0.5, help="chance of a mistake on such a mask")
+    p.add_argument(
+        "--own-mistakes", action="store_true", help="each user errs on other masks instead of all on the same"
+    )
+    p.add_argument(
+        "--seconds", type=float, action="append", help="seconds per answer, 0 as fast as possible; or one per user"
+    )
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--idle-seconds", type=float, help="end after so long without a page; else on SIGTERM")
+    p.add_argument("--stop-file", type=Path, help="end when this file appears")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the team; the users' password comes from $ANNOTATORS_PASSWORD. Gives the exit status."""
+    options = parser().parse_args(arguments)
+    start = time.monotonic()
+    try:
+        password = os.environ.get("ANNOTATORS_PASSWORD", "")
+        if not password:
+            raise AnnotatorError("ANNOTATORS_PASSWORD: expected the users' password in the environment, got none")
+        emails = options.user or [f"annotator-{i + 1}@example.com" for i in range(options.users)]
+        errors = per_user(options.error or [0.0], len(emails), "error")
+        paces = per_user(options.seconds or [0.0], len(emails), "seconds")
+        truth = Truth(options.truth)
+        annotators = [
+            Annotator(
+                options.url,
+                email,
+                password,
+                truth,
+                Habits(
+                    k_iou=options.k_iou,
+                    error=error,
+                    unsure=options.unsure,
+                    skip=options.skip,
+                    near_width=options.near_width,
+                    near_error=options.near_error,
+                    seed=options.seed,
+                    alike=not options.own_mistakes,
+                ),
+                pace,
+            )
+            for email, error, pace in zip(emails, errors, paces, strict=True)
+        ]
+        for annotator in annotators:
+            annotator.enter(options.invite)
+        team = Team(annotators, options.project, options.idle_seconds, options.stop_file)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: team.stop.set())
+        team.run()
+    except AnnotatorError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(team.summary(time.monotonic() - start)))
+    if team.problem:
+        print(team.problem, file=sys.stderr)
+    return 1 if team.problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

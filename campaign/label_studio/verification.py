@@ -1,0 +1,255 @@
+"""The verification project: made once, filled with pages in batches, neither doubled nor lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from campaign.label_studio.client import Client, LabelStudioError, LabelStudioUnavailable
+from label_config import PAGE_SIZE, Crop, Instructions, load, page_data
+from ml_backend.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# The receiver of webhooks knows Label Studio by this header; Label Studio signs nothing itself.
+SECRET_HEADER = "X-Campaign-Secret"
+WEBHOOK_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
+TITLE_LENGTH = 50
+BATCH = 200
+
+
+@dataclass(frozen=True)
+class PageMask:
+    """One mask on a page.
+
+    `image` is the image's file name, `box` x, y, width, height in pixels, `rle` {"size": [h, w], "counts": str} and
+    `url` the signed address of its crop.
+    """
+
+    mask_id: int
+    image: str
+    image_id: int
+    box: list[float]
+    rle: dict[str, Any]
+    url: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of questions on masks of one class. `key` names it for good: the same page has the same key.
+
+    `rules` is HTML, shown at the press of a key.
+    """
+
+    key: str
+    class_name: str
+    title: str
+    masks: list[PageMask]
+    rules: str = ""
+
+
+def create_project(
+    client: Client,
+    title: str,
+    *,
+    webhook_url: str | None = None,
+    webhook_secret: str | None = None,
+    label_config: str | None = None,
+    instructions: str | None = None,
+    overlap: int = 1,
+) -> int:
+    """The id of the project of this title, made where there is none, with its webhook.
+
+    Run again after it was killed halfway it gives the same project and mends what is missing. `overlap` is the
+    number of users who answer each page. Raises LabelStudioError where Label Studio refuses.
+    """
+    title = shorten(title)
+    wanted = _settings(label_config, instructions, overlap)
+    project_id = find_project(client, title)
+    if project_id is None:
+        made = client.request("POST", "api/projects/", body={"title": title, **wanted})
+        project_id = int(made["id"])
+        logger.info("made project %d, %s", project_id, title)
+    if webhook_url:
+        ensure_webhook(client, project_id, webhook_url, webhook_secret)
+    return project_id
+
+
+def find_project(client: Client, title: str) -> int | None:
+    """The oldest project with exactly this title, or None."""
+    found = client.request("GET", "api/projects/", params={"title": title, "page_size": 1000, "include": "id,title"})
+    return min((int(p["id"]) for p in found["results"] if p["title"] == title), default=None)
+
+
+def shorten(title: str) -> str:
+    """A title of the length that Label Studio takes; a part in brackets at the end stays whole."""
+    if len(title) <= TITLE_LENGTH:
+        return title
+    head, bracket, tail = title.rpartition(" [")
+    if not bracket or len(tail) > TITLE_LENGTH - 10:
+        return title[: TITLE_LENGTH - 1] + "…"
+    return head[: TITLE_LENGTH - 3 - len(tail)] + "…" + bracket + tail
+
+
+def ensure_webhook(client: Client, project_id: int, url: str, secret: str | None) -> None:
+    """Registers the webhook at `url`, or mends the one that is there.
+
+    It carries no payload: it only wakes the reader, and a payload would hold the project's token.
+    """
+    body = {
+        "project": project_id,
+        "url": url,
+        "send_payload": False,
+        "send_for_all_actions": False,
+        "headers": {SECRET_HEADER: secret} if secret else {},
+        "is_active": True,
+        "actions": list(WEBHOOK_ACTIONS),
+    }
+    thing = f"webhook of project {project_id}"
+    for hook in client.request("GET", "api/webhooks/", params={"project": project_id}, thing=thing):
+        if hook["url"] == url and hook["project"] == project_id:
+            if any(hook.get(k) != v for k, v in body.items() if k != "actions") or set(hook["actions"]) != set(
+                WEBHOOK_ACTIONS
+            ):
+                update = {k: v for k, v in body.items() if k != "project"}
+                client.request("PATCH", f"api/webhooks/{hook['id']}/", body=update, thing=thing, repeatable=True)
+            return
+    try:
+        client.request("POST", "api/webhooks/", body=body, thing=thing)
+    except LabelStudioUnavailable:
+        raise
+    except LabelStudioError as error:
+        raise LabelStudioError(
+            f"webhook {url}",
+            "an address that it takes (on its own machine only with LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false)",
+            error.got,
+        ) from None
+
+
+def publish_pages(
+    client: Client,
+    project_id: int,
+    pages: Iterable[Page],
+    progress: Callable[[int], None] | None = None,
+    *,
+    after: int = 0,
+    published: Callable[[dict[str, int]], None] | None = None,
+    batch: int = BATCH,
+) -> dict[str, int]:
+    """The task of each page, {key: task id}; pages that the project does not hold yet are imported.
+
+    Killed halfway and run again, no page is doubled or lost: the keys of the project's tasks with an id above `after`
+    are read first. Where many pages were published before, `after` is the highest task id known to hold none of
+    these. `published` is told of each batch once its tasks are known, `progress` of each batch's size.
+    Raises LabelStudioUnavailable, LabelStudioUnauthorized, ProjectGone.
+    """
+    pages = list(pages)
+    _check(pages)
+    wanted = {page.key for page in pages}
+    held = read_keys(client, project_id, after)
+    found = {key: task for key, task in held.items() if key in wanted}
+    if found:
+        logger.info("%d of %d pages are in project %d already", len(found), len(pages), project_id)
+        if published:
+            published(dict(found))
+        if progress:
+            progress(len(found))
+    missing = [page for page in pages if page.key not in found]
+    newest = max(held.values(), default=after)
+    for part in _batches(missing, batch):
+        tasks = _import(client, project_id, part, newest)
+        found |= tasks
+        newest = max(newest, *tasks.values())
+        if published:
+            published(tasks)
+        if progress:
+            progress(len(part))
+    return found
+
+
+def read_keys(client: Client, project_id: int, after: int = 0) -> dict[str, int]:
+    """{key: task id} of the pages in the project with a task id above `after`. Where a key is doubled, the first."""
+    keys: dict[str, int] = {}
+    for task in client.tasks(project_id, "id,meta", after=after):
+        key = (task.get("meta") or {}).get("key")
+        if key is not None and key in keys:
+            logger.warning("project %d holds page %s in tasks %d and %d", project_id, key, keys[key], task["id"])
+        elif key is not None:
+            keys[key] = int(task["id"])
+    return keys
+
+
+def page_task(page: Page) -> dict[str, Any]:
+    """The task that shows a page.
+
+    `data` is what the screen and any program with only Label Studio's HTTP API need to answer; `meta` repeats the key
+    and the mask ids, because Label Studio can list it without the far larger data.
+    """
+    crops = [Crop(m.mask_id, m.url) for m in page.masks]
+    shown = page_data(page.key, page.class_name, crops, title=page.title, rules=page.rules)
+    masks = [{"mask_id": m.mask_id, "image": m.image, "box": m.box, "rle": m.rle} for m in page.masks]
+    return {"data": shown | {"masks": masks}, "meta": {"key": page.key, "masks": [m.mask_id for m in page.masks]}}
+
+
+def _import(client: Client, project_id: int, pages: list[Page], newest: int) -> dict[str, int]:
+    """Imports one batch. Where the connection fails it may have arrived or not, so look before trying again."""
+    thing = f"project {project_id}"
+    body = [page_task(page) for page in pages]
+    missing = pages
+    found: dict[str, int] = {}
+    for _ in range(3):
+        try:
+            answer = client.request(
+                "POST", f"api/projects/{project_id}/import", thing=thing, params={"return_task_ids": "true"}, body=body
+            )
+        except LabelStudioUnavailable as error:
+            problem = error
+            logger.warning("%s; looking which pages arrived", error)
+        else:
+            ids = answer.get("task_ids") or []
+            # Label Studio gives the ids in the order of the tasks; where it gives none, the keys are read back.
+            if len(ids) == len(body):
+                return found | {page.key: int(i) for page, i in zip(missing, ids, strict=True)}
+            problem = LabelStudioUnavailable(thing, f"{len(body)} tasks imported", len(ids))
+        held = read_keys(client, project_id, newest)
+        found |= {page.key: held[page.key] for page in missing if page.key in held}
+        missing = [page for page in missing if page.key not in found]
+        if not missing:
+            return found
+        body = [page_task(page) for page in missing]
+    raise problem
+
+
+def _settings(label_config: str | None, instructions: str | None, overlap: int) -> dict[str, Any]:
+    instructions = Instructions().project_html() if instructions is None else instructions
+    return {
+        "label_config": load("verification").xml if label_config is None else label_config,
+        "expert_instruction": instructions,
+        "show_instruction": bool(instructions),
+        "maximum_annotations": overlap,
+        "sampling": "Sequential sampling",
+        # A skipped page is answered, with "unsure"; by default it would be put to others again.
+        "skip_queue": "IGNORE_SKIPPED",
+        "show_skip_button": True,
+        "enable_empty_annotation": True,
+        "show_annotation_history": False,
+        "show_collab_predictions": False,
+        "description": "Questions of a campaign. Its pages are made and read by a program: please import none by hand.",
+    }
+
+
+def _check(pages: list[Page]) -> None:
+    keys: set[str] = set()
+    for page in pages:
+        if page.key in keys:
+            raise InputError(f"page {page.key}", "a key of its own", "one used twice")
+        keys.add(page.key)
+        if not 0 < len(page.masks) <= PAGE_SIZE or len({m.mask_id for m in page.masks}) != len(page.masks):
+            raise InputError(f"page {page.key}", f"1 to {PAGE_SIZE} different masks", [m.mask_id for m in page.masks])
+
+
+def _batches(pages: list[Page], size: int) -> Iterator[list[Page]]:
+    for start in range(0, len(pages), size):
+        yield pages[start : start + size]
