@@ -1,0 +1,20 @@
+"""Labeling configs and instructions for annotators, loaded and validated by name."""
+
+from label_config.configs import ConfigError, LabelingConfig, load, names
+from label_config.instructions import Instructions
+from label_config.pages import HOTKEYS, PAGE_SIZE, Crop, edit_data, page_data, paint_data, single_data
+
+__all__ = [
+    "HOTKEYS",
+    "PAGE_SIZE",
+    "ConfigError",
+    "Crop",
+    "Instructions",
+    "LabelingConfig",
+    "edit_data",
+    "load",
+    "names",
+    "page_data",
+    "paint_data",
+    "single_data",
+]

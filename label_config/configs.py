@@ -1,0 +1,105 @@
+"""Labeling configs for Label Studio: one XML file per kind of page, loaded and checked by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.sax.saxutils import quoteattr
+
+FOLDER = Path(__file__).parent / "xml"
+# Told apart under the three kinds of colour blindness (Okabe and Ito), repeated where there are more classes.
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+_OBJECTS = {"Image", "Text", "HyperText", "Header"}
+_PARTS = {"Choice", "Label", "Style", "View"}
+
+
+class ConfigError(ValueError):
+    """A labeling config that is unknown or would not work in Label Studio."""
+
+
+@dataclass(frozen=True)
+class LabelingConfig:
+    """One labeling config.
+
+    xml: as Label Studio takes it. controls: {name: tag} of what an annotator answers with. objects: {name: tag} of
+    what is shown. data_keys: the keys that a task's data must hold. choices: {control: its fixed choices or labels}.
+    """
+
+    name: str
+    xml: str
+    controls: dict[str, str]
+    objects: dict[str, str]
+    data_keys: tuple[str, ...]
+    choices: dict[str, tuple[str, ...]]
+
+
+def names() -> list[str]:
+    """Names of the labeling configs there are, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.xml"))
+
+
+def load(name: str, labels: Sequence[str] = ()) -> LabelingConfig:
+    """The labeling config called `name`; `labels` are the class names where it paints masks.
+
+    Raises ConfigError for an unknown name, for labels that are missing, doubled or not wanted, and for a file that
+    Label Studio would refuse.
+    """
+    if name not in names():
+        raise ConfigError(f"labeling config: expected one of {', '.join(names())}, got {name!r}")
+    text = (FOLDER / f"{name}.xml").read_text(encoding="utf-8")
+    if ("<!--labels-->" in text) != bool(labels):
+        want = "at least one label" if "<!--labels-->" in text else "no labels"
+        raise ConfigError(f"labeling config {name}: expected {want}, got {list(labels)}")
+    if len(set(labels)) != len(labels) or not all(str(label).strip() for label in labels):
+        raise ConfigError(f"labeling config {name}: expected labels that differ and are not empty, got {list(labels)}")
+    tags = "\n".join(
+        f"<Label value={quoteattr(str(label))} background={quoteattr(PALETTE[i % len(PALETTE)])}/>"
+        for i, label in enumerate(labels)
+    )
+    return parse(name, text.replace("<!--labels-->", tags))
+
+
+def parse(name: str, xml: str) -> LabelingConfig:
+    """`xml` as a LabelingConfig. Raises ConfigError where Label Studio would refuse it or hotkeys clash."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise ConfigError(f"labeling config {name}: expected XML, got {error}") from None
+    controls: dict[str, str] = {}
+    objects: dict[str, str] = {}
+    data_keys: list[str] = []
+    choices: dict[str, tuple[str, ...]] = {}
+    hotkeys: dict[str, str] = {}
+    for element in root.iter():
+        attributes = element.attrib
+        for value in attributes.values():
+            data_keys += re.findall(r"\$(\w+)", value)
+        if "hotkey" in attributes:
+            value = attributes.get("value", element.tag)
+            other = hotkeys.setdefault(attributes["hotkey"], value)
+            if other != value:
+                raise ConfigError(
+                    f"labeling config {name}: expected hotkeys that differ, got {other} and {value} alike"
+                )
+        if element.tag in _OBJECTS:
+            objects[attributes.get("name", "")] = element.tag
+        elif element.tag not in _PARTS and "toName" in attributes:
+            controls[attributes.get("name", "")] = element.tag
+            choices[attributes.get("name", "")] = tuple(c.get("value", "") for c in element.iter() if c is not element)
+    # Label Studio counts every name="…" in the text, styles included, so that is what is counted here.
+    named = re.findall(r'\sname="([^"]*)"', xml) + re.findall(r'\[name="([^"]*)"', xml)
+    doubled = sorted({n for n in named if named.count(n) > 1})
+    if doubled:
+        raise ConfigError(f"labeling config {name}: expected names that differ, got {', '.join(doubled)} twice")
+    for element in root.iter():
+        if "toName" in element.attrib and element.get("toName") not in objects:
+            raise ConfigError(
+                f"labeling config {name}: expected toName to be one of {', '.join(sorted(objects))}, "
+                f"got {element.get('toName')}"
+            )
+    if not controls:
+        raise ConfigError(f"labeling config {name}: expected a control that takes an answer, got none")
+    return LabelingConfig(name, xml, controls, objects, tuple(dict.fromkeys(data_keys)), choices)

@@ -1,0 +1,103 @@
+"""Task data of each kind of page: what the labeling config of that name expects to be given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+# In the order of the crops on the page, row by row, as the keys lie on the keyboard.
+HOTKEYS = "qwertasdfgzxcvb"
+PAGE_SIZE = len(HOTKEYS)
+NO_RULES = "<p>There are no rules for this class yet. Ask the lead where a mask leaves you in doubt.</p>"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One question on a page: the mask's id and the address of its crop on the ML backend's server."""
+
+    mask_id: int
+    url: str
+
+
+def page_data(
+    key: str, class_name: str, crops: Sequence[Crop], *, title: str | None = None, rules: str = ""
+) -> dict[str, Any]:
+    """Data of one `verification` task of up to 15 crops; `rules` is HTML.
+
+    Its answers: `wrong` holds the ids of masks voted no, `doubt` those left unsure, `status` is "reviewed", or
+    "unsure" for every mask not voted no. Raises ValueError for no crops, too many, or one mask twice.
+    """
+    if not 0 < len(crops) <= PAGE_SIZE or len({c.mask_id for c in crops}) != len(crops):
+        raise ValueError(f"page {key}: expected 1 to {PAGE_SIZE} different masks, got {[c.mask_id for c in crops]}")
+    keyed = list(zip(crops, HOTKEYS, strict=False))
+    return {
+        "key": key,
+        "class_name": class_name,
+        "title": title or f"Mark every mask that is not one whole {class_name}",
+        "rules": rules or NO_RULES,
+        "crops": [{"value": str(c.mask_id), "hotkey": k, "html": _crop_html(c.url, k.upper())} for c, k in keyed],
+        "doubts": [
+            {
+                "value": str(c.mask_id),
+                "hotkey": f"shift+{k}",
+                "html": f"<span class='cv-mark' title='Unsure (Shift+{k.upper()})'>?</span>",
+            }
+            for c, k in keyed
+        ],
+    }
+
+
+def single_data(
+    key: str, class_name: str, mask_id: int, url: str, *, title: str | None = None, rules: str = ""
+) -> dict[str, Any]:
+    """Data of one `single` task: one mask, close and in its whole image, to be answered yes, no or unsure."""
+    return {
+        "key": key,
+        "class_name": class_name,
+        "mask_id": str(mask_id),
+        "title": title or f"Is this mask one whole {class_name}?",
+        "rules": rules or NO_RULES,
+        "views": f"<div class='cs-views'>{_view(url, '?size=768')}{_view(url, '?view=image')}</div>",
+    }
+
+
+def edit_data(
+    key: str, class_name: str, mask_id: int, image_url: str, *, title: str | None = None, rules: str = ""
+) -> dict[str, Any]:
+    """Data of one `edit` task: an image whose one mask comes as a brush prediction and is to be corrected."""
+    return {
+        "key": key,
+        "class_name": class_name,
+        "mask_id": str(mask_id),
+        "image": image_url,
+        "title": title or f"Correct the mask of this {class_name}",
+        "rules": rules or NO_RULES,
+    }
+
+
+def paint_data(key: str, image_url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
+    """Data of one `paint` task: an image on which every object is painted from scratch."""
+    return {
+        "key": key,
+        "image": image_url,
+        "title": title or "Paint every object, one region each",
+        "rules": rules or NO_RULES,
+    }
+
+
+def _crop_html(url: str, key: str) -> str:
+    # The second and third picture are loaded only when their view is switched on.
+    url = escape(url, quote=True)
+    return (
+        f"<span class='cv-crop'><img class='cv-fill' src='{url}' alt=''/>"
+        f"<img class='cv-line' loading='lazy' src='{url}?fill=0' alt=''/>"
+        f"<img class='cv-whole' loading='lazy' src='{url}?view=image&amp;size=512' alt=''/>"
+        f"<kbd>{key}</kbd><a href='{url}?view=image' target='_blank' title='Whole image'>⤢</a></span>"
+    )
+
+
+def _view(url: str, query: str) -> str:
+    url = escape(url, quote=True)
+    return f"<a href='{url}{query}&amp;size=2048' target='_blank'><img src='{url}{query}' alt=''/></a>"

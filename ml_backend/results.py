@@ -1,0 +1,166 @@
+"""Predicted masks as Label Studio results, for whatever a project's labeling config asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from ml_backend.brush import encode_brush
+from ml_backend.errors import InputError
+from ml_backend.predictions import Predictions
+
+# From the most exact to the least: where a config offers a label in several, the first is answered.
+CONTROLS = ("BrushLabels", "PolygonLabels", "RectangleLabels")
+# How far a polygon may run beside the mask's edge, in pixels.
+POLYGON_TOLERANCE = 0.7
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the masks of one class go: the control, the image it is drawn on, the label, the least score."""
+
+    kind: str
+    from_name: str
+    to_name: str
+    label: str
+    min_score: float = 0.0
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """How a labeling config names the detector's classes.
+
+    data_key: the key of a task's data that holds the image. targets: {class name in lower case: Target}; a label's
+    `predicted_values` are such names too.
+    """
+
+    data_key: str
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, xml: str) -> LabelMap:
+        """The map of a labeling config. Raises InputError where it is no XML or has no labels on an image."""
+        try:
+            root = ElementTree.fromstring(xml or "")
+        except (ElementTree.ParseError, TypeError) as error:
+            raise InputError("labeling config", "XML", error) from None
+        images = {e.get("name"): (e.get("value") or "").lstrip("$") for e in root.iter("Image")}
+        named: dict[str, Target] = {}
+        own: dict[str, Target] = {}
+        data_key = ""
+        for kind in CONTROLS:
+            for control in root.iter(kind):
+                to_name = (control.get("toName") or "").split(",")[0]
+                key = images.get(to_name)
+                if not key or (data_key and key != data_key):
+                    continue
+                data_key = key
+                for label in control.iter("Label"):
+                    name = label.get("alias") or label.get("value") or ""
+                    target = Target(kind, control.get("name", ""), to_name, name, _score(control))
+                    own.setdefault(name.lower(), target)
+                    for value in (label.get("predicted_values") or "").split(","):
+                        if value.strip():
+                            named.setdefault(value.strip().lower(), target)
+        if not data_key:
+            raise InputError(
+                "labeling config",
+                f"an Image with one of {', '.join(CONTROLS)}",
+                "neither" if not images else "an Image",
+            )
+        return cls(data_key, own | named)
+
+    def find(self, class_name: str) -> Target | None:
+        """Where masks of `class_name` go, or None where the config has no label for them."""
+        return self.targets.get(class_name.lower())
+
+
+def to_prediction(
+    found: Predictions, classes: dict[int, str], labels: LabelMap, height: int, width: int, version: str
+) -> dict[str, Any]:
+    """One Label Studio prediction of an image of height x width pixels: {"result", "score", "model_version"}.
+
+    Masks of classes without a label, and those below a control's `model_score_threshold`, are left out. Its score is
+    the mean of its masks' scores, 0 where there are none.
+    """
+    result: list[dict[str, Any]] = []
+    scores: list[float] = []
+    for i in range(len(found)):
+        target = labels.find(classes.get(int(found.class_id[i]), ""))
+        score = float(found.score[i])
+        if target is None or score < target.min_score:
+            continue
+        rle = {"size": [height, width], "counts": found.rle[i]}
+        regions = to_regions(rle, target, score=score)
+        result += regions
+        scores += [score] * bool(regions)
+    return {"result": result, "score": float(np.mean(scores)) if scores else 0.0, "model_version": version}
+
+
+def to_regions(rle: dict, target: Target, score: float | None = None) -> list[dict[str, Any]]:
+    """The mask `rle` as regions for `target`: one brush or rectangle, or one polygon per part."""
+    height, width = (int(v) for v in rle["size"])
+    if target.kind == "BrushLabels":
+        values: list[dict[str, Any]] = [{"format": "rle", "rle": encode_brush(mask_util.decode(rle))}]
+    elif target.kind == "PolygonLabels":
+        values = [{"points": points, "closed": True} for points in polygons(mask_util.decode(rle))]
+    else:
+        x, y, w, h = (float(v) for v in mask_util.toBbox(rle))
+        values = [
+            {
+                "x": 100 * x / width,
+                "y": 100 * y / height,
+                "width": 100 * w / width,
+                "height": 100 * h / height,
+                "rotation": 0,
+            }
+        ]
+    kind = target.kind.lower()
+    digest = hashlib.blake2b(rle["counts"] + target.label.encode(), digest_size=6).hexdigest()
+    return [
+        {
+            "id": f"{digest}{part}",
+            "from_name": target.from_name,
+            "to_name": target.to_name,
+            "type": kind,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            **({} if score is None else {"score": round(score, 6)}),
+            "value": {**value, kind: [target.label]},
+        }
+        for part, value in enumerate(values)
+    ]
+
+
+def polygons(mask: np.ndarray) -> list[list[list[float]]]:
+    """The outer edges of the parts of `mask`, each [[x, y], ...] in percent of the image. Holes are lost."""
+    import cv2
+
+    height, width = mask.shape
+    # Corners of pixels rather than their centres, on a grid twice as fine: a pixel is a square and not a point.
+    fine = np.zeros((2 * height + 3, 2 * width + 3), np.uint8)
+    inner = np.repeat(np.repeat(mask.astype(np.uint8), 2, 0), 2, 1)
+    fine[1 : 2 * height + 1, 1 : 2 * width + 1] |= inner
+    fine[2 : 2 * height + 2, 1 : 2 * width + 1] |= inner
+    fine[1 : 2 * height + 1, 2 : 2 * width + 2] |= inner
+    fine[2 : 2 * height + 2, 2 : 2 * width + 2] |= inner
+    edges, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    found = []
+    for edge in edges:
+        points = cv2.approxPolyDP(edge, 2 * POLYGON_TOLERANCE, True)[:, 0].astype(float)
+        if len(points) >= 3:
+            found.append([[float(50 * (x - 1) / width), float(50 * (y - 1) / height)] for x, y in points])
+    return found
+
+
+def _score(control: ElementTree.Element) -> float:
+    try:
+        return float(control.get("model_score_threshold") or 0)
+    except ValueError:
+        return 0.0
