@@ -1,0 +1,309 @@
+"""What the store holds, gathered into a `ReportData`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+
+from campaign.answers import standing_answers, verdicts
+from campaign.propagation import VOTED_RULE, DatasetMasks
+from campaign.report.estimates import Estimate, estimate, expected_correct
+from campaign.report.records import (
+    KINDS,
+    ClassFigures,
+    Crop,
+    ExampleCluster,
+    Kind,
+    Progress,
+    ReportData,
+    RoundFigures,
+)
+from campaign.results import final_masks
+from campaign.search import Verdict
+from campaign.store import Store
+from campaign.store import models as m
+from campaign.thresholds import Curves
+from ml_backend.errors import InputError
+from ml_backend.rendering import CropStyle, ImageCache, render_crop
+
+EXAMPLES = 3  # clusters shown of each kind
+EXAMPLE_CROPS = 10  # masks shown of each, the asked ones first, at most half of them where others are left
+CROP_STYLE = CropStyle(size=120, quality=80)
+
+BASIS = (
+    "Precision is estimated from the answers: a mask voted yes counts as correct, and a propagated one as correct "
+    "with the probability that its cluster's sample suggests. The band is a 95 % interval. Annotators are taken to be "
+    "right, and a cluster is accepted because its sample was good, so this is a guide and no certificate."
+)
+
+_Key = tuple[int, int, int]  # round, class, cluster
+
+
+def report_data(store: Store, truth: Mapping[str, float] | None = None) -> ReportData:
+    """What the report of a campaign shows, as it stands; `truth` holds figures against ground truth, by name."""
+    classes, rounds, trees = store.classes(), store.rounds(), _trees(store)
+    decisions = {(d.round, d.class_id, d.cluster): d for d in store.decisions()}
+    questions = store.questions(kind="verify")
+    answers = standing_answers(store.answers())
+    masks = final_masks(store)
+    labelled = store.annotated("labelled")
+    times = {a.mask_id: _moment(a) for a in answers}
+    obtained = _obtained(masks, decisions, times)
+    progress = _progress(obtained, answers, {q.mask_id: p.class_id for q, p in questions})
+    return ReportData(
+        name=store.settings.name,
+        made=datetime.now(timezone.utc),
+        started=min(times.values(), default=None),
+        detector=store.settings.detector.name,
+        classes=classes,
+        images={"labelled": len(labelled.images), "pool": len(store.images("pool"))},
+        labelled_masks=len(labelled.annotations),
+        masks=len(masks),
+        voted=int(masks.voted.sum()),
+        questions=len(questions),
+        answers=len(answers),
+        annotators=len({a.annotator for a in answers}),
+        seconds=_seconds(answers),
+        precision=_precision(obtained),
+        basis=BASIS,
+        rounds=tuple(_round(r) for r in rounds),
+        figures=_figures(trees, decisions, questions, obtained),
+        progress=progress,
+        examples=_examples(store, decisions, verdicts(answers)),
+        settings=_settings(store),
+        truth=dict(truth or {}),
+        certificate={k: str(v) for k, v in (store.get_meta("certificate") or {}).items()},
+    )
+
+
+def _trees(store: Store) -> list[m.ClassTree]:
+    return [row for r in store.rounds() for row in store.trees(r.number)]
+
+
+def _round(row: m.Round) -> RoundFigures:
+    found = row.metrics.get("ap") or {}
+    mask, box = found.get("mask") or {}, found.get("box") or {}
+    ap = {"ap": mask.get("ap"), "ap50": mask.get("ap50"), "ap75": mask.get("ap75"), "box_ap": box.get("ap")}
+    kept = {name: value for name, value in ap.items() if value is not None}
+    return RoundFigures(row.number, row.model_version or "", row.stage, kept)
+
+
+def _figures(
+    trees: list[m.ClassTree],
+    decisions: Mapping[_Key, m.Decision],
+    questions: list[tuple[m.Question, m.Page]],
+    obtained: list[_Obtained],
+) -> tuple[ClassFigures, ...]:
+    clusters: Counter[tuple[int, int, str]] = Counter((d.round, d.class_id, d.kind) for d in decisions.values())
+    sizes: Counter[tuple[int, int, str]] = Counter()
+    for d in decisions.values():
+        sizes[d.round, d.class_id, d.kind] += d.size
+    unseen = Counter((d.round, d.class_id) for d in decisions.values() if d.asked == 0)
+    gains: dict[tuple[int, int], list[_Obtained]] = defaultdict(list)
+    for gain in obtained:
+        gains[gain.round, gain.class_id].append(gain)
+    asked: dict[tuple[int, int], Counter[str]] = defaultdict(Counter)
+    for question, page in questions:
+        cluster = -1 if question.cluster is None else question.cluster
+        decision = decisions.get((page.round, page.class_id, cluster))
+        asked[page.round, page.class_id][decision.kind if decision else "open"] += 1
+    found = []
+    for row in trees:
+        key, curves = (row.round, row.class_id), row.thresholds.get("curves")
+        figures = ClassFigures(
+            *key,
+            predictions=row.masks + row.known,
+            known=row.known,
+            masks=sum(gain.masks for gain in gains[key]),
+            precision=_precision(gains[key]),
+            clusters={kind: clusters[(*key, kind)] for kind in KINDS},
+            decided={"accept": sizes[(*key, "accept")], "reject": sizes[(*key, "reject")]},
+            questions=dict(asked[key]),
+            unseen=unseen[key],
+            k_pr=row.thresholds["k_pr"],
+            k_pa=row.thresholds["k_pa"],
+            note=row.thresholds.get("note") or "",
+            curves=Curves(**{name: tuple(column) for name, column in curves.items()}) if curves else None,
+        )
+        found.append(figures)
+    return tuple(found)
+
+
+# Time and precision
+
+
+def _moment(answer: m.Answer) -> datetime:
+    """When an answer was given."""
+    try:
+        return _utc(datetime.fromisoformat(answer.answered_at.replace("Z", "+00:00")))
+    except ValueError:
+        return _utc(answer.read_at)
+
+
+def _utc(moment: datetime) -> datetime:
+    """The moment in UTC, without a zone: databases give their times with one or without."""
+    return moment.astimezone(timezone.utc).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _seconds(answers: list[m.Answer]) -> float | None:
+    """Seconds that annotators spent: each annotation's lead time once, although all its masks carry it."""
+    times = {a.annotation_id: a.lead_time for a in answers if a.lead_time is not None}
+    return sum(times.values()) if times else None
+
+
+@dataclass(frozen=True)
+class _Obtained:
+    """Masks that came in together, with the mean and variance of how many of them are correct."""
+
+    moment: datetime
+    round: int
+    class_id: int
+    masks: int
+    mean: float
+    variance: float
+
+
+def _obtained(
+    masks: DatasetMasks, decisions: Mapping[_Key, m.Decision], times: Mapping[int, datetime]
+) -> list[_Obtained]:
+    """The dataset by clusters: a cluster's masks came with its decision, a mask of its own with its answer."""
+    last = max(times.values(), default=datetime.min)
+    groups: dict[tuple[_Key, bool], list[int]] = defaultdict(list)
+    keys = zip(masks.round.tolist(), masks.class_id.tolist(), masks.cluster.tolist(), strict=True)
+    for index, (key, voted) in enumerate(zip(keys, masks.voted.tolist(), strict=True)):
+        groups[key, voted].append(index)
+    found = []
+    for (key, voted), members in groups.items():
+        decision = decisions.get(key)
+        if voted and masks.rule[members[0]] == VOTED_RULE:
+            for moment in (times.get(int(masks.mask_id[i]), last) for i in members):
+                found.append(_Obtained(moment, key[0], key[1], 1, 1.0, 0.0))
+            continue
+        n, mean, variance = len(members), float(len(members)), 0.0
+        if not voted:
+            yes, asked = int(masks.yes[members[0]]), int(masks.asked[members[0]])
+            certain = _certain(decision) if decision else asked
+            mean, variance = (float(v[0]) for v in expected_correct(*np.array([[n], [yes], [certain]])))
+        found.append(_Obtained(_utc(decision.decided_at) if decision else last, key[0], key[1], n, mean, variance))
+    return found
+
+
+def _progress(obtained: list[_Obtained], answers: list[m.Answer], class_of: Mapping[int, int]) -> Progress:
+    asked = Counter((_moment(a), class_of[a.mask_id]) for a in answers if a.mask_id in class_of)
+    rows = [(moment, class_id, n, 0, 0.0, 0.0) for (moment, class_id), n in asked.items()]
+    rows += [(o.moment, o.class_id, 0, o.masks, o.mean, o.variance) for o in obtained]
+    rows.sort(key=lambda r: (r[0], r[1], -r[2]))
+    if not asked:
+        return Progress(*(np.zeros(0, t) for t in _PROGRESS_TYPES))
+    first = min(moment for moment, _ in asked)
+    seconds = [max((row[0] - first).total_seconds(), 0.0) for row in rows]
+    columns = zip([seconds, *list(zip(*rows, strict=True))[1:]], _PROGRESS_TYPES, strict=True)
+    return Progress(*(np.array(column, dtype) for column, dtype in columns))
+
+
+_PROGRESS_TYPES = (np.float64, np.int32, np.int32, np.int32, np.float64, np.float64)
+
+
+def _certain(decision: m.Decision) -> int:
+    """Answers of a decision that were yes or no; `asked` counts the unsure ones too."""
+    return round(decision.yes / decision.quality) if decision.quality else decision.asked
+
+
+def _precision(obtained: list[_Obtained]) -> Estimate | None:
+    return estimate(sum(o.mean for o in obtained), sum(o.variance for o in obtained), sum(o.masks for o in obtained))
+
+
+# Examples
+
+
+def _examples(
+    store: Store, decisions: Mapping[_Key, m.Decision], known: Mapping[int, Verdict]
+) -> tuple[ExampleCluster, ...]:
+    """Of each kind the largest clusters somebody was asked about, of different classes first, with some crops."""
+    images, cache = {i.id: i for i in store.images("pool")}, ImageCache(64 << 20)
+    found = []
+    for kind in KINDS:
+        of_kind = [d for d in decisions.values() if d.kind == kind]
+        for decision in _picked(of_kind):
+            crops = _crops(store, decision, known, lambda i: cache.get(images[i].path))
+            if crops:
+                found.append(_example(decision, kind, crops))
+    return tuple(found)
+
+
+def _picked(decisions: list[m.Decision]) -> list[m.Decision]:
+    """The `EXAMPLES` to show: asked before unseen, the best of every class before a second of one."""
+    ranked = sorted(decisions, key=lambda d: (d.asked == 0, -d.size, d.round, d.class_id, d.cluster))
+    place: Counter[int] = Counter()
+    ordered = []
+    for rank, decision in enumerate(ranked):
+        ordered.append((decision.asked == 0, place[decision.class_id], rank, decision))
+        place[decision.class_id] += 1
+    return [entry[-1] for entry in sorted(ordered, key=lambda e: e[:3])[:EXAMPLES]]
+
+
+def _example(decision: m.Decision, kind: Kind, crops: tuple[Crop, ...]) -> ExampleCluster:
+    return ExampleCluster(
+        kind=kind,
+        round=decision.round,
+        class_id=decision.class_id,
+        cluster=decision.cluster,
+        size=decision.size,
+        asked=decision.asked,
+        yes=decision.yes,
+        mean_score=decision.mean_score,
+        lower_bound=decision.lower_bound,
+        rule=decision.rule,
+        crops=crops,
+    )
+
+
+def _crops(
+    store: Store,
+    decision: m.Decision,
+    known: Mapping[int, Verdict],
+    read: Callable[[int], np.ndarray],
+) -> tuple[Crop, ...]:
+    tree, mask_ids = store.tree(decision.round, decision.class_id)
+    members = np.sort(np.asarray(mask_ids)[tree.members(decision.cluster)])
+    asked = [int(i) for i in members if int(i) in known]
+    others = [int(i) for i in members if int(i) not in known]
+    from_asked = max(EXAMPLE_CROPS // 2, EXAMPLE_CROPS - len(others))
+    shown = _spread(asked, from_asked)
+    shown += _spread(others, EXAMPLE_CROPS - len(shown))
+    masks = store.masks(shown)
+    crops = []
+    for row, (mask, rle) in enumerate(zip(shown, masks.rles(), strict=True)):
+        try:
+            image = read(int(masks.image_id[row]))
+        except InputError:  # an image that is gone by now costs its crop, not the report
+            continue
+        verdict = known.get(mask)
+        jpeg = render_crop(image, masks.box[row], rle, CROP_STYLE)
+        crops.append(Crop(jpeg, None if verdict is None else verdict.name.lower()))
+    return tuple(crops)
+
+
+def _spread(values: list[int], count: int) -> list[int]:
+    """At most `count` of the values, evenly from first to last."""
+    if len(values) <= count:
+        return list(values)
+    return [values[i] for i in np.linspace(0, len(values) - 1, count).round().astype(int)] if count > 0 else []
+
+
+_HIDDEN = {"jobs.redis_url", "jobs.database_url"}  # addresses that may hold a password
+
+
+def _settings(store: Store) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    for name, value in store.settings.model_dump(mode="json").items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for key, entry in inner.items():
+            full = f"{name}.{key}".rstrip(".")
+            if full not in _HIDDEN and full != "name":
+                shown[full] = "unset" if entry is None or entry == {} else str(entry)
+    return shown

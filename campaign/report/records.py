@@ -1,0 +1,141 @@
+"""What the report shows, as plain values and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+
+from campaign.report.estimates import Estimate
+from campaign.thresholds import Curves
+
+Kind = Literal["accept", "split", "reject"]
+KINDS: tuple[Kind, ...] = ("accept", "split", "reject")
+
+
+@dataclass(frozen=True)
+class RoundFigures:
+    """One round: how it went and how good its detector was on the held-out images.
+
+    `ap` holds COCO average precision by name ("ap", "ap50", "ap75" of masks, "box_ap"), 0 to 1; names may be missing.
+    """
+
+    number: int
+    model_version: str
+    stage: str
+    ap: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class in one round.
+
+    `masks` obtained, a share `precision` of them correct by estimate, out of `predictions` found, of which `known`
+    showed what the dataset held already. `clusters` and `questions` count decided clusters and the questions asked in
+    them, by the kind of the decision; questions of clusters that are not decided yet are under "open". `unseen`
+    clusters were decided by their mean score alone. `decided` counts predictions in accepted and in rejected clusters.
+    """
+
+    round: int
+    class_id: int
+    predictions: int
+    known: int
+    masks: int
+    clusters: Mapping[Kind, int]
+    decided: Mapping[Kind, int]
+    questions: Mapping[str, int]
+    unseen: int
+    precision: Estimate | None
+    k_pr: float
+    k_pa: float
+    note: str = ""
+    curves: Curves | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What was added when; row i of every column is one addition, in the order of time.
+
+    | column | shape, type | meaning |
+    | --- | --- | --- |
+    | seconds | (n,) float64 | since the first question |
+    | class_id | (n,) int32 | |
+    | questions | (n,) int32 | answers given |
+    | masks | (n,) int32 | masks obtained |
+    | correct | (n,) float64 | how many of these masks are correct, estimated |
+    | variance | (n,) float64 | variance of that estimate |
+    """
+
+    seconds: np.ndarray
+    class_id: np.ndarray
+    questions: np.ndarray
+    masks: np.ndarray
+    correct: np.ndarray
+    variance: np.ndarray
+
+    def select(self, class_id: int) -> Progress:
+        """The additions to one class."""
+        chosen = self.class_id == class_id
+        return Progress(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A picture of one mask; `verdict` is "yes", "no", "unsure" or None for a mask nobody was asked about."""
+
+    jpeg: bytes
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class ExampleCluster:
+    """A decided cluster with some of its masks."""
+
+    kind: Kind
+    round: int
+    class_id: int
+    cluster: int
+    size: int
+    asked: int
+    yes: int
+    mean_score: float
+    lower_bound: float | None
+    rule: str
+    crops: tuple[Crop, ...]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything on the page.
+
+    `answers` counts the answers given, `seconds` the time annotators spent on them as measured by Label Studio (None
+    where it is not known). `precision` estimates the share of correct masks; `basis` says in a few sentences what
+    it rests on. `truth` holds figures against ground truth where there is one, by name.
+    `certificate` is the certificate of the export where there is one, by name.
+    """
+
+    name: str
+    made: datetime
+    started: datetime | None
+    detector: str
+    classes: Mapping[int, str]
+    images: Mapping[str, int]
+    labelled_masks: int
+    masks: int
+    voted: int
+    questions: int
+    answers: int
+    annotators: int
+    seconds: float | None
+    precision: Estimate | None
+    basis: str
+    rounds: tuple[RoundFigures, ...]
+    figures: tuple[ClassFigures, ...]
+    progress: Progress
+    examples: tuple[ExampleCluster, ...]
+    settings: Mapping[str, str]
+    truth: Mapping[str, float] = field(default_factory=dict)
+    certificate: Mapping[str, str] = field(default_factory=dict)
