@@ -50,8 +50,9 @@ def interval(mean: np.ndarray, variance: np.ndarray, masks: np.ndarray) -> tuple
     """
     masks = np.asarray(masks, np.float64)
     value = np.clip(np.asarray(mean, np.float64) / masks, 0, 1)
-    spread = np.asarray(variance, np.float64) / masks**2
-    uncertain = (spread > 1e-12) & (value * (1 - value) > spread)
+    # No fraction varies more than one that is 0 or 1, which a single mask is and which no Beta distribution reaches.
+    spread = np.minimum(np.asarray(variance, np.float64) / masks**2, 0.999 * value * (1 - value))
+    uncertain = spread > 1e-12
     weight = np.where(uncertain, value * (1 - value) / np.where(uncertain, spread, 1) - 1, 1.0)
     a, b = np.where(uncertain, value * weight, 1.0), np.where(uncertain, (1 - value) * weight, 1.0)
     low, high = (np.where(uncertain, betaincinv(a, b, q), value) for q in (0.025, 0.975))

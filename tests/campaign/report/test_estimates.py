@@ -40,6 +40,12 @@ def test_without_variance_there_is_no_interval(mean, variance, masks, expected):
     assert (found.value, found.low, found.high) == expected
 
 
+def test_one_unasked_mask_may_be_right_or_wrong():
+    mean, variance = expected_correct(np.array([1]), np.array([15]), np.array([15]))
+    found = estimate(mean[0], variance[0], 1)
+    assert (found.low, found.high) == pytest.approx((0, 1), abs=1e-6)
+
+
 def test_no_masks_no_estimate():
     assert estimate(0.0, 0.0, 0) is None
 
