@@ -51,6 +51,6 @@ def test_no_masks_no_estimate():
 
 
 def test_interval_stays_between_zero_and_one():
-    found = estimate(9.9, 4.0, 10)
+    found = estimate(9.9, 0.05, 10)
     assert found.value == pytest.approx(0.99)
     assert 0 <= found.low < found.value < found.high <= 1
