@@ -64,16 +64,19 @@ def single_data(
 
 
 def edit_data(
-    key: str, class_name: str, mask_id: int, image_url: str, *, title: str | None = None, rules: str = ""
+    key: str, class_name: str, mask_id: int, url: str, *, title: str | None = None, rules: str = ""
 ) -> dict[str, Any]:
-    """Data of one `edit` task: an image whose one mask comes as a brush prediction and is to be corrected."""
+    """Data of one `edit` task: the part of an image around a mask, which comes as a brush prediction to be corrected.
+
+    `url` is the address of the mask's crop. `ml_backend.editing` makes the prediction and reads the answer.
+    """
     return {
         "key": key,
         "class_name": class_name,
         "mask_id": str(mask_id),
-        "image": image_url,
-        "title": title or f"Correct the mask of this {class_name}",
-        "rules": rules or NO_RULES,
+        "image": f"{url}?view=edit",
+        "title": title or f"Correct the mask of this {class_name}: click it, then B paints and E erases",
+        "rules": _folded(rules),
     }
 
 
@@ -81,9 +84,9 @@ def paint_data(key: str, image_url: str, *, title: str | None = None, rules: str
     """Data of one `paint` task: an image on which every object is painted from scratch."""
     return {
         "key": key,
-        "image": image_url,
+        "image": f"{image_url}?bright=1",
         "title": title or "Paint every object, one region each",
-        "rules": rules or NO_RULES,
+        "rules": _folded(rules),
     }
 
 
@@ -96,6 +99,10 @@ def _crop_html(url: str, key: str) -> str:
         f"<img class='cv-whole' loading='lazy' src='{url}?view=image&amp;size=512' alt=''/>"
         f"<kbd>{key}</kbd><a href='{url}?view=image' target='_blank' title='Whole image'>⤢</a></span>"
     )
+
+
+def _folded(rules: str) -> str:
+    return f"<details><summary>Rules</summary>{rules or NO_RULES}</details>"
 
 
 def _view(url: str, query: str) -> str:

@@ -137,7 +137,7 @@ def _draw(
         region[max(-y0, 0) : max(-y0, 0) + inner.shape[0], max(-x0, 0) : max(-x0, 0) + inner.shape[1]] = inner
     else:
         region = np.ascontiguousarray(image[y0:y1, x0:x1])
-    picture = _brightened(np.array(_resized(Image.fromarray(region), size)), style.max_gain)
+    picture = brightened(np.array(_resized(Image.fromarray(region), size)), style.max_gain)
     mask = decode_window(rle, x0, y0, x1, y1)
     shape = np.asarray(_resized(Image.fromarray(mask.astype(np.uint8) * 255), size)) >= 128
     if not shape.any():
@@ -158,8 +158,8 @@ def _draw(
     return out.getvalue()
 
 
-def _brightened(picture: np.ndarray, max_gain: float) -> np.ndarray:
-    """A dark picture times what brings its brightest parts to 3/4 of full; others as they are.
+def brightened(picture: np.ndarray, max_gain: float = CropStyle.max_gain) -> np.ndarray:
+    """A dark picture, (height, width, 3) uint8, times what brings its brightest parts to 3/4 of full; others as is.
 
     Fluorescence images often use a fraction of their range, and a mask on black cannot be judged.
     """

@@ -2,8 +2,8 @@
 
 | route | who may | what |
 | --- | --- | --- |
-| GET /crops/<token>.jpg | holder of the token | a mask with context; `?fill=0`, `?view=image`, `?size=` |
-| GET /images/<token> | holder of the token | an image as it was stored |
+| GET /crops/<token>.jpg | holder of the token | a mask with context; `?fill=0`, `?view=image\|edit`, `?size=` |
+| GET /images/<token> | holder of the token | an image as it was stored; `?bright=1` where it is dark |
 | GET /health, / | anyone | that it is up |
 | POST /setup, /predict | Label Studio | the ML backend protocol |
 | POST /webhook | Label Studio | annotation events, "Start training" |
@@ -28,6 +28,7 @@ from flask import Flask, Response, abort, g, jsonify, request, send_file
 from werkzeug.exceptions import HTTPException
 
 from ml_backend.backend import Backend
+from ml_backend.editing import cut_image, edit_window, whole_image
 from ml_backend.errors import InputError
 from ml_backend.metrics import Metrics
 from ml_backend.rendering import CropStyle, ImageCache, render_crop, render_whole
@@ -205,6 +206,9 @@ def _add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache
             style = CropStyle(size=style.size, fill=0)
         image = cache.get(view.path)
         height, width = image.shape[:2]
+        if request.args.get("view") == "edit":
+            part = cut_image(image, edit_window(view.box, width, height))
+            return Response(part, mimetype="image/png", headers=_public(CROP_SECONDS))
         if [height, width] != [int(v) for v in view.rle["size"]]:
             raise InputError("image", f"{view.rle['size'][1]}x{view.rle['size'][0]} as its mask", f"{width}x{height}")
         picture = (
@@ -217,6 +221,8 @@ def _add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache
         path = Path(_found(source.image, _key(secret, "image", token)))
         if not path.is_file():
             abort(404)
+        if request.args.get("bright") == "1":
+            return Response(whole_image(cache.get(path)), mimetype="image/jpeg", headers=_public(CROP_SECONDS))
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         answer = send_file(path, mimetype=kind, conditional=True)
         answer.headers.update(_public(CROP_SECONDS))
