@@ -73,12 +73,11 @@ class Client:
         from label_studio_sdk import LabelStudio
 
         # A proxy meant for the outside world must not be asked for the machine's own servers.
-        local = urlparse(self.url).hostname in ("localhost", "127.0.0.1", "::1")
         return LabelStudio(
             # The trailing slash keeps a path prefix when the SDK joins the address of its token refresh.
             base_url=self.url + "/",
             api_key=self._token,
-            httpx_client=httpx.Client(timeout=self.timeout, follow_redirects=True, trust_env=not local),
+            httpx_client=httpx.Client(timeout=self.timeout, follow_redirects=True, trust_env=not is_local(self.url)),
             timeout=self.timeout,
             max_retries=0,
         )
@@ -219,6 +218,11 @@ class Client:
                 f"{self.url} {thing}" if thing != self.url else thing, "an answer", f"{status} {_detail(body)}"
             )
         return LabelStudioError(thing, "a request that Label Studio takes", f"{status} {_detail(body)}")
+
+
+def is_local(url: str) -> bool:
+    """Whether an address is one of this machine's own."""
+    return urlparse(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def _body(response: httpx.Response) -> Any:

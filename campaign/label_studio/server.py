@@ -338,7 +338,8 @@ def _submit_form(url: str, email: str, password: str) -> requests.Session:
         raise InputError(url.partition("?")[0], "a running Label Studio", type(error).__name__) from None
     # A form that was taken sends on to the projects; one that was not is shown again with what is wrong.
     if answer.status_code not in (301, 302):
-        told = re.findall(r'class="[^"]*error[^"]*"[^>]*>\s*([^<]+?)\s*<', answer.text)
+        lists = re.findall(r'class="field_errors">(.*?)</ul>|class="error">(.*?)</p>', answer.text, re.DOTALL)
+        told = [" ".join(re.sub("<[^>]*>", " ", "".join(parts)).split()) for parts in lists]
         raise InputError(f"Label Studio user {email}", "a form that is taken", "; ".join(told) or answer.status_code)
     return session
 

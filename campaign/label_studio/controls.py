@@ -1,0 +1,73 @@
+"""Which controls of a source project's labeling config hold masks, and of which classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from ml_backend.errors import InputError
+
+# Tags whose regions are masks. Labels gives its class to regions that a plain Brush, Polygon or Rectangle drew.
+LABELS = {"brushlabels", "polygonlabels", "rectanglelabels", "labels"}
+PLAIN = {"brush", "polygon", "rectangle"}
+
+
+@dataclass(frozen=True)
+class MaskControls:
+    """The image of a labeling config and the controls that put masks on it.
+
+    `image_name` is the Image tag's name, `data_key` the key of a task's data that holds its address. `controls` is
+    {name: lower-case tag}, `labels` {name: its classes}; `classes` are all of them, in the config's order.
+    """
+
+    image_name: str
+    data_key: str
+    controls: dict[str, str]
+    labels: dict[str, tuple[str, ...]]
+    classes: tuple[str, ...]
+
+    def brush(self, class_name: str) -> str:
+        """The name of the BrushLabels control that has this class. Raises InputError where there is none."""
+        for name, tag in self.controls.items():
+            if tag == "brushlabels" and (class_name in self.labels[name] or not self.labels[name]):
+                return name
+        raise InputError("labeling config", f"a BrushLabels control with the label {class_name}", "none")
+
+
+def mask_controls(xml: str) -> MaskControls:
+    """The controls in a labeling config. Raises InputError where it shows no image or takes no masks."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise InputError("labeling config", "XML", error) from None
+    images = {
+        element.get("name", ""): element.get("value", "")
+        for element in root.iter()
+        if element.tag.lower() == "image" and element.get("value", "").startswith("$")
+    }
+    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    for element in root.iter():
+        tag, to_name = element.tag.lower(), element.get("toName", "")
+        if tag in LABELS | PLAIN and to_name in images:
+            labels = tuple(
+                # Annotations hold the alias where a label has one.
+                label.get("alias", label.get("value", ""))
+                for label in element.iter()
+                if label.tag.lower() == "label"
+            )
+            found[element.get("name", "")] = (tag, to_name, labels)
+    if not found:
+        raise InputError(
+            "labeling config", "an Image with BrushLabels, PolygonLabels or RectangleLabels", f"<{root.tag}> without"
+        )
+    # A config may show several images; the one that most controls are about is the one.
+    targets = [to_name for _, to_name, _ in found.values()]
+    image = max(dict.fromkeys(targets), key=targets.count)
+    mine = {name: (tag, labels) for name, (tag, to_name, labels) in found.items() if to_name == image}
+    return MaskControls(
+        image_name=image,
+        data_key=images[image][1:],
+        controls={name: tag for name, (tag, _) in mine.items()},
+        labels={name: labels for name, (_, labels) in mine.items()},
+        classes=tuple(dict.fromkeys(label for _, labels in mine.values() for label in labels)),
+    )

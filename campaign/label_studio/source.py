@@ -1,0 +1,324 @@
+"""A team's own project, read and never written: its masks, its images and what is still to be annotated."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlparse
+
+import requests
+from pycocotools import mask as mask_util
+
+from campaign.label_studio.brush import from_brush
+from campaign.label_studio.client import Client, is_local
+from campaign.label_studio.controls import MaskControls, mask_controls
+from ml_backend.coco import Annotation, CocoDataset, ImageRecord, to_rle
+from ml_backend.errors import InputError
+from ml_backend.images import image_size
+
+logger = logging.getLogger(__name__)
+
+# Label Studio applies the same list to a task and to its annotations.
+FIELDS = "id,data,annotations,result,was_cancelled,ground_truth,updated_at"
+# Annotated tasks with brush masks are large.
+PAGE_SIZE = 100
+DOWNLOADS = 8
+DOWNLOAD_SECONDS = 60
+UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+
+
+@dataclass
+class SourceProject:
+    """What a source project holds. An image's id is its task's id.
+
+    `labelled` and `heldout` are the annotated tasks, `pool` the others, without annotations. `left_out` counts
+    regions that are no masks, by what they are.
+    """
+
+    classes: dict[int, str]
+    labelled: CocoDataset
+    heldout: CocoDataset
+    pool: CocoDataset
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region of an annotation: its classes and its mask as COCO compressed RLE."""
+
+    labels: tuple[str, ...]
+    rle: dict[str, Any]
+    width: int
+    height: int
+
+
+def read_source(
+    client: Client,
+    project_id: int,
+    cache: str | Path,
+    *,
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> SourceProject:
+    """The project's tasks, with their images downloaded below `cache`; those that are there already are kept.
+
+    A task counts as annotated where an annotation was not skipped: the ground truth, else the latest. Of the
+    annotated tasks the share `heldout_share` (0 to 1) is held out, chosen by `seed` and task id alone. `progress` is
+    told (images done, images). Raises InputError where the config takes no masks, a task has no image, an image
+    cannot be had or read, or a mask is malformed or not of its image's size; LabelStudioError as a client does.
+    """
+    if not 0 <= heldout_share < 1:
+        raise InputError("held-out share", "a number from 0 to below 1", heldout_share)
+    controls = mask_controls(client.project(project_id)["label_config"])
+    left_out: Counter[str] = Counter()
+    addresses: dict[int, str] = {}
+    regions: dict[int, list[Region]] = {}
+    for task in client.tasks(project_id, FIELDS, annotations=True, page_size=PAGE_SIZE):
+        addresses[task["id"]] = _address(task, controls)
+        chosen = standing_annotation(task)
+        if chosen is not None:
+            regions[task["id"]] = parse_regions(chosen["result"], controls, f"task {task['id']}", left_out)
+    if not addresses:
+        raise InputError(f"project {project_id}", "at least one task", "none")
+    for what, count in sorted(left_out.items()):
+        logger.warning("project %d: left out %d %s", project_id, count, what)
+    names = file_names(addresses)
+    classes = _classes(controls, regions)
+    paths = download(client, addresses, Path(cache), progress)
+    images = {}
+    for task_id, path in paths.items():
+        width, height = _size(path, task_id, addresses[task_id])
+        images[task_id] = ImageRecord(task_id, names[task_id], width, height, path)
+    held = held_out(list(regions), heldout_share, seed)
+    return SourceProject(
+        classes=classes,
+        labelled=_dataset([images[t] for t in regions if t not in held], classes, regions),
+        heldout=_dataset([images[t] for t in regions if t in held], classes, regions),
+        pool=CocoDataset([images[t] for t in addresses if t not in regions], dict(classes)),
+        left_out=dict(left_out),
+    )
+
+
+def standing_annotation(task: dict[str, Any]) -> dict[str, Any] | None:
+    """The annotation that counts for a task: of those not skipped the ground truth, else the latest; or None."""
+    made = [a for a in task.get("annotations") or [] if not a.get("was_cancelled") and a.get("result") is not None]
+    return max(made, key=lambda a: (bool(a.get("ground_truth")), a["updated_at"], a["id"]), default=None)
+
+
+def parse_regions(
+    result: list[dict[str, Any]], controls: MaskControls, thing: str, left_out: Counter[str] | None = None
+) -> list[Region]:
+    """The masks in an annotation's result: brush, polygon and rectangle regions with a class.
+
+    Other regions are counted in `left_out`. Raises InputError naming `thing` and the region where one is malformed.
+    """
+    left_out = Counter() if left_out is None else left_out
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for number, part in enumerate(result):
+        if part.get("from_name") in controls.controls and isinstance(part.get("value"), dict):
+            # A region of Labels and a plain Brush comes in two parts of one id.
+            parts.setdefault(str(part.get("id", number)), []).append(part)
+        elif part.get("type") != "relation":
+            left_out[f"{part.get('type', 'unknown')} regions"] += 1
+    found = []
+    for region_id, members in parts.items():
+        value: dict[str, Any] = {}
+        for member in members:
+            value |= member["value"]
+        labels = tuple(
+            dict.fromkeys(str(label) for m in members for label in m["value"].get(str(m.get("type")).lower(), []))
+        )
+        name = f"{thing} region {region_id}"
+        if not labels:
+            left_out["regions without a class"] += 1
+            continue
+        if any(m.get("image_rotation") for m in members):
+            left_out["regions on a turned image"] += 1
+            continue
+        width, height = members[0].get("original_width"), members[0].get("original_height")
+        if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+            raise InputError(name, "the width and height of its image", f"{width}x{height}")
+        try:
+            rle = _mask(value, width, height)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(name, "a brush, polygon or rectangle", str(error)) from None
+        if rle is None:
+            left_out["regions that are no mask"] += 1
+        elif not mask_util.area(rle):
+            left_out["empty masks"] += 1
+        else:
+            found.append(Region(labels, rle, width, height))
+    return found
+
+
+def held_out(task_ids: list[int], share: float, seed: int) -> set[int]:
+    """The share of the tasks (rounded, but at least one to either side where there are two) that is held out.
+
+    A task's place follows from `seed` and its id alone.
+    """
+    if not share or len(task_ids) < 2:
+        return set()
+    count = min(max(round(share * len(task_ids)), 1), len(task_ids) - 1)
+    return set(sorted(task_ids, key=lambda t: hashlib.sha256(f"{seed} {t}".encode()).digest())[:count])
+
+
+def file_names(addresses: dict[int, str]) -> dict[int, str]:
+    """A file name for each task's image: as it was called before it was uploaded where that is unique."""
+    names = {task_id: original_name(address) for task_id, address in addresses.items()}
+    often = Counter(names.values())
+    return {t: name if often[name] == 1 else f"task-{t}/{PurePosixPath(name).name}" for t, name in names.items()}
+
+
+def original_name(address: str) -> str:
+    """What the image at an address was called: the path below the storage, or the last part of the address."""
+    parsed = urlparse(address)
+    below = parse_qs(parsed.query).get("d")
+    if below and parsed.path.startswith("/data/"):
+        parts = [p for p in PurePosixPath(below[-1]).parts if p not in ("/", "..", ".")]
+        return "/".join(parts) or "image"
+    name = PurePosixPath(unquote(parsed.path)).name or "image"
+    return UPLOAD_PREFIX.sub("", name) if "/upload/" in parsed.path else name
+
+
+def download(
+    client: Client, addresses: dict[int, str], cache: Path, progress: Callable[[int, int], None] | None = None
+) -> dict[int, Path]:
+    """The image of each task as a file below `cache`. Raises InputError naming the task whose image cannot be had."""
+    done = 0
+    paths: dict[int, Path] = {}
+    pool = ThreadPoolExecutor(DOWNLOADS)
+    try:
+        jobs = {task_id: pool.submit(_download, client, task_id, a, cache) for task_id, a in addresses.items()}
+        for task_id, job in jobs.items():
+            paths[task_id] = job.result()
+            done += 1
+            if progress:
+                progress(done, len(addresses))
+    finally:
+        # After a failure nobody waits for the thousands that are still to come.
+        pool.shutdown(cancel_futures=True)
+    return paths
+
+
+def _download(client: Client, task_id: int, address: str, cache: Path) -> Path:
+    """Downloads under another name first: one that was cut off must not be taken for an image later."""
+    suffix = PurePosixPath(original_name(address)).suffix.lower()[:8]
+    digest = hashlib.blake2b(address.encode(), digest_size=4).hexdigest()
+    target = cache / f"{task_id // 1000:04d}" / f"{task_id}-{digest}{suffix}"
+    if target.exists():
+        return target
+    from label_studio_sdk._extensions.label_studio_tools.core.utils.io import get_local_path
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".part-") as part, _patient_session():
+            path = get_local_path(
+                address,
+                cache_dir=part,
+                # The loader looks in Label Studio's own folder of this machine first, whoever's server it belongs to.
+                image_dir=str(Path(part) / "none"),
+                hostname=client.url,
+                access_token=client.access_token(),
+                task_id=task_id,
+            )
+            Path(path).replace(target)
+    except requests.HTTPError as error:
+        got = f"{error.response.status_code} for {address}" if error.response is not None else str(error)
+        raise InputError(f"image of task {task_id}", "an image that can be downloaded", got) from None
+    except (requests.RequestException, FileNotFoundError, ValueError) as error:
+        raise InputError(
+            f"image of task {task_id}", "an image that can be downloaded", f"{type(error).__name__} for {address}"
+        ) from None
+    except OSError as error:
+        raise InputError(cache, "a folder with room for images", error.strerror or error) from None
+    return target
+
+
+class _Session(requests.Session):
+    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
+        # A proxy meant for the outside world must not be asked for the machine's own servers.
+        self.trust_env = not is_local(str(url))
+        options.setdefault("timeout", DOWNLOAD_SECONDS)
+        return super().request(method, url, *args, **options)
+
+
+@contextlib.contextmanager
+def _patient_session() -> Iterator[None]:
+    """The loader sets no time limit of its own; newer ones can be given a session that does."""
+    try:
+        from label_studio_sdk._extensions.label_studio_tools.core.utils.io import http_session
+    except ImportError:
+        yield
+        return
+    with _Session() as session, http_session(session):
+        yield
+
+
+def _address(task: dict[str, Any], controls: MaskControls) -> str:
+    address = (task.get("data") or {}).get(controls.data_key)
+    if not isinstance(address, str) or not address:
+        raise InputError(f"task {task['id']}", f"an image's address under {controls.data_key!r}", repr(address)[:60])
+    return address
+
+
+def _size(path: Path, task_id: int, address: str) -> tuple[int, int]:
+    try:
+        return image_size(path)
+    except InputError as error:
+        raise InputError(f"image of task {task_id} ({address})", error.expected, error.got) from None
+
+
+def _classes(controls: MaskControls, regions: dict[int, list[Region]]) -> dict[int, str]:
+    """Class ids from 1 on, in the config's order; labels that only annotations have (dynamic ones) by name after it."""
+    used = {label for found in regions.values() for region in found for label in region.labels}
+    names = [*controls.classes, *sorted(used - set(controls.classes))]
+    if not names:
+        raise InputError("labeling config", "at least one label", "none")
+    return dict(enumerate(names, 1))
+
+
+def _dataset(images: list[ImageRecord], classes: dict[int, str], regions: dict[int, list[Region]]) -> CocoDataset:
+    ids = {name: class_id for class_id, name in classes.items()}
+    annotations: list[Annotation] = []
+    for image in images:
+        for region in regions[image.id]:
+            if (region.width, region.height) != (image.width, image.height):
+                raise InputError(
+                    f"task {image.id}", f"masks of {image.width}x{image.height}", f"{region.width}x{region.height}"
+                )
+            for label in region.labels:
+                annotations.append(Annotation(len(annotations) + 1, image.id, ids[label], region.rle))
+    return CocoDataset(images, dict(classes), annotations)
+
+
+def _mask(value: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
+    """The mask of a region's value; None where it is no brush, polygon or rectangle."""
+    if "rle" in value:
+        return from_brush(value["rle"], height, width)
+    if "points" in value:
+        points = [(float(x) * width / 100, float(y) * height / 100) for x, y in value["points"]]
+        return to_rle([[c for point in points for c in point]], height, width)
+    if {"x", "y", "width", "height"} <= value.keys() and "radiusX" not in value:
+        return to_rle([_corners(value, width, height)], height, width)
+    return None
+
+
+def _corners(value: dict[str, Any], width: int, height: int) -> list[float]:
+    """The corners of a rectangle, which turns clockwise about its upper left one, in pixels."""
+    x, y = value["x"] * width / 100, value["y"] * height / 100
+    across, down = value["width"] * width / 100, value["height"] * height / 100
+    angle = math.radians(value.get("rotation") or 0)
+    cos, sin = math.cos(angle), math.sin(angle)
+    ends = [(0.0, 0.0), (across, 0.0), (across, down), (0.0, down)]
+    return [c for a, d in ends for c in (x + a * cos - d * sin, y + a * sin + d * cos)]

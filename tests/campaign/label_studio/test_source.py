@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_util
+
+from campaign.label_studio.brush import brush_region, from_brush, to_brush
+from campaign.label_studio.client import Client, LabelStudioUnauthorized, LabelStudioUnavailable, ProjectGone
+from campaign.label_studio.controls import mask_controls
+from campaign.label_studio.server import LabelStudioServer
+from campaign.label_studio.source import (
+    download,
+    file_names,
+    held_out,
+    original_name,
+    parse_regions,
+    read_source,
+    standing_annotation,
+)
+from campaign.label_studio.writeback import WrittenMask, write_back
+from ml_backend.errors import InputError
+
+CONFIG = """<View><Image name="img" value="$image"/>
+<BrushLabels name="brush" toName="img"><Label value="nucleus"/><Label value="cell"/></BrushLabels>
+<PolygonLabels name="poly" toName="img"><Label value="nucleus"/></PolygonLabels>
+<RectangleLabels name="box" toName="img"><Label value="debris" alias="dirt"/></RectangleLabels>
+<Choices name="quality" toName="img"><Choice value="good"/></Choices></View>"""
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    return mask_util.encode(np.asfortranarray(mask, np.uint8))
+
+
+def ring_and_dot(height: int = 48, width: int = 64) -> np.ndarray:
+    """A mask with a hole and two parts, down to the single pixel."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[5:25, 6:30] = 1
+    mask[10:15, 12:20] = 0
+    mask[40, 50] = 1
+    return mask
+
+
+def region(name: str, kind: str, value: dict[str, Any], label: str | None, **more: Any) -> dict[str, Any]:
+    value = value | ({kind: [label]} if label else {})
+    return {"id": more.pop("id", f"{name}-{kind}"), "from_name": name, "to_name": "img", "type": kind,
+            "original_width": 64, "original_height": 48, "value": value} | more  # fmt: skip
+
+
+def polygon(*points: tuple[float, float]) -> dict[str, Any]:
+    """Points in pixels of a 64x48 image, as Label Studio's percent."""
+    return {"points": [[x * 100 / 64, y * 100 / 48] for x, y in points], "closed": True}
+
+
+def box(x: float, y: float, w: float, h: float, rotation: float = 0) -> dict[str, Any]:
+    return {"x": x * 100 / 64, "y": y * 100 / 48, "width": w * 100 / 64, "height": h * 100 / 48, "rotation": rotation}
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.zeros((48, 64), np.uint8),
+        np.ones((48, 64), np.uint8),
+        ring_and_dot(),
+        ring_and_dot().T.copy(),
+        np.eye(33, dtype=np.uint8),
+        (np.random.default_rng(0).random((50, 31)) < 0.4).astype(np.uint8),
+        np.ones((300, 400), np.uint8),
+    ],
+    ids=["empty", "full", "hole and parts", "upright", "diagonal", "noise", "long runs"],
+)
+def test_brush_round_trip(mask: np.ndarray) -> None:
+    height, width = mask.shape
+    back = from_brush(to_brush(encode(mask)), height, width)
+    assert np.array_equal(mask_util.decode(back), mask)
+
+
+@pytest.mark.parametrize("rle", [[], "text", [1, 2, 3, 4, 5, 6], [300] * 10, [0.5] * 10, [255] * 40])
+def test_brush_of_another_size_or_kind(rle: Any) -> None:
+    with pytest.raises(ValueError):
+        from_brush(rle, 48, 64)
+
+
+@pytest.mark.parametrize(
+    ("xml", "classes", "key"),
+    [
+        (CONFIG, ("nucleus", "cell", "dirt"), "image"),
+        ('<View><Image name="i" value="$u"/><Labels name="l" toName="i"><Label value="a"/></Labels>'
+         '<Brush name="b" toName="i"/></View>', ("a",), "u"),
+        ('<View><Text name="t" value="$t"/><Labels name="n" toName="t"><Label value="x"/></Labels>'
+         '<Image name="i" value="$u"/><BrushLabels name="l" toName="i" value="$dynamic"/></View>', (), "u"),
+    ],
+)  # fmt: skip
+def test_mask_controls(xml: str, classes: tuple[str, ...], key: str) -> None:
+    controls = mask_controls(xml)
+    assert (controls.classes, controls.data_key) == (classes, key)
+
+
+@pytest.mark.parametrize(
+    ("xml", "got"),
+    [
+        ("<View><Image", "expected XML"),
+        ('<View><Text name="t" value="$t"/><Labels name="n" toName="t"/></View>', "got <View> without"),
+        ('<View><Image name="i" value="$u"/><Choices name="c" toName="i"/></View>', "got <View> without"),
+    ],
+)
+def test_configs_without_masks(xml: str, got: str) -> None:
+    with pytest.raises(InputError, match=got):
+        mask_controls(xml)
+
+
+def drawn(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros((48, 64), np.uint8)
+    mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("regions", "expected"),
+    [
+        ([region("brush", "brushlabels", {"format": "rle", "rle": to_brush(encode(ring_and_dot()))}, "cell")],
+         [("cell", ring_and_dot())]),
+        ([region("poly", "polygonlabels", polygon((4, 4), (24, 4), (24, 20), (4, 20)), "nucleus")],
+         [("nucleus", drawn(4, 4, 24, 20))]),
+        ([region("box", "rectanglelabels", box(4, 4, 20, 16), "dirt")], [("dirt", drawn(4, 4, 24, 20))]),
+        # Turned by a quarter clockwise about its upper left corner.
+        ([region("box", "rectanglelabels", box(24, 4, 16, 20, 90), "dirt")], [("dirt", drawn(4, 4, 24, 20))]),
+        # Two labels on one region, and a box that reaches beyond the image.
+        ([region("box", "rectanglelabels", box(50, 40, 30, 30) | {"rectanglelabels": ["dirt", "b"]}, None)],
+         [("dirt", drawn(50, 40, 64, 48)), ("b", drawn(50, 40, 64, 48))]),
+    ],
+    ids=["brush", "polygon", "rectangle", "turned", "two labels"],
+)  # fmt: skip
+def test_parse_regions(regions: list[dict], expected: list[tuple[str, np.ndarray]]) -> None:
+    found = parse_regions(regions, mask_controls(CONFIG), "task 1")
+    got = [(label, mask_util.decode(r.rle)) for r in found for label in r.labels]
+    assert [label for label, _ in got] == [label for label, _ in expected]
+    for (_, mask), (_, true) in zip(got, expected, strict=True):
+        assert np.array_equal(mask, true)
+
+
+def test_parse_regions_of_labels_with_a_plain_brush() -> None:
+    xml = """<View><Image name="img" value="$i"/><Labels name="l" toName="img"><Label value="a"/></Labels>
+    <Polygon name="p" toName="img"/></View>"""
+    value = polygon((4, 4), (24, 4), (24, 20), (4, 20))
+    parts = [region("p", "polygon", value, None, id="x"), region("l", "labels", value, "a", id="x")]
+    (found,) = parse_regions(parts, mask_controls(xml), "task 1")
+    assert found.labels == ("a",)
+    assert np.array_equal(mask_util.decode(found.rle), drawn(4, 4, 24, 20))
+
+
+def test_what_is_no_mask_is_counted() -> None:
+    value = polygon((4, 4), (24, 4), (24, 20))
+    counted: Counter[str] = Counter()
+    regions = [
+        region("quality", "choices", {"choices": ["good"]}, None),
+        {"type": "relation", "from_id": "a", "to_id": "b"},
+        region("poly", "polygonlabels", value, None, id="1"),
+        region("poly", "polygonlabels", value, "nucleus", id="2", image_rotation=90),
+        region("box", "rectanglelabels", {"x": 1, "y": 1, "radiusX": 3, "radiusY": 3}, "dirt", id="3"),
+        region("brush", "brushlabels", {"rle": to_brush(encode(np.zeros((48, 64))))}, "cell", id="4"),
+    ]
+    assert parse_regions(regions, mask_controls(CONFIG), "task 1", counted) == []
+    assert counted == {
+        "choices regions": 1, "regions without a class": 1, "regions on a turned image": 1,
+        "regions that are no mask": 1, "empty masks": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (region("brush", "brushlabels", {"rle": to_brush(encode(np.ones((10, 10))))}, "cell"),
+         "task 5 region brush-brushlabels: expected a brush, polygon or rectangle, got a brush mask of 64x48 pixels"),
+        (region("poly", "polygonlabels", {"points": [[1, 1], [2, 2]]}, "cell"), "got polygons of at least three"),
+        (region("poly", "polygonlabels", {"points": "x"}, "cell"), "expected a brush, polygon or rectangle"),
+        (region("poly", "polygonlabels", polygon((1, 1), (5, 1), (5, 5)), "cell", original_width=0),
+         "expected the width and height of its image, got 0x48"),
+    ],
+)  # fmt: skip
+def test_bad_regions_are_named(bad: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_regions([bad], mask_controls(CONFIG), "task 5")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ([], None),
+        ([{"id": 1, "was_cancelled": True, "result": [], "updated_at": "2"}], None),
+        ([{"id": 1, "result": [], "updated_at": "1"}, {"id": 2, "result": [], "updated_at": "2"}], 2),
+        (
+            [
+                {"id": 1, "result": [], "updated_at": "1", "ground_truth": True},
+                {"id": 2, "result": [], "updated_at": "2"},
+            ],
+            1,
+        ),
+    ],
+)
+def test_standing_annotation(annotations: list[dict], expected: int | None) -> None:
+    found = standing_annotation({"annotations": annotations})
+    assert (found and found["id"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("/data/upload/3/0a1b2c3d-cells_1.png", "cells_1.png"),
+        ("/data/local-files/?d=set/a%20b.png", "set/a b.png"),
+        ("/data/local-files/?d=../../etc/a.png", "etc/a.png"),
+        ("http://host/folder/a%20b.jpg?size=2", "a b.jpg"),
+        ("http://host/folder/0a1b2c3d-a.jpg", "0a1b2c3d-a.jpg"),
+        ("s3://bucket/folder/a.tif", "a.tif"),
+        ("http://host/", "image"),
+    ],
+)
+def test_original_name(address: str, expected: str) -> None:
+    assert original_name(address) == expected
+
+
+def test_file_names_are_unique() -> None:
+    names = file_names({1: "http://a/x.png", 2: "http://b/x.png", 3: "http://b/y.png"})
+    assert names == {1: "task-1/x.png", 2: "task-2/x.png", 3: "y.png"}
+
+
+def test_held_out() -> None:
+    tasks = list(range(100))
+    first = held_out(tasks, 0.2, 0)
+    assert len(first) == 20
+    assert held_out(tasks[::-1], 0.2, 0) == first != held_out(tasks, 0.2, 1)
+    assert held_out(tasks, 0, 0) == held_out([1], 0.5, 0) == set()
+    assert len(held_out([1, 2], 0.01, 0)) == len(held_out([1, 2], 0.99, 0)) == 1
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(6):
+        pixels = np.full((48, 64, 3), 40 * i, np.uint8)
+        Image.fromarray(pixels).save(folder / f"im{i}.png")
+    return folder
+
+
+@pytest.fixture
+def web(images: Path) -> Iterator[str]:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=images)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def make_project(client: Client, title: str, tasks: list[dict]) -> tuple[int, list[int]]:
+    project = client.request("POST", "api/projects/", body={"title": title, "label_config": CONFIG})["id"]
+    made = client.request("POST", f"api/projects/{project}/import", params={"return_task_ids": "true"}, body=tasks)
+    return project, made["task_ids"]
+
+
+def annotation(*regions: dict) -> list[dict]:
+    return [{"result": list(regions), "ground_truth": False}]
+
+
+@pytest.mark.label_studio
+class TestReadSource:
+    def test_uploads_local_files_and_http(
+        self, label_studio: LabelStudioServer, label_studio_client: Client, images: Path, web: str, tmp_path: Path
+    ) -> None:
+        client = label_studio_client
+        project, (local, remote, skipped, free) = make_project(
+            client,
+            "Source: all kinds",
+            [
+                {"data": {"image": "/data/local-files/?d=set/im0.png"}, "annotations": annotation(
+                    region("brush", "brushlabels", {"rle": to_brush(encode(ring_and_dot()))}, "cell"))},
+                {"data": {"image": f"{web}/im1.png"}, "annotations": annotation(
+                    region("box", "rectanglelabels", box(4, 4, 20, 16), "dirt"),
+                    region("poly", "polygonlabels", polygon((30, 4), (40, 4), (40, 20), (30, 20)), "nucleus"),
+                    region("quality", "choices", {"choices": ["good"]}, None))},
+                {"data": {"image": f"{web}/im2.png"},
+                 "annotations": [{"result": [], "was_cancelled": True, "ground_truth": False}]},
+                {"data": {"image": f"{web}/im3.png"}},
+            ],
+        )  # fmt: skip
+        assert label_studio.files
+        (label_studio.files / "set").mkdir(exist_ok=True)
+        (label_studio.files / "set" / "im0.png").write_bytes((images / "im0.png").read_bytes())
+        storage = {"project": project, "path": str(label_studio.files / "set"), "use_blob_urls": True}
+        client.request("POST", "api/storages/localfiles", body=storage)
+        import requests
+
+        with (images / "im4.png").open("rb") as file:
+            requests.post(
+                f"{client.url}/api/projects/{project}/import", files={"file": ("im4.png", file)},
+                headers={"Authorization": f"Token {label_studio.token}"}, timeout=30,
+            ).raise_for_status()  # fmt: skip
+        before = client.project(project), list(client.tasks(project, "id,updated_at"))
+        steps: list[tuple[int, int]] = []
+        source = read_source(
+            client, project, tmp_path / "cache", heldout_share=0.5, progress=lambda *s: steps.append(s)
+        )
+        assert source.classes == {1: "nucleus", 2: "cell", 3: "dirt"}
+        assert source.left_out == {"choices regions": 1}
+        assert steps[-1] == (5, 5)
+        annotated = source.labelled.images + source.heldout.images
+        assert len(source.labelled.images) == len(source.heldout.images) == 1
+        assert {i.id: i.file_name for i in annotated} == {local: "set/im0.png", remote: "im1.png"}
+        assert [i.file_name for i in source.pool.images] == ["im2.png", "im3.png", "im4.png"]
+        assert [i.id for i in source.pool.images][:2] == [skipped, free]
+        assert source.pool.annotations == []
+        for image in annotated + source.pool.images:
+            assert (image.width, image.height) == (64, 48)
+            assert image.path.read_bytes() == (images / Path(image.file_name).name).read_bytes()
+        masks = {
+            (a.image_id, source.classes[a.class_id]): mask_util.decode(a.rle)
+            for a in source.labelled.annotations + source.heldout.annotations
+        }
+        assert masks.keys() == {(local, "cell"), (remote, "dirt"), (remote, "nucleus")}
+        assert np.array_equal(masks[local, "cell"], ring_and_dot())
+        assert np.array_equal(masks[remote, "dirt"], drawn(4, 4, 24, 20))
+        assert np.array_equal(masks[remote, "nucleus"], drawn(30, 4, 40, 20))
+        # Nothing was written, and a second time nothing is downloaded.
+        assert (client.project(project), list(client.tasks(project, "id,updated_at"))) == before
+        (images / "im3.png").unlink()
+        again = read_source(client, project, tmp_path / "cache", heldout_share=0.5)
+        assert [i.path for i in again.pool.images] == [i.path for i in source.pool.images]
+
+    def test_bad_sources(self, label_studio_client: Client, images: Path, web: str, tmp_path: Path) -> None:
+        client = label_studio_client
+        wrong_size = region("box", "rectanglelabels", box(1, 1, 5, 5), "dirt", original_width=32, original_height=24)
+        (images / "torn.png").write_bytes((images / "im0.png").read_bytes()[:20])
+        cases = [
+            ([{"data": {"image": f"{web}/none.png"}}], "image of task {}: expected an image that .*, got 404"),
+            ([{"data": {"image": "http://127.0.0.1:9/a.png"}}], "image of task {}: expected .*, got ConnectionError"),
+            ([{"data": {"image": f"{web}/torn.png"}}], r"image of task {} \(.*torn.png\): expected a readable image"),
+            ([{"data": {"image": f"{web}/im0.png"}, "annotations": annotation(wrong_size)}],
+             "task {}: expected masks of 64x48, got 32x24"),
+        ]  # fmt: skip
+        for number, (tasks, message) in enumerate(cases):
+            project, (task, *_) = make_project(client, f"Source: bad {number}", tasks)
+            with pytest.raises(InputError, match=message.format(task)):
+                read_source(client, project, tmp_path / "cache")
+        empty = client.request("POST", "api/projects/", body={"title": "Source: empty", "label_config": CONFIG})["id"]
+        with pytest.raises(InputError, match=f"project {empty}: expected at least one task, got none"):
+            read_source(client, empty, tmp_path / "cache")
+        client.request("DELETE", f"api/projects/{empty}/")
+        with pytest.raises(ProjectGone):
+            read_source(client, empty, tmp_path / "cache")
+        with pytest.raises(InputError, match="held-out share"):
+            read_source(client, empty, tmp_path / "cache", heldout_share=1)
+
+    def test_nothing_half_written_is_kept(self, label_studio_client: Client, web: str, tmp_path: Path) -> None:
+        with pytest.raises(InputError):
+            download(label_studio_client, {1: f"{web}/im0.png", 2: f"{web}/none.png"}, tmp_path / "cache")
+        left = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+        assert [p.stat().st_size for p in left] == [p.stat().st_size for p in left if p.suffix == ".png"]
+        assert len(left) <= 1
+
+
+@pytest.mark.label_studio
+class TestWriteBack:
+    def test_once_as_predictions_and_then_as_annotations(
+        self, label_studio_client: Client, web: str, tmp_path: Path
+    ) -> None:
+        client = label_studio_client
+        project, tasks = make_project(
+            client, "Source: written", [{"data": {"image": f"{web}/im{i}.png"}} for i in range(3)]
+        )
+        masks = [
+            WrittenMask(tasks[0], "cell", encode(ring_and_dot()), 0.75),
+            WrittenMask(tasks[0], "nucleus", encode(drawn(4, 4, 24, 20)), 0.25),
+            WrittenMask(tasks[1], "nucleus", encode(drawn(0, 0, 5, 5))),
+        ]
+        assert write_back(client, project, masks[:2], "round 1") == 1
+        assert write_back(client, project, masks, "round 1") == 1
+        assert write_back(client, project, masks, "round 1", annotations=True) == 0
+        assert write_back(client, project, masks, "round 1", annotations=True) == 0
+        fields = "id,predictions,annotations,result,score,model_version"
+        found = {t["id"]: t for t in client.tasks(project, fields, annotations=True)}
+        assert [len(found[t]["predictions"]) for t in tasks] == [1, 1, 0]
+        assert [len(found[t]["annotations"]) for t in tasks] == [1, 1, 0]
+        assert (found[tasks[0]]["predictions"][0]["score"], found[tasks[1]]["predictions"][0]["score"]) == (0.5, None)
+        # What was written is read as a source project's masks, down to the pixel.
+        source = read_source(client, project, tmp_path / "cache", heldout_share=0)
+        got = {(a.image_id, source.classes[a.class_id]): mask_util.decode(a.rle) for a in source.labelled.annotations}
+        assert got.keys() == {(m.task_id, m.class_name) for m in masks}
+        for m in masks:
+            assert np.array_equal(got[m.task_id, m.class_name], mask_util.decode(m.rle))
+
+    def test_class_without_a_brush(self, label_studio_client: Client, web: str) -> None:
+        project, tasks = make_project(label_studio_client, "Source: no brush", [{"data": {"image": f"{web}/im0.png"}}])
+        with pytest.raises(InputError, match="expected a BrushLabels control with the label dirt, got none"):
+            write_back(label_studio_client, project, [WrittenMask(tasks[0], "dirt", encode(ring_and_dot()))], "v")
+
+
+def test_brush_region_names_itself_by_its_mask() -> None:
+    one, other = (brush_region(encode(drawn(0, 0, n, n)), "cell", "brush", "img") for n in (3, 4))
+    assert one["id"] != other["id"]
+    assert one["value"]["brushlabels"] == ["cell"]
+    assert "score" not in one
+
+
+def test_unreachable_and_unauthorized(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    gone = Client("http://127.0.0.1:9", "t" * 40, retry_delays=(0.01,))
+    with pytest.raises(LabelStudioUnavailable, match=r"http://127\.0\.0\.1:9: expected a running Label Studio, got"):
+        read_source(gone, 1, tmp_path)
+    server = request.getfixturevalue("label_studio")
+    with pytest.raises(LabelStudioUnauthorized, match="expected a token that Label Studio accepts, got 401"):
+        read_source(Client(server.url, "t" * 40), 1, tmp_path)
