@@ -1,0 +1,173 @@
+"""From images to predictions: scaling, tiling, and exact masks in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pycocotools import mask as mask_util
+from torch import Tensor
+from torch.nn import functional
+
+from ml_backend.coco import ImageRecord
+from ml_backend.detectors.augmentation import load_pixels, scaled, statistics
+from ml_backend.detectors.network import Detections
+from ml_backend.detectors.options import DetectorOptions
+from ml_backend.features import project, raw_feature
+from ml_backend.pasting import paste, window_rle
+from ml_backend.predictions import Predictions
+
+_STRIDE = 32
+
+
+@dataclass
+class Tile:
+    """A part of a scaled image: pixels (3, h, w), its corner, and whether its sides are cut through the image.
+
+    cut: left, top, right, bottom.
+    """
+
+    pixels: Tensor
+    x: int
+    y: int
+    cut: tuple[bool, bool, bool, bool]
+
+
+@dataclass
+class Prepared:
+    """An image ready for the network."""
+
+    record: ImageRecord
+    zoom: tuple[float, float]
+    tiles: list[Tile]
+
+
+def prepare(record: ImageRecord, options: DetectorOptions) -> Prepared:
+    """Reads, normalises, scales and, where it is long, tiles an image."""
+    pixels = load_pixels(record)
+    mean, deviation = statistics(pixels, options.standardise)
+    height, width = (max(round(n * options.scale), 1) for n in pixels.shape[:2])
+    image = scaled(pixels, mean, deviation, height, width)
+    tiles = []
+    for y, h in tile_spans(height, options.tile):
+        for x, w in tile_spans(width, options.tile):
+            cut = (x > 0, y > 0, x + w < width, y + h < height)
+            tiles.append(Tile(image[:, y : y + h, x : x + w], x, y, cut))
+    return Prepared(record, (width / record.width, height / record.height), tiles)
+
+
+def tile_spans(length: int, tile: int) -> list[tuple[int, int]]:
+    """(start, length) of tiles along one side, all of one length, that overlap by at least a quarter."""
+    if length <= tile:
+        return [(0, length)]
+    count = int(np.ceil((length - tile) / (tile * 0.75))) + 1
+    starts = np.linspace(0, length - tile, count).round().astype(int)
+    return [(int(s), tile) for s in starts]
+
+
+def batched(tiles: list[Tile]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Tiles padded to one size of whole strides, (b, 3, h, w), and their sizes before."""
+    sizes = [tuple(t.pixels.shape[-2:]) for t in tiles]
+    height = -(-max(s[0] for s in sizes) // _STRIDE) * _STRIDE
+    width = -(-max(s[1] for s in sizes) // _STRIDE) * _STRIDE
+    padded = [functional.pad(t.pixels, (0, width - s[1], 0, height - s[0])) for t, s in zip(tiles, sizes, strict=True)]
+    return torch.stack(padded), sizes
+
+
+def whole(detections: Detections, tile: Tile) -> Tensor:
+    """Which detections are not cut off by a side of their tile that lies inside the image, (n,) bool."""
+    height, width = tile.pixels.shape[-2:]
+    boxes = detections.boxes
+    left, top, right, bottom = tile.cut
+    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    keep &= ~((boxes[:, 0] < 2) & left) & ~((boxes[:, 1] < 2) & top)
+    return keep & ~((boxes[:, 2] > width - 2) & right) & ~((boxes[:, 3] > height - 2) & bottom)
+
+
+def to_predictions(
+    image: Prepared,
+    found: list[Detections],
+    options: DetectorOptions,
+    classes: list[int],
+    calibrate,
+) -> Predictions:
+    """Detections of an image's tiles as predictions in its own pixels, best score first.
+
+    Args:
+        image: what was detected in.
+        found: detections of each tile.
+        options: thresholds, features.
+        classes: category ids of the labels 1, 2, ….
+        calibrate: maps raw predicted IoU (n,) to the calibrated one.
+    """
+    parts = []
+    for tile, detections in zip(image.tiles, found, strict=True):
+        keep = whole(detections, tile)
+        corner = detections.boxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
+        raw = raw_feature(options.feature, detections.roi_features, detections.masks, detections.hidden)
+        parts.append(
+            (
+                (detections.boxes + corner)[keep].float().cpu().numpy(),
+                detections.labels[keep].cpu().numpy(),
+                detections.confidence[keep].float().cpu().numpy(),
+                detections.predicted_iou[keep].float().cpu().numpy(),
+                detections.masks[keep].float().cpu().numpy(),
+                project(options.feature, raw[keep], options.feature_width).cpu().numpy(),
+            )
+        )
+    boxes, labels, confidence, predicted, masks, features = (np.concatenate(c) for c in zip(*parts, strict=True))
+    record, zoom = image.record, np.array([*image.zoom, *image.zoom])
+    boxes = boxes / zoom
+    predicted = calibrate(predicted)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.argsort(-confidence * predicted, kind="stable")
+    order = order[area[order] > (options.min_area or 0.0)]
+    rows, counts = [], []
+    for row in order.tolist():
+        window, x, y = paste(masks[row], boxes[row], record.height, record.width)
+        if window.any():
+            rows.append(row)
+            counts.append(window_rle(window, x, y, record.height, record.width))
+    kept = suppress(counts, labels[rows], record, options.mask_nms)[: options.max_detections]
+    rows = np.array(rows, int)[kept]
+    corners = boxes[rows].reshape(-1, 4)
+    rle = np.empty(len(rows), object)
+    rle[:] = [counts[i] for i in kept]
+    return Predictions(
+        mask_id=np.arange(len(rows)),
+        image_id=np.full(len(rows), record.id),
+        class_id=np.asarray(classes, np.int32)[labels[rows] - 1],
+        box=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
+        rle=rle,
+        size=np.tile([[record.height, record.width]], (len(rows), 1)),
+        confidence=confidence[rows],
+        predicted_iou=predicted[rows],
+        features=features[rows],
+    )
+
+
+def suppress(counts: list[bytes], labels: np.ndarray, record: ImageRecord, limit: float) -> np.ndarray:
+    """Rows that stay when of two masks that overlap by IoU over `limit` the later one goes, whatever its class."""
+    if not counts:
+        return np.zeros(0, int)
+    rles = [{"size": [record.height, record.width], "counts": c} for c in counts]
+    iou = np.asarray(mask_util.iou(rles, rles, [0] * len(rles)))
+    keep = np.ones(len(counts), bool)
+    for row in range(len(counts)):
+        if keep[row]:
+            keep[row + 1 :] &= iou[row, row + 1 :] <= limit
+    return np.flatnonzero(keep)
+
+
+def groups(images: Iterator[Prepared], size: int) -> Iterator[list[Prepared]]:
+    """Lists of up to `size` images, in order."""
+    group: list[Prepared] = []
+    for image in images:
+        group.append(image)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

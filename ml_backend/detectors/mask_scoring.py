@@ -1,0 +1,287 @@
+"""Mask Scoring R-CNN on torchvision: a detector that pip alone installs, for a CPU or a GPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ml_backend.calibration import Calibration
+from ml_backend.coco import CocoDataset, ImageRecord
+from ml_backend.detector import Progress
+from ml_backend.detectors.augmentation import CropSampler
+from ml_backend.detectors.inference import Prepared, batched, groups, prepare, to_predictions
+from ml_backend.detectors.options import DetectorOptions
+from ml_backend.detectors.presets import build
+from ml_backend.errors import InputError
+from ml_backend.evaluation import average_precision, calibration_report, true_iou
+from ml_backend.predictions import Predictions
+from ml_backend.training import Schedule, digest, run, save
+
+log = logging.getLogger(__name__)
+
+FORMAT = "mask-scoring-rcnn/1"
+CHECKPOINT, UNFINISHED, METRICS = "model.pt", "unfinished.pt", "metrics.json"
+# Options that change what is predicted but not the weights; they may be given anew when a checkpoint is loaded.
+PREDICTION_OPTIONS = {
+    "device", "threads", "bfloat16", "min_score", "min_area", "nms", "mask_nms", "max_detections", "predict_batch",
+    "tile", "feature", "feature_width",
+}  # fmt: skip
+
+
+class MaskScoringRCNN:
+    """Masks, confidence, predicted IoU and features of every image.
+
+    Attributes:
+        version: a name of the weights, the same for the same weights.
+        classes: category id to name.
+        options: how it was trained and predicts.
+        metrics: AP and calibration on the held-out images, as far as they were measured.
+    """
+
+    def __init__(
+        self,
+        options: DetectorOptions,
+        classes: dict[int, str],
+        state: dict[str, torch.Tensor],
+        calibration: Calibration,
+        metrics: dict[str, Any],
+    ):
+        self.options, self.calibration, self.metrics = options, calibration, metrics
+        self.classes = dict(sorted(classes.items()))
+        self.device = _device(options)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.network = build(options, len(classes), pretrained=False)
+        self.network.load_state_dict(state)
+        self.network.to(self.device).eval()
+        if self.device.type == "cpu":
+            self.network.to(memory_format=torch.channels_last)
+        self.version = f"{options.preset}-{digest(state, list(calibration.raw), list(calibration.calibrated))}"
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, **options: Any) -> MaskScoringRCNN:
+        """The detector stored at `checkpoint`.
+
+        `options` may give anew what concerns prediction only: device, thresholds, feature kind and so on. Raises
+        InputError where the file is missing, not a checkpoint of this detector, or an option is not one of those.
+        """
+        stored = _read(Path(checkpoint))
+        for name in options:
+            if name not in PREDICTION_OPTIONS:
+                raise InputError(f"detector option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
+        values = {**stored["options"], **{k: v for k, v in options.items() if v is not None}}
+        return cls(
+            DetectorOptions.create(values),
+            stored["classes"],
+            stored["network"],
+            Calibration(tuple(stored["calibration"][0]), tuple(stored["calibration"][1])),
+            json.loads(stored["metrics"]),
+        )
+
+    def predict(self, images: Iterable[ImageRecord]) -> Iterator[Predictions]:
+        """One `Predictions` per image, in order; masks best score first. Raises InputError for a bad image.
+
+        Reading the next images overlaps with the network.
+        """
+        for group in groups(self._prepared(images), self.options.predict_batch):
+            yield from self._predict(group)
+
+    def _prepared(self, images: Iterable[ImageRecord]) -> Iterator[Prepared]:
+        records = iter(images)
+        with ThreadPoolExecutor(1) as reader:
+            depth = self.options.predict_batch + 1
+            waiting = [reader.submit(prepare, r, self.options) for r in islice(records, depth)]
+            while waiting:
+                image = waiting.pop(0).result()
+                waiting += [reader.submit(prepare, r, self.options) for r in islice(records, 1)]
+                yield image
+
+    def _predict(self, group: list[Prepared]) -> Iterator[Predictions]:
+        tiles = [t for image in group for t in image.tiles]
+        found = []
+        for start in range(0, len(tiles), self.options.predict_batch):
+            pixels, sizes = batched(tiles[start : start + self.options.predict_batch])
+            pixels = pixels.to(self.device)
+            if self.device.type == "cpu":
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=_bfloat16(self.options, self.device)):
+                found += self.network.detect(pixels, sizes)
+        at = 0
+        for image in group:
+            part = found[at : at + len(image.tiles)]
+            at += len(image.tiles)
+            yield to_predictions(image, part, self.options, list(self.classes), self.calibration)
+
+    @classmethod
+    def train(
+        cls,
+        data: CocoDataset,
+        heldout: CocoDataset | None,
+        output: str | Path,
+        *,
+        options: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+        start_from: str | Path | None = None,
+    ) -> Path:
+        """Trains into the folder `output` and gives the finished checkpoint.
+
+        A run that was killed goes on from its last checkpoint; a finished one is given back as it is. Beside the
+        checkpoint lies `metrics.json` with AP and calibration on `heldout`.
+
+        Args:
+            data: annotated images. Those not `exhaustive` teach objects, but not background.
+            heldout: images for AP and for the calibration of predicted IoU; none leaves both out.
+            output: folder, made if need be.
+            options: of `DetectorOptions`.
+            progress: called with ("train" or "heldout", done, total).
+            start_from: checkpoint of an earlier round, whose weights, scale and anchors are taken over.
+
+        Raises InputError for bad options, a set without objects, or a checkpoint that does not fit.
+        """
+        output = Path(output)
+        chosen = DetectorOptions.create(options)
+        earlier = _read(Path(start_from)) if start_from else None
+        classes = dict(sorted(data.classes.items()))
+        if earlier is not None:
+            chosen = _continued(chosen, earlier, classes)
+        chosen = chosen.resolve(data)
+        fingerprint = digest(
+            chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS),
+            classes,
+            [[i.id, i.file_name, i.exhaustive] for i in data.images],
+            [[a.id, a.image_id, a.class_id] for a in data.annotations],
+            earlier["network"] if earlier else {},
+        )
+        finished = output / CHECKPOINT
+        if finished.is_file() and _read(finished)["fingerprint"] == fingerprint:
+            return finished
+        network = _train_network(data, list(classes), chosen, output / UNFINISHED, fingerprint, earlier, progress)
+        state = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+        detector = cls(chosen, classes, state, Calibration(), {})
+        if heldout is not None and heldout.images:
+            detector._measure(heldout, progress)
+        stored = {
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "options": detector.options.model_dump(mode="json"),
+            "classes": classes,
+            "network": state,
+            "calibration": [list(detector.calibration.raw), list(detector.calibration.calibrated)],
+            "metrics": json.dumps(detector.metrics),
+        }
+        save(finished, stored)
+        (output / METRICS).write_text(json.dumps(detector.metrics, indent=2))
+        (output / UNFINISHED).unlink(missing_ok=True)
+        return finished
+
+    def _measure(self, heldout: CocoDataset, progress: Progress | None) -> None:
+        """Sets calibration and metrics from the held-out images."""
+        parts = []
+        for done, part in enumerate(self.predict(heldout.images), 1):
+            parts.append(part)
+            if progress:
+                progress("heldout", done, len(heldout.images))
+        found = Predictions.concatenate(parts)
+        true = true_iou(found, heldout, one_to_one=False)
+        before = calibration_report(found.predicted_iou, true)
+        after = before
+        if self.options.calibrate:
+            # Honest figures: each half of the images is judged by what the other half taught.
+            crossed = np.array(found.predicted_iou)
+            half = np.isin(found.image_id, [i.id for i in heldout.images][::2])
+            for part in (half, ~half):
+                crossed[part] = Calibration.fit(found.predicted_iou[~part], true[~part])(found.predicted_iou[part])
+            after = calibration_report(crossed, true)
+            self.calibration = Calibration.fit(found.predicted_iou, true)
+        calibrated = Predictions(
+            **{
+                **{n: getattr(found, n) for n in Predictions._types},
+                "predicted_iou": self.calibration(found.predicted_iou),
+            }
+        )
+        precision = average_precision(calibrated, heldout, self.options.max_detections)
+        self.metrics = {
+            "heldout_images": len(heldout.images),
+            "heldout_masks": len(found),
+            **{f"{kind}_{k}": v for kind, values in precision.items() for k, v in vars(values).items()},
+            "iou_before_calibration": before.to_json(),
+            "iou_after_calibration": after.to_json(),
+        }
+
+
+def _train_network(data, classes, options, unfinished, fingerprint, earlier, progress):
+    device = _device(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    network = build(options, len(classes), pretrained=earlier is None).to(device)
+    if device.type == "cpu":
+        network.to(memory_format=torch.channels_last)
+    if earlier is not None:
+        network.load_state_dict(earlier["network"])
+    sampler = CropSampler(data, classes, options)
+    half = _bfloat16(options, device)
+
+    def losses(net, batch, step):
+        images, targets = batch
+        images = images.to(device)
+        if device.type == "cpu":
+            images = images.contiguous(memory_format=torch.channels_last)
+        score = earlier is not None or step >= options.steps * options.score_from
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return net(images, [t.to(device) for t in targets], score)
+
+    schedule = Schedule(
+        options.steps, options.learning_rate, options.weight_decay, min(options.warmup, options.steps // 2),
+        options.averaging, options.clip, options.checkpoint_every, options.seed,
+    )  # fmt: skip
+    run(network, sampler.batch, losses, schedule, unfinished, fingerprint, progress)
+    return network
+
+
+def _continued(options: DetectorOptions, earlier: dict[str, Any], classes: dict[int, str]) -> DetectorOptions:
+    """Options that go with the weights of an earlier round. Raises InputError where they cannot."""
+    former = DetectorOptions.create(earlier["options"])
+    if former.preset != options.preset:
+        raise InputError("start_from", f"a checkpoint of preset {options.preset}", former.preset)
+    if earlier["classes"] != classes:
+        raise InputError("start_from", f"a checkpoint for the classes {classes}", earlier["classes"])
+    kept = {name: getattr(former, name) for name in ("scale", "anchors", "standardise")}
+    if options.min_area is None:
+        kept["min_area"] = former.min_area
+    return options.model_copy(update=kept)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(path, "a checkpoint", "no such file")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(path, "a checkpoint", f"a file that cannot be read ({type(error).__name__})") from None
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise InputError(path, f"a checkpoint of format {FORMAT}", "another file")
+    return stored
+
+
+def _device(options: DetectorOptions) -> torch.device:
+    try:
+        return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError("detector option device", "a torch device such as cpu or cuda:0", options.device) from None
+
+
+def _bfloat16(options: DetectorOptions, device: torch.device) -> bool:
+    if options.bfloat16 is not None:
+        return options.bfloat16
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(supported and supported())

@@ -1,0 +1,66 @@
+"""From mask probabilities over a box to the exact run lengths of the mask in its image.
+
+Each mask is resampled inside its own box only, so cost and memory follow the boxes and not the image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+
+def paste(probabilities: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """The mask in its image: (window (h, w) bool, x0, y0), the window's corner in whole pixels.
+
+    A pixel belongs to the mask where its probability is over 0.5, sampled bilinearly at the pixel's centre, and
+    averaged over the pixel where the mask is finer than the pixels.
+
+    Args:
+        probabilities: (m, m) over the box.
+        box: x0, y0, x1, y1 in pixels; may reach out of the image.
+        height, width: of the image.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box)
+    left, columns = _samples(x0, x1, width, probabilities.shape[1])
+    top, rows = _samples(y0, y1, height, probabilities.shape[0])
+    return (rows @ probabilities.astype(np.float32) @ columns.T) > 0.5, left, top
+
+
+def _samples(low: float, high: float, limit: int, cells: int) -> tuple[int, np.ndarray]:
+    """First pixel inside [low, high) and the (pixels, cells) weights of the mask's cells at each pixel's centre."""
+    first = max(int(np.ceil(low - 0.5)), 0)
+    last = min(int(np.ceil(high - 0.5)), limit)
+    span = max(high - low, 1e-6)
+    centres = (np.arange(first, max(last, first), dtype=np.float32) + 0.5 - low) * (cells / span) - 0.5
+    reach = max(1.0, cells / span)
+    weights = 1.0 - np.abs(centres[:, None] - np.arange(cells, dtype=np.float32)) / reach
+    return first, (np.maximum(weights, 0.0) / reach).astype(np.float32)
+
+
+def window_rle(window: np.ndarray, x0: int, y0: int, height: int, width: int) -> bytes:
+    """Counts of the COCO compressed RLE of a mask that is `window` at (x0, y0) and empty elsewhere.
+
+    Equal to encoding the full image, without making it.
+    """
+    columns = np.zeros((window.shape[1], window.shape[0] + 2), np.int8)
+    columns[:, 1:-1] = window.T
+    step = np.diff(columns, axis=1)
+    at_column, at_row = np.nonzero(step)
+    places = (at_column + x0) * height + at_row + y0
+    starts, ends = places[0::2], places[1::2]
+    # Runs that touch, from the bottom of one column to the top of the next, are one run.
+    apart = starts[1:] != ends[:-1]
+    starts, ends = starts[np.r_[True, apart][: len(starts)]], ends[np.r_[apart, True][: len(ends)]]
+    edges = np.empty(2 * len(starts) + 2, np.int64)
+    edges[0], edges[1:-1:2], edges[2:-1:2], edges[-1] = 0, starts, ends, height * width
+    runs = np.diff(edges)
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    return mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"]
+
+
+def full_mask(window: np.ndarray, x0: int, y0: int, height: int, width: int) -> np.ndarray:
+    """The mask as (height, width) bool."""
+    full = np.zeros((height, width), bool)
+    full[y0 : y0 + window.shape[0], x0 : x0 + window.shape[1]] = window
+    return full
