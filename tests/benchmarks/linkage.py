@@ -1,0 +1,250 @@
+"""Ours, fastcluster and SciPy on the same masks, each in a process of its own.
+
+    python -m tests.benchmarks.linkage --n 20000 --dim 256 --data blobs --json
+
+Data: `nuclei` and `granular` are features of real detections (`--features FILE.npz` with arrays `features` and
+`scores`, or the cached ones), resampled with jitter where more are needed; `blobs` are clusters of Gaussians;
+`noise` is uniform noise. Peers get the condensed distances in double precision that they need; computing those
+is part of their time, as it is of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+KINDS = ("nuclei", "granular", "blobs", "noise")
+PEERS = {"none": (), "fastcluster": ("fastcluster",), "all": ("fastcluster", "scipy")}
+
+
+def main() -> None:
+    """Run the benchmark of the command line, or one process of it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.linkage", description=__doc__.split("\n")[0])
+    parser.add_argument("--n", type=int, required=True, help="number of masks")
+    parser.add_argument("--dim", type=int, default=256, help="feature dimensions")
+    parser.add_argument("--data", choices=KINDS, default="blobs")
+    parser.add_argument("--features", type=Path, help="real features: an .npz with arrays features and scores")
+    parser.add_argument("--peers", choices=PEERS, default="all", help="who runs beside ours")
+    parser.add_argument("--engine", choices=("auto", "exact", "approximate"), default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--memory-gib", type=float, help="budget of ours")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeat", type=int, default=1, help="runs of ours; the fastest counts")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments)
+        return
+    result = measure(arguments)
+    print(json.dumps(result) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in result.items()))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run every process in turn and compare what they left behind."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="linkage-") as name:
+        folder = Path(name)
+        _start(arguments, folder, "data")
+        ours = min((_start(arguments, folder, "ours") for _ in range(arguments.repeat)), key=lambda run: run["s"])
+        peers = {peer: _start(arguments, folder, peer) for peer in PEERS[arguments.peers]}
+        merges = np.load(folder / "ours.npy")
+        error, correlation = None, None
+        finished = [peer for peer in peers if (folder / f"{peer}.npy").is_file()]
+        if finished and len(merges):
+            reference = np.load(folder / f"{finished[0]}.npy")
+            heights = np.sort(reference[:, 2])
+            scale = np.maximum(heights, 1e-6 * heights[-1])
+            error = float((np.abs(np.sort(merges[:, 2]) - heights) / scale).max())
+            correlation = _correlation(merges, reference)
+    result: dict[str, Any] = {"n": arguments.n, "dim": arguments.dim, "data": arguments.data}
+    result |= {"engine": ours["engine"], "device": ours["device"], "ours_s": ours["s"]}
+    result |= {f"{peer}_s": peers.get(peer, {}).get("s") for peer in ("fastcluster", "scipy")}
+    result["ours_rss_gib"] = ours["rss_gib"]
+    result |= {f"{peer}_rss_gib": peers.get(peer, {}).get("rss_gib") for peer in ("fastcluster", "scipy")}
+    result |= {"max_rel_height_error": error, "cophenetic_corr": correlation}
+    result |= {key: ours[key] for key in ("tree_s", "max_error_bound", "median_error_bound", "steps")}
+    return result
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """One process: make the data, or cluster it and report seconds and peak memory."""
+    import numpy as np
+
+    folder, task = arguments.folder, arguments.worker
+    if task == "data":
+        features, scores = data(arguments)
+        np.save(folder / "features.npy", features)
+        np.save(folder / "scores.npy", scores)
+        print(json.dumps({}))
+        return
+    features, scores = np.load(folder / "features.npy"), np.load(folder / "scores.npy")
+    run = _ours if task == "ours" else _peer
+    print(json.dumps(run(arguments, features, scores)))
+
+
+def data(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Features float32 (n, d) and scores float32 (n,) of the wanted kind."""
+    import numpy as np
+
+    n, dim, rng = arguments.n, arguments.dim, np.random.default_rng(arguments.seed)
+    if arguments.data in ("nuclei", "granular"):
+        return _real(arguments, rng)
+    features = np.empty((n, dim), np.float32)
+    centres = rng.normal(size=(max(2, n // 500), dim)) * rng.gamma(2, 1, (max(2, n // 500), 1))
+    for low in range(0, n, 65536):
+        high = min(n, low + 65536)
+        if arguments.data == "noise":
+            features[low:high] = rng.random((high - low, dim))
+        else:
+            features[low:high] = centres[rng.integers(0, len(centres), high - low)]
+            features[low:high] += rng.normal(size=(high - low, dim), scale=0.7)
+    return features, rng.beta(5, 2, n).astype(np.float32)
+
+
+def _real(arguments: argparse.Namespace, rng: Any) -> tuple[Any, Any]:
+    import numpy as np
+    from platformdirs import user_cache_path
+
+    path = arguments.features or user_cache_path("label-studio-cluster-verification") / f"{arguments.data}.npz"
+    if not path.is_file():
+        sys.exit(f"{path}: expected features of a detector run (arrays features and scores), got no such file")
+    with np.load(path) as stored:
+        features, scores = stored["features"].astype(np.float32), stored["scores"].astype(np.float32)
+    if features.shape[1] > arguments.dim:
+        features = features @ rng.normal(size=(features.shape[1], arguments.dim)).astype(np.float32)
+        features /= np.float32(np.sqrt(arguments.dim))
+    chosen = rng.permutation(len(features))[: arguments.n]
+    extra = rng.integers(0, len(features), arguments.n - len(chosen))
+    jitter = 0.3 * features.std(0)
+    out = np.empty((arguments.n, features.shape[1]), np.float32)
+    out[: len(chosen)] = features[chosen]
+    for low in range(0, len(extra), 65536):
+        part = extra[low : low + 65536]
+        noise = rng.normal(size=(len(part), features.shape[1])).astype(np.float32) * jitter
+        out[len(chosen) + low : len(chosen) + low + len(part)] = features[part] + noise
+    marks = np.concatenate([scores[chosen], scores[extra] + rng.normal(size=len(extra)) * 0.02])
+    return out, marks.clip(0, 1).astype(np.float32)
+
+
+def _ours(arguments: argparse.Namespace, features: Any, scores: Any) -> dict[str, Any]:
+    import numpy as np
+
+    from campaign.clustering import LinkageOptions, Tree, cluster
+
+    memory = int(arguments.memory_gib * 2**30) if arguments.memory_gib else None
+    for engine in {"exact", arguments.engine} - {"auto"}:  # compile what is not compiled yet
+        size = 9000 if engine == "exact" else 3000
+        options = LinkageOptions(engine=engine, device=arguments.device, seed=arguments.seed)
+        cluster(features[:size], scores[:size], options)
+    options = LinkageOptions(engine=arguments.engine, device=arguments.device, memory=memory, seed=arguments.seed)
+    steps: dict[str, list[float]] = {}
+    began = time.perf_counter()
+
+    def progress(step: str, done: int, total: int) -> None:
+        now = time.perf_counter() - began
+        steps.setdefault(step, [round(now, 2), 0])[1] = round(now, 2)
+
+    result = cluster(features, scores, options, progress)
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    Tree.build(result.linkage, scores)
+    tree = time.perf_counter() - began
+    np.save(arguments.folder / "ours.npy", result.linkage)
+    np.save(arguments.folder / "scales.npy", [result.feature_scale, result.score_scale])
+    bound = result.error
+    return {
+        "s": round(seconds, 3),
+        "rss_gib": _peak(),
+        "engine": result.engine,
+        "device": result.device,
+        "tree_s": round(tree, 3),
+        "max_error_bound": None if bound is None else float(bound.max()),
+        "median_error_bound": None if bound is None else float(np.median(bound)),
+        "steps": steps,
+    }
+
+
+def _peer(arguments: argparse.Namespace, features: Any, scores: Any) -> dict[str, Any]:
+    import numpy as np
+    from scipy.spatial.distance import pdist
+
+    feature_scale, score_scale = np.load(arguments.folder / "scales.npy")
+    if arguments.worker == "scipy":
+        from scipy.cluster.hierarchy import linkage
+    else:
+        from fastcluster import linkage
+    began = time.perf_counter()
+    distance = pdist(features.astype(np.float64))
+    distance /= feature_scale
+    scores = scores.astype(np.float64) / score_scale
+    place = 0
+    for i in range(len(scores) - 1):
+        distance[place : place + len(scores) - 1 - i] += np.abs(scores[i + 1 :] - scores[i])
+        place += len(scores) - 1 - i
+    keep = {"preserve_input": False} if arguments.worker == "fastcluster" else {}
+    merges = linkage(distance, "complete", **keep)
+    seconds = time.perf_counter() - began
+    np.save(arguments.folder / f"{arguments.worker}.npy", merges)
+    return {"s": round(seconds, 3), "rss_gib": _peak()}
+
+
+def _correlation(ours: Any, theirs: Any, pairs: int = 200_000) -> float:
+    """Correlation of cophenetic distances on random pairs of masks."""
+    import numpy as np
+
+    n = len(ours) + 1
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(0, n, pairs), rng.integers(0, n, pairs)
+    left, right = left[left != right], right[left != right]
+    return float(np.corrcoef(_cophenetic(ours, left, right), _cophenetic(theirs, left, right))[0, 1])
+
+
+def _cophenetic(merges: Any, left: Any, right: Any) -> Any:
+    """Heights at which pairs of leaves meet: all pairs climb their tree together."""
+    import numpy as np
+
+    n = len(merges) + 1
+    parent = np.empty(2 * n - 1, np.int64)
+    parent[merges[:, :2].astype(np.int64)] = np.arange(n, 2 * n - 1)[:, None]
+    parent[-1] = 2 * n - 2
+    left, right = left.copy(), right.copy()
+    apart = np.flatnonzero(left != right)
+    while len(apart):
+        a, b = left[apart], right[apart]
+        left[apart] = np.where(a < b, parent[a], a)
+        right[apart] = np.where(b < a, parent[b], b)
+        apart = apart[left[apart] != right[apart]]
+    return merges[left - n, 2]
+
+
+def _peak() -> float:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)
+
+
+def _start(arguments: argparse.Namespace, folder: Path, task: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.linkage", "--worker", task, "--folder", str(folder)]
+    for name in ("n", "dim", "data", "engine", "device", "seed", "features", "memory_gib"):
+        value = getattr(arguments, name)
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ, check=False)
+    if done.returncode:
+        sys.exit(f"{task}: expected a finished run, got exit status {done.returncode}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
