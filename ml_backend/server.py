@@ -2,7 +2,7 @@
 
 | route | who may | what |
 | --- | --- | --- |
-| GET /crops/<token>.jpg | holder of the token | a mask with context; `?fill=0`, `?view=image\|edit`, `?size=` |
+| GET /crops/<token>.jpg | holder of the token | a mask with context; `?fill=0`, `?view=image` or `edit`, `?size=` |
 | GET /images/<token> | holder of the token | an image as it was stored; `?bright=1` where it is dark |
 | GET /health, / | anyone | that it is up |
 | POST /setup, /predict | Label Studio | the ML backend protocol |
@@ -66,7 +66,7 @@ class CropSource(Protocol):
 def create_app(
     source: CropSource | None = None,
     *,
-    secret: str,
+    secret: str = "",
     backend: Backend | None = None,
     on_event: Callable[[str, dict[str, Any]], None] | None = None,
     training: Callable[[int], dict[str, Any]] | None = None,
@@ -84,7 +84,7 @@ def create_app(
     the metrics. basic_auth: (user, password) asked of Label Studio; without it only this machine is let in.
     webhook_secret: what `X-Campaign-Secret` must hold in webhooks. max_body: the largest request in bytes.
     """
-    if not secret:
+    if source is not None and not secret:
         raise InputError("secret", "at least one character", "none")
     app = Flask("ml_backend")
     app.config["MAX_CONTENT_LENGTH"] = max_body

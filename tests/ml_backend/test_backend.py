@@ -1,0 +1,143 @@
+"""Predictions for many projects and tasks: bad tasks cost the others nothing, too many go to the queue."""
+
+import time
+
+import pytest
+from PIL import Image
+
+from ml_backend.backend import Backend, Project, StoredMasks
+from ml_backend.coco import ImageRecord
+from ml_backend.image_files import ImageFiles
+from ml_backend.push import PushThread
+from tests.ml_backend.bright_objects import BrightModel, BrightObjects, draw_spots
+from tests.ml_backend.file_server import serve_folder
+
+
+def config(kind: str = "BrushLabels", key: str = "image") -> str:
+    return (
+        f'<View><Image name="img" value="${key}"/><{kind} name="b" toName="img">'
+        f'<Label value="apple"/><Label value="pear"/></{kind}></View>'
+    )
+
+
+@pytest.fixture
+def web(tmp_path):
+    """An address that serves a good image, a truncated one, a text, one on which the detector breaks."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    good = draw_spots(folder / "good.png")
+    (folder / "truncated.png").write_bytes(good.read_bytes()[:80])
+    (folder / "text.png").write_text("no image")
+    draw_spots(folder / "breaks.png", [], (13, 13))
+    draw_spots(folder / "empty.png", [])
+    Image.new("RGB", (500, 500)).save(folder / "large.png")
+    with serve_folder(folder) as (url, _):
+        yield url
+
+
+@pytest.fixture
+def backend(tmp_path):
+    return Backend(BrightModel(), ImageFiles(tmp_path / "cache"), max_pixels=200_000)
+
+
+def tasks(*names: str, url: str, key: str = "image") -> list[dict]:
+    return [{"id": i, "project": 1, "data": {key: f"{url}/{name}.png"}} for i, name in enumerate(names)]
+
+
+def regions(answers: list) -> list[int]:
+    return [len(a["result"]) for a in answers]
+
+
+@pytest.mark.parametrize("bad", ["truncated", "text", "breaks", "large", "missing"])
+def test_one_bad_task_costs_the_others_nothing(backend, web, bad, caplog):
+    answers = backend.predict(1, config(), tasks("good", bad, "good", url=web))
+    assert regions(answers) == [3, 0, 3]
+    assert [a["model_version"] for a in answers] == ["bright-1"] * 3
+    assert answers[1]["score"] == 0.0 and "task 1 gets an empty prediction" in caplog.text
+    assert 'campaign_bad_tasks_total{reason="' in backend.metrics.text().decode()
+
+
+@pytest.mark.parametrize("task", [{}, {"id": 1}, {"id": 1, "data": None}, {"id": 1, "data": {"image": 5}}, "x", None])
+def test_a_malformed_task_gets_an_empty_result(backend, web, task):
+    assert regions(backend.predict(1, config(), [task, *tasks("good", url=web)])) == [0, 3]
+
+
+def test_a_config_without_labels_gets_empty_results(backend, web):
+    assert regions(backend.predict(1, "<View/>", tasks("good", url=web))) == [0]
+
+
+def test_an_image_without_objects_gets_an_empty_result(backend, web):
+    assert regions(backend.predict(1, config(), tasks("empty", url=web))) == [0]
+    assert "bad_tasks_total{" not in backend.metrics.text().decode()
+
+
+def test_projects_have_their_own_configs(backend, web):
+    first = backend.predict(1, config("RectangleLabels"), tasks("good", url=web))
+    second = backend.predict(2, config("PolygonLabels", "photo"), tasks("good", url=web, key="photo"))
+    assert {r["type"] for r in first[0]["result"]} == {"rectanglelabels"}
+    assert {r["type"] for r in second[0]["result"]} == {"polygonlabels"}
+
+
+def test_a_token_never_goes_to_another_label_studio(backend, monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://ours")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
+    backend.set_up(1, "http://theirs", "")
+    backend.set_up(2, "http://theirs", "token")
+    assert backend.project(1) == Project(1, "http://ours", "key") == backend.project(1)
+    assert backend.project(2) == Project(2, "http://theirs", "token")
+
+
+def test_four_thousand_tasks_are_answered_at_once_and_queued(backend, web, tmp_path):
+    record = ImageRecord(0, "a.png", 100, 80, draw_spots(tmp_path / "a.png"))
+    masks = next(BrightObjects().predict([record]))
+    known = StoredMasks(masks, {0: "apple", 1: "pear"}, 80, 100, "bright-1")
+    queued: list[tuple] = []
+    backend.stored = lambda project, many: [known if t["id"] % 4 == 0 else None for t in many]
+    backend.enqueue = lambda *what: queued.append(what)
+    many = [{"id": i, "data": {"image": f"{web}/good.png"}} for i in range(4000)]
+    start = time.monotonic()
+    answers = backend.predict(7, config(), many)
+    assert time.monotonic() - start < 30  # Label Studio gives up at 100
+    assert len(answers) == 4000 and all((a == []) == bool(i % 4) for i, a in enumerate(answers))
+    [(project, xml, later)] = queued
+    assert project.id == 7 and xml == config() and [t["id"] for t in later] == [i for i in range(4000) if i % 4]
+    assert backend.model.detector().calls == []
+    assert "campaign_queued_tasks_total 3000.0" in backend.metrics.text().decode()
+
+
+def test_few_tasks_are_predicted_at_once(backend, web):
+    backend.enqueue = lambda *_: pytest.fail("nothing is to be queued")
+    assert regions(backend.predict(1, config(), tasks(*["good"] * 20, url=web))) == [3] * 20
+
+
+def test_what_takes_too_long_is_queued(tmp_path, web):
+    queued: list[dict] = []
+    backend = Backend(BrightModel(delay=0.1), ImageFiles(tmp_path / "cache"), inline_seconds=0.2)
+    backend.enqueue = lambda _project, _config, later: queued.extend(later)
+    answers = backend.predict(1, config(), tasks(*["good"] * 20, url=web))
+    assert answers[:8] != [[]] * 8 and answers[-1] == []
+    assert [t["id"] for t in queued] == [i for i, a in enumerate(answers) if a == []]
+
+
+def test_masks_of_another_version_are_not_used(backend, web, tmp_path):
+    masks = next(BrightObjects().predict([ImageRecord(0, "a", 100, 80, draw_spots(tmp_path / "a.png"))]))
+    backend.stored = lambda _project, many: [StoredMasks(masks, {0: "apple"}, 80, 100, "older") for _ in many]
+    assert backend.predict(1, config(), tasks("empty", url=web))[0]["result"] == []
+
+
+def test_a_store_or_queue_that_fails_costs_no_answer(backend, web):
+    def fail(*_: object):
+        raise ConnectionError
+
+    backend.stored, backend.enqueue, backend.inline_tasks = fail, fail, 2
+    assert regions(backend.predict(1, config(), tasks("good", url=web))) == [3]
+    assert backend.predict(1, config(), tasks("good", "good", "good", url=web)) == [[], [], []]
+
+
+def test_the_thread_outlives_a_label_studio_that_is_away(backend, web):
+    push = PushThread(backend)
+    push(Project(1, "http://127.0.0.1:9", "t"), config(), tasks("good", url=web))
+    push.join()
+    push(Project(1, "", ""), config(), tasks("good", url=web))
+    push.join()
+    assert push.depth() == 0

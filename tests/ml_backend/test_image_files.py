@@ -1,0 +1,83 @@
+"""Images of tasks: fetched once, kept within the limit, refused in one line."""
+
+import os
+
+import pytest
+
+from ml_backend.errors import InputError
+from ml_backend.image_files import ImageFiles
+from tests.ml_backend.file_server import serve_folder
+
+
+@pytest.fixture
+def web(tmp_path):
+    folder = tmp_path / "web"
+    (folder / "data" / "upload" / "1").mkdir(parents=True)
+    for i in range(5):
+        (folder / f"{i}.png").write_bytes(bytes([i]) * 1000)
+    (folder / "data" / "upload" / "1" / "a.png").write_bytes(b"upload")
+    return folder
+
+
+def test_an_image_is_fetched_once(web, tmp_path):
+    with serve_folder(web) as (url, asked):
+        files = ImageFiles(tmp_path / "cache")
+        first, second = files.get(f"{url}/1.png"), files.get(f"{url}/1.png")
+    assert first == second and first.read_bytes() == bytes([1]) * 1000 and asked == ["/1.png"]
+
+
+def test_an_upload_is_fetched_with_the_token_of_its_label_studio(web, tmp_path):
+    with serve_folder(web, token="t0k3n") as (url, _):
+        files = ImageFiles(tmp_path / "cache")
+        path = files.get("/data/upload/1/a.png", hostname=url, token="t0k3n")
+        assert path.read_bytes() == b"upload"
+        with pytest.raises(InputError, match="an answer, got 401"):
+            files.get("/data/upload/1/a.png?again", hostname=url, token="other")
+
+
+def test_a_token_is_not_sent_to_other_hosts(web, tmp_path):
+    with serve_folder(web, token="t0k3n") as (url, _), pytest.raises(InputError, match="401"):
+        ImageFiles(tmp_path / "cache").get(f"{url}/1.png", hostname="http://label-studio", token="t0k3n")
+
+
+def test_the_longest_unused_images_go_when_the_limit_is_passed(web, tmp_path):
+    with serve_folder(web) as (url, asked):
+        files = ImageFiles(tmp_path / "cache", limit=3500)
+        for i in (0, 1, 2):
+            path = files.get(f"{url}/{i}.png")
+            os.utime(path.parent, (i, i))
+        files.get(f"{url}/0.png")  # used again, so 1 is now the longest unused
+        files.get(f"{url}/3.png")
+        files.get(f"{url}/0.png")
+        assert asked == ["/0.png", "/1.png", "/2.png", "/3.png"]
+        files.get(f"{url}/1.png")
+        assert asked[-1] == "/1.png"
+    assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.png")) <= 3500
+
+
+def test_too_large_an_image_is_refused_and_leaves_nothing(web, tmp_path):
+    with serve_folder(web) as (url, _), pytest.raises(InputError, match="at most 999 bytes"):
+        ImageFiles(tmp_path / "cache", max_bytes=999).get(f"{url}/1.png")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "expected an address"),
+        (None, "expected an address"),
+        ("/etc/passwd", "expected an address in Label Studio"),
+        ("file:///etc/passwd", "expected an address in Label Studio"),
+        ("../../etc/passwd", "expected an address in Label Studio"),
+        ("/data/upload/1/a.png", "expected an image that can be fetched"),  # and no Label Studio is known
+        ("/data/upload/../../../../etc/passwd", "expected an image that can be fetched"),
+        ("/data/local-files/?d=../../../etc/passwd", "expected an image that can be fetched"),
+        ("http://127.0.0.1:9/a.png?sig=secret", "expected an answer, got ConnectionError"),
+        ("s3://bucket/a.png", "expected an image that can be fetched"),
+    ],
+)
+def test_what_cannot_be_had_is_told_without_secrets(tmp_path, url, message, monkeypatch):
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    with pytest.raises(InputError, match=message) as caught:
+        ImageFiles(tmp_path / "cache").get(url, task_id=1)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
