@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# One Label Studio serves all tests of a session.
+pytest_plugins = ["tests.label_studio_fixture"]
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # The tests' servers are on this machine; a proxy for the outside must not be asked for them.
