@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 18, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 18, 40
 _MOST_POINTS = 240
 
 

@@ -71,7 +71,7 @@ def test_points_stay_inside_the_axes():
     low, value, high = np.array([0.2, 0.3]), np.array([0.5, 0.6]), np.array([0.8, 1.0])
     svg = drawn([Series("p", 1, np.array([0.0, 4.0]), value, low, high)], y_range=(0, 1), marks=[Mark(2.0, "K_pa")])
     for line in points(svg) + points(svg, "polygon"):
-        assert all(46 <= x <= 406 and 18 <= y <= 210 for x, y in line)
+        assert all(54 <= x <= 406 and 18 <= y <= 210 for x, y in line)
 
 
 def test_values_that_are_not_numbers_are_left_out():
