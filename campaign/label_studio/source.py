@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import math
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
-import requests
+import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.label_studio.brush import from_brush
-from campaign.label_studio.client import Client, is_local
+from campaign.label_studio.client import Client, LabelStudioError
 from campaign.label_studio.controls import MaskControls, mask_controls
+from ml_backend.brush import decode_brush
 from ml_backend.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from ml_backend.errors import InputError
+from ml_backend.image_files import ImageFiles
 from ml_backend.images import image_size
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,8 @@ FIELDS = "id,data,annotations,result,was_cancelled,ground_truth,updated_at"
 # Annotated tasks with brush masks are large.
 PAGE_SIZE = 100
 DOWNLOADS = 8
-DOWNLOAD_SECONDS = 60
+# Bytes: a campaign needs all its images, so none is dropped for another.
+NO_LIMIT = 1 << 62
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
@@ -51,6 +51,11 @@ class SourceProject:
     pool: CocoDataset
     left_out: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def tasks(self) -> dict[int, int]:
+        """The task of each image, {image id: task id}."""
+        return {i.id: i.id for data in (self.labelled, self.heldout, self.pool) for i in data.images}
+
 
 @dataclass(frozen=True)
 class Region:
@@ -67,7 +72,7 @@ def read_source(
     project_id: int,
     cache: str | Path,
     *,
-    heldout_share: float = 0.2,
+    heldout_share: float = 0.0,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> SourceProject:
@@ -152,7 +157,7 @@ def parse_regions(
         try:
             rle = _mask(value, width, height)
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(name, "a brush, polygon or rectangle", str(error)) from None
+            raise InputError(f"{name} of a {width}x{height} image", "a brush, polygon or rectangle", error) from None
         if rle is None:
             left_out["regions that are no mask"] += 1
         elif not mask_util.area(rle):
@@ -197,9 +202,10 @@ def download(
     """The image of each task as a file below `cache`. Raises InputError naming the task whose image cannot be had."""
     done = 0
     paths: dict[int, Path] = {}
+    files = ImageFiles(cache, NO_LIMIT)
     pool = ThreadPoolExecutor(DOWNLOADS)
     try:
-        jobs = {task_id: pool.submit(_download, client, task_id, a, cache) for task_id, a in addresses.items()}
+        jobs = {task_id: pool.submit(_download, client, files, task_id, a) for task_id, a in addresses.items()}
         for task_id, job in jobs.items():
             paths[task_id] = job.result()
             done += 1
@@ -211,58 +217,13 @@ def download(
     return paths
 
 
-def _download(client: Client, task_id: int, address: str, cache: Path) -> Path:
-    """Downloads under another name first: one that was cut off must not be taken for an image later."""
-    suffix = PurePosixPath(original_name(address)).suffix.lower()[:8]
-    digest = hashlib.blake2b(address.encode(), digest_size=4).hexdigest()
-    target = cache / f"{task_id // 1000:04d}" / f"{task_id}-{digest}{suffix}"
-    if target.exists():
-        return target
-    from label_studio_sdk._extensions.label_studio_tools.core.utils.io import get_local_path
-
+def _download(client: Client, files: ImageFiles, task_id: int, address: str) -> Path:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".part-") as part, _patient_session():
-            path = get_local_path(
-                address,
-                cache_dir=part,
-                # The loader looks in Label Studio's own folder of this machine first, whoever's server it belongs to.
-                image_dir=str(Path(part) / "none"),
-                hostname=client.url,
-                access_token=client.access_token(),
-                task_id=task_id,
-            )
-            Path(path).replace(target)
-    except requests.HTTPError as error:
-        got = f"{error.response.status_code} for {address}" if error.response is not None else str(error)
-        raise InputError(f"image of task {task_id}", "an image that can be downloaded", got) from None
-    except (requests.RequestException, FileNotFoundError, ValueError) as error:
-        raise InputError(
-            f"image of task {task_id}", "an image that can be downloaded", f"{type(error).__name__} for {address}"
-        ) from None
-    except OSError as error:
-        raise InputError(cache, "a folder with room for images", error.strerror or error) from None
-    return target
-
-
-class _Session(requests.Session):
-    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
-        # A proxy meant for the outside world must not be asked for the machine's own servers.
-        self.trust_env = not is_local(str(url))
-        options.setdefault("timeout", DOWNLOAD_SECONDS)
-        return super().request(method, url, *args, **options)
-
-
-@contextlib.contextmanager
-def _patient_session() -> Iterator[None]:
-    """The loader sets no time limit of its own; newer ones can be given a session that does."""
-    try:
-        from label_studio_sdk._extensions.label_studio_tools.core.utils.io import http_session
-    except ImportError:
-        yield
-        return
-    with _Session() as session, http_session(session):
-        yield
+        return files.get(address, hostname=client.url, token=client.access_token(), task_id=task_id)
+    except LabelStudioError:
+        raise
+    except InputError as error:
+        raise InputError(f"image of task {task_id} ({address})", error.expected, error.got) from None
 
 
 def _address(task: dict[str, Any], controls: MaskControls) -> str:
@@ -305,7 +266,8 @@ def _dataset(images: list[ImageRecord], classes: dict[int, str], regions: dict[i
 def _mask(value: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
     """The mask of a region's value; None where it is no brush, polygon or rectangle."""
     if "rle" in value:
-        return from_brush(value["rle"], height, width)
+        mask = decode_brush(value["rle"], height, width)
+        return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     if "points" in value:
         points = [(float(x) * width / 100, float(y) * height / 100) for x, y in value["points"]]
         return to_rle([[c for point in points for c in point]], height, width)

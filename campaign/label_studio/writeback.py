@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from campaign.label_studio.brush import brush_region
 from campaign.label_studio.client import Client, LabelStudioUnavailable
 from campaign.label_studio.controls import mask_controls
+from ml_backend.results import Target, to_regions
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ def write_back(
     by_task: dict[int, list[WrittenMask]] = defaultdict(list)
     for mask in masks:
         by_task[mask.task_id].append(mask)
-    brushes = {name: controls.brush(name) for name in {m.class_name for found in by_task.values() for m in found}}
+    names = {m.class_name for found in by_task.values() for m in found}
+    targets = {name: Target("BrushLabels", controls.brush(name), controls.image_name, name) for name in sorted(names)}
     held = _written(client, project_id, version)
     todo = [task for task in sorted(by_task) if task not in held]
     for start in range(0, len(todo), BATCH):
@@ -59,8 +60,7 @@ def write_back(
                 "model_version": version,
                 "score": _mean([m.score for m in by_task[task]]),
                 "result": [
-                    brush_region(m.rle, m.class_name, brushes[m.class_name], controls.image_name, score=m.score)
-                    for m in by_task[task]
+                    region for m in by_task[task] for region in to_regions(m.rle, targets[m.class_name], m.score)
                 ],
             }
             for task in part
