@@ -14,7 +14,7 @@ import numpy as np
 from campaign.settings import Split, parse_settings
 from campaign.store import Store
 from ml_backend.coco import CocoDataset, ImageRecord
-from ml_backend.detector import load_detector_class
+from ml_backend.detector import detector_names
 from ml_backend.errors import InputError
 from ml_backend.images import read_rgb
 
@@ -35,7 +35,7 @@ def create_from_files(
     Raises InputError for anything wrong in the files, the images, the settings or the folder.
     """
     settings = parse_settings(values, "settings")
-    load_detector_class(settings.detector.name)
+    _check_detector(settings.detector.name)
     splits: dict[Split, CocoDataset] = {
         "labelled": CocoDataset.load(labelled, images),
         "pool": CocoDataset.load(pool, images, annotations=False),
@@ -64,18 +64,18 @@ def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, h
     url, project = settings.label_studio.url, settings.label_studio.source_project
     if url is None or project is None:
         raise InputError("label_studio", "a url and a source_project", settings.label_studio)
-    load_detector_class(settings.detector.name)
+    _check_detector(settings.detector.name)
     if (folder / "campaign.json").exists():
         raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
     client = Client(url, token)
     client.check()
-    source = read_source(client, project, folder.resolve().with_name(folder.resolve().name + ".images"))
-    labelled, heldout = keep_out(source.labelled, heldout_share, settings.seed)
-    if not labelled.annotations:
+    images = folder.resolve().with_name(folder.resolve().name + ".images")
+    source = read_source(client, project, images, heldout_share=heldout_share, seed=settings.seed)
+    if not source.labelled.annotations:
         raise InputError(f"project {project}", "tasks with masks, polygons or rectangles to train on", "none")
-    splits: dict[Split, CocoDataset] = {"labelled": labelled, "pool": source.pool, "heldout": heldout}
+    splits: dict[Split, CocoDataset] = {"labelled": source.labelled, "pool": source.pool, "heldout": source.heldout}
     check_images(image for data in splits.values() for image in data.images)
-    tasks = {(split, image.id): source.tasks[image.id] for split, data in splits.items() for image in data.images}
+    tasks = {(split, i.id): source.tasks[i.id] for split, data in splits.items() for i in data.images}
     return Store.create(folder, settings, splits, tasks, _secrets(token))
 
 
@@ -107,6 +107,12 @@ def check_images(images: Iterable[ImageRecord]) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(check, images):
             pass
+
+
+def _check_detector(name: str) -> None:
+    """By name alone: loading it would load torch."""
+    if name not in detector_names():
+        raise InputError("detector", f"one of {', '.join(detector_names())}", name)
 
 
 def _secrets(token: str | None) -> dict[str, str]:

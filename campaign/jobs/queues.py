@@ -130,6 +130,11 @@ def running(store: Store, connection: Redis) -> list[tuple[str, list]]:
     return found
 
 
+def waiting(connection: Redis) -> int:
+    """Jobs that wait on the queues."""
+    return sum(Queue(name, connection=connection).count for name in ("gpu", "default"))
+
+
 def _fetch(job_id: str, connection: Redis) -> Job | None:
     try:
         return Job.fetch(job_id, connection=connection)

@@ -185,8 +185,13 @@ def page_key(campaign_key: str, round_number: int, class_id: int, mask_ids: list
 
 
 def save_decisions(store: Store, round_number: int, s: ClassSearch) -> None:
-    """Stores what the search decided, and whether it came to its end."""
-    store.replace_decisions(round_number, s.class_id, (_row(d, s) for d in s.search.decisions))
+    """Stores what the search decided, and whether it came to its end.
+
+    Of the decisions that the mean score alone makes, only rejected clusters are stored, not the thousands of splits
+    and single masks: they follow from the tree and the thresholds, which are stored too.
+    """
+    kept = (d for d in s.search.decisions if d.asked or (d.kind == "reject" and s.search.tree.size[d.cluster] > 1))
+    store.replace_decisions(round_number, s.class_id, (_row(d, s) for d in kept))
     store.mark_searched(round_number, s.class_id, s.search.done)
 
 

@@ -25,7 +25,7 @@ from campaign.store.locks import campaign_lock, file_lock
 from campaign.store.shards import read_columns, read_shard, read_shards, write_columns, write_shard, write_whole
 from ml_backend.coco import CocoDataset, ImageRecord, write_json
 from ml_backend.errors import InputError
-from ml_backend.predictions import Predictions
+from ml_backend.predictions import Predictions, split_mask_id
 
 if TYPE_CHECKING:
     from campaign.clustering import Tree
@@ -321,9 +321,7 @@ class Store:
         parts: list[Predictions] = []
         places: list[np.ndarray] = []
         for place in np.unique(ids >> 20):
-            round_number, number = int(place) >> 20, int(place) & 0xFFFFF
-            split: Split = "pool" if number < 1 << 19 else "heldout"
-            path = self.shard_path(round_number, split, number if split == "pool" else 0xFFFFF - number)
+            path, _ = self.place(int(place) << 20)
             here = np.flatnonzero(ids >> 20 == place)
             shard = read_shard(path, features=False) if path.exists() else Predictions.empty()
             rows = ids[here] & 0xFFFFF
@@ -352,6 +350,12 @@ class Store:
         numbers = [r.number for r in self.rounds() if before is None or r.number < before]
         paths = [path for n in numbers if (path := self.dataset_path(n)).exists()]
         return DatasetMasks.concatenate([DatasetMasks(**read_columns(path)) for path in paths])
+
+    def place(self, mask: int) -> tuple[Path, int]:
+        """The shard file that a mask id names, and its row there; neither need exist."""
+        round_number, number, row = split_mask_id(mask)
+        split: Split = "pool" if number < 1 << 19 else "heldout"
+        return self.shard_path(round_number, split, number if split == "pool" else 0xFFFFF - number), row
 
     # Trees and decisions
 
