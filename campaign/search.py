@@ -10,10 +10,10 @@ clusters may be in the hands of annotators at once.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -65,18 +65,21 @@ class Ask:
 class Evidence:
     """All that a policy may know of a cluster: its size, its mean score, and the answers of its sample so far.
 
-    `depth` is the number of splits between the root and the cluster. `parent` is the evidence on which the parent was
-    split, None at a cluster where the search began.
+    `height` is the fused distance at which it was merged, 0 of a single mask, and `depth` the number of splits between
+    the root and it. `parent` is the evidence on which the parent was split, None at a cluster where the search began.
+    `memo` is for what a policy derives from these, and nothing else, and does not want to derive twice.
     """
 
     cluster: int
     size: int
     mean_score: float
+    height: float = 0.0
     depth: int = 0
     yes: int = 0
     no: int = 0
     unsure: int = 0
     parent: Evidence | None = None
+    memo: Any = None
 
     @property
     def drawn(self) -> int:
@@ -244,6 +247,11 @@ class Search:
         """Nothing is open and nothing more will be asked, by the policy or for want of budget."""
         return not self._asked_in and not self._answered and not self._heap
 
+    @property
+    def next_priority(self) -> float | None:
+        """The priority of the cluster that `step` would look at next, None when there is none."""
+        return -self._heap[0][0] if self._heap else None
+
     def accepted(self) -> Iterator[int]:
         """The leaves of all accepted clusters, whatever their own verdicts."""
         for decision in self.decisions:
@@ -259,18 +267,21 @@ class Search:
         `limit=1` one cluster is open at a time, the order of Algorithm 1 on a single annotator.
         """
         asks: list[Ask] = []
-        self._weigh_answered()
+        self.settle()
         while self._heap and (limit is None or len(self._asked_in) < limit):
-            entry = heapq.heappop(self._heap)
-            evidence = entry[2]
-            outcome = self.policy.consider(evidence, self.thresholds)
-            if isinstance(outcome, Outcome):
-                self._decide(evidence, outcome)
-                continue
-            ask = self._draw(entry, outcome)
+            ask = self.advance()
             if ask is not None:
                 asks.append(ask)
         return asks
+
+    def advance(self) -> Ask | None:
+        """Looks at the best undecided cluster alone: asks about it, or decides it and gives None."""
+        entry = heapq.heappop(self._heap)
+        outcome = self.policy.consider(entry[2], self.thresholds)
+        if isinstance(outcome, Outcome):
+            self._decide(entry[2], outcome)
+            return None
+        return self._draw(entry, outcome)
 
     def afford(self, budget: int | None) -> None:
         """Sets another budget; clusters that were put aside for want of one are taken up again."""
@@ -279,12 +290,8 @@ class Search:
             heapq.heappush(self._heap, entry)
         self._unaffordable.clear()
 
-    @property
-    def next_priority(self) -> float | None:
-        """The priority of the cluster that `step` would look at next, None when there is none."""
-        return -self._heap[0][0] if self._heap else None
-
-    def _weigh_answered(self) -> None:
+    def settle(self) -> None:
+        """Takes the decisions that the answers since the last time settle."""
         for cluster in sorted(self._answered):
             case = self._cases[cluster]
             self._count(case.evidence, case.order[case.evidence.drawn : case.wanted])
@@ -385,7 +392,71 @@ class Search:
 
     def _evidence(self, cluster: int, depth: int, parent: Evidence | None) -> Evidence:
         size, score = int(self.tree.size[cluster]), float(self.tree.mean_score[cluster])
-        return Evidence(cluster, size, score, depth, parent=parent)
+        return Evidence(cluster, size, score, float(self.tree.height[cluster]), depth, parent=parent)
 
     def _push(self, evidence: Evidence) -> None:
         heapq.heappush(self._heap, (-self.policy.priority(evidence), evidence.cluster, evidence))
+
+
+class Searches:
+    """The searches of several classes under one budget, the best cluster of all classes first.
+
+    `searches` are keyed by class id. `budget` is the most masks that may be asked about in all of them together.
+    """
+
+    def __init__(self, searches: Mapping[int, Search], budget: int | None = None):
+        self.searches = dict(searches)
+        self.budget = budget
+        self._touched = set(self.searches)
+        self._heap: list[tuple[float, int]] = []
+        self._queued: dict[int, float | None] = {}  # the priority under which a search stands in the heap
+        self._spent = sum(search.questions for search in self.searches.values())
+
+    def answer(self, key: int, leaf: int, verdict: Verdict | int) -> None:
+        """Tells the verdict of one mask of a class, see `Search.answer`."""
+        search = self.searches[key]
+        before = search.questions
+        search.answer(leaf, verdict)
+        self._spent += search.questions - before
+        self._touched.add(key)
+
+    @property
+    def questions(self) -> int:
+        """Masks put to annotators so far."""
+        return self._spent
+
+    @property
+    def done(self) -> bool:
+        """All searches are."""
+        return all(search.done for search in self.searches.values())
+
+    def step(self, limit: int | None = None) -> list[tuple[int, Ask]]:
+        """What is to be published now, by class id, see `Search.step`; `limit` counts over all classes."""
+        for key in sorted(self._touched):
+            self.searches[key].settle()
+            self._queue(key)
+        self._touched.clear()
+        asks: list[tuple[int, Ask]] = []
+        open_ = 0 if limit is None else sum(search.outstanding for search in self.searches.values())
+        while self._heap and (limit is None or open_ < limit):
+            priority, key = heapq.heappop(self._heap)
+            if self._queued.get(key) != priority:
+                continue  # an entry from before the search moved on; a newer one is in the heap
+            search, self._queued[key] = self.searches[key], None
+            before = search.questions
+            if self.budget is not None:
+                search.budget = before + self.budget - self._spent
+            ask = search.advance()
+            self._spent += search.questions - before
+            if ask is not None:
+                asks.append((key, ask))
+                open_ += len(ask.leaves)
+            self._queue(key)
+        return asks
+
+    def _queue(self, key: int) -> None:
+        best = self.searches[key].next_priority
+        priority = None if best is None else -best
+        if priority is not None and priority != self._queued.get(key):
+            heapq.heappush(self._heap, (priority, key))
+        self._queued[key] = priority
