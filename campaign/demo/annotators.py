@@ -28,6 +28,8 @@ from pycocotools import mask as mask_util
 # Seconds between two looks for a task where there is none, and for which a failing server is borne with.
 POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
+# Seconds that people took per answer in the published study.
+PUBLISHED_SECONDS = 1.5
 
 
 class AnnotatorError(RuntimeError):
@@ -162,7 +164,9 @@ class Annotator:
         if invite and self._form(f"/user/signup/?token={invite}"):
             return
         if not self._form("/user/login/"):
-            raise AnnotatorError(f"user {self.email}: expected Label Studio to take the password, got a refusal")
+            raise AnnotatorError(
+                f"user {self.email}: expected a password or an invitation that Label Studio takes, got a refusal"
+            )
 
     def answer_next(self, project: int) -> bool:
         """Answers the next page; False where there is none. Raises AnnotatorError where the project is gone."""
@@ -181,7 +185,8 @@ class Annotator:
             < self.habits.skip
         )
         time.sleep(self.seconds * len(verdicts))
-        lead_time = round(time.monotonic() - start, 3) if self.seconds else 1.5 * len(verdicts)
+        # Without a pace of its own a page states the pace that was measured of people.
+        lead_time = round(time.monotonic() - start, 3) if self.seconds else PUBLISHED_SECONDS * len(verdicts)
         body: dict[str, Any] = {"result": result(verdicts, task["data"]), "lead_time": lead_time}
         if skip:
             body["was_cancelled"] = True
