@@ -10,16 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from campaign.clustering.engine import Clustering as Clustering
+    from campaign.clustering.engine import cluster as cluster
     from campaign.clustering.engine import linkage as linkage
     from campaign.clustering.options import LinkageOptions as LinkageOptions
     from campaign.clustering.tree import Tree as Tree
 
 _HOMES = {
     "LinkageOptions": "campaign.clustering.options",
+    "Clustering": "campaign.clustering.engine",
+    "cluster": "campaign.clustering.engine",
     "linkage": "campaign.clustering.engine",
     "Tree": "campaign.clustering.tree",
 }
-__all__ = ["LinkageOptions", "Tree", "linkage"]
+__all__ = ["Clustering", "LinkageOptions", "Tree", "cluster", "linkage"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,48 @@
-"""From features and scores to a SciPy linkage array."""
+"""From features and scores to a SciPy linkage array, by the engine that suits size, device and memory."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import psutil
 
+from campaign.clustering import kernels
+from campaign.clustering.dense import Merges, dense_merges
+from campaign.clustering.micro import approximate_merges
+from campaign.clustering.neighbours import LIST, Clusters
 from campaign.clustering.options import LinkageOptions
+from campaign.clustering.points import BLOCK, Points, checked, prepare
+from campaign.clustering.workers import Workers, workers
 from ml_backend.errors import InputError
 
 Progress = Callable[[str, int, int], None]
+DIRECT = 8192  # so many clusters go straight into a matrix
+EXACT_LIMIT = {"cpu": 200_000, "cuda": 1_000_000}
+FREE_SHARE = 0.8
+WORKING_SET = 64 << 20  # interpreter, tiles and small arrays that do not grow with n
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """A finished linkage.
+
+    linkage: float64 (n-1, 4), SciPy's format; merge heights are fused distances.
+    engine: "exact" or "approximate"; device: where it ran.
+    error: float64 (n-1,), how far each height may be from the true distance of the two clusters it merges;
+        None where the linkage is exact.
+    feature_scale, score_scale: σ_f and σ_s used.
+    """
+
+    linkage: np.ndarray
+    engine: str
+    device: str
+    error: np.ndarray | None
+    feature_scale: float
+    score_scale: float
 
 
 def linkage(
@@ -18,15 +51,125 @@ def linkage(
     options: LinkageOptions | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Complete linkage of n masks under the fused distance; SciPy's (n-1, 4) float64 array."""
-    features, scores = np.asarray(features), np.asarray(scores)
-    if features.ndim != 2 or scores.shape != (len(features),):
-        raise InputError("features and scores", "shapes (n, d) and (n,)", f"{features.shape} and {scores.shape}")
-    if len(features) < 2:
-        return np.empty((0, 4))
-    import fastcluster
-    from scipy.spatial.distance import pdist
+    """Complete linkage of n masks under ‖f_i − f_j‖ / σ_f + |s_i − s_j| / σ_s.
 
-    parts = pdist(features.astype(np.float64)), pdist(scores.astype(np.float64)[:, None])
-    distance = sum(part / (part.std() or 1.0) for part in parts)
-    return fastcluster.linkage(distance, "complete", preserve_input=False)
+    features: (n, d) of any real dtype, d may be 0. scores: (n,).
+    Gives SciPy's (n-1, 4) float64 array, (0, 4) for fewer than two masks. InputError on NaN, wrong shapes, or a
+    memory budget below what the engine needs. Papadopoulos et al., section 3.2.
+    """
+    return cluster(features, scores, options, progress).linkage
+
+
+def cluster(
+    features: np.ndarray,
+    scores: np.ndarray,
+    options: LinkageOptions | None = None,
+    progress: Progress | None = None,
+) -> Clustering:
+    """Like `linkage`, with what is known about the result: engine, device, error bounds and scales."""
+    options = options or LinkageOptions()
+    features, scores = checked(features, scores)
+    device = _device(options.device)
+    engine = choose_engine(len(features), device, options)
+    budget = options.memory or int(psutil.virtual_memory().available * FREE_SHARE)
+    with workers(options.threads) as team:
+        room = budget - _fixed(*features.shape, team.threads)
+        if room < 0:
+            raise InputError("memory", f"at least {budget - room} bytes for {features.shape} features", budget)
+        points = prepare(features, scores, team, options.feature_scale, options.score_scale, options.seed, progress)
+        reach = None
+        if len(points) < 2:
+            merges: Merges = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+        elif engine == "approximate":
+
+            def exact(part: Points, pieces: np.ndarray | None = None, report: Progress | None = None) -> Merges:
+                return exact_merges(part, room, team, report, pieces)
+
+            merges, reach = approximate_merges(points, options.micro_size, exact, team, options.seed, progress)
+        else:
+            merges = exact_merges(points, room, team, progress)
+    array, estimate = scipy_array(merges)
+    error = None
+    if reach is not None:
+        error = np.empty(len(array))
+        kernels.bounds(array, estimate, reach, error)
+    return Clustering(array, engine, device, error, points.feature_scale, points.score_scale)
+
+
+def choose_engine(n: int, device: str, options: LinkageOptions) -> str:
+    """The engine that "auto" stands for: exact up to 200,000 masks on a CPU and a million on CUDA."""
+    if options.engine != "auto":
+        return options.engine
+    limit = options.exact_limit or EXACT_LIMIT[device.partition(":")[0]]
+    return "exact" if n <= limit else "approximate"
+
+
+def exact_merges(
+    points: Points,
+    room: int,
+    team: Workers,
+    progress: Progress | None = None,
+    pieces: np.ndarray | None = None,
+) -> Merges:
+    """All merges of exact complete linkage within `room` bytes for the matrix of distances.
+
+    Passes of neighbour lists merge clusters until the matrix of those left fits. pieces: as in `Clusters`.
+    """
+    clusters = Clusters(points, team, pieces)
+    fits = int((room / 4) ** 0.5)
+    number = 0
+    while len(clusters) > min(fits, DIRECT if number == 0 else fits):
+        number += 1
+        before = len(clusters)
+        clusters.look(_step(progress, f"pass {number}"))
+        clusters.settle()
+        if (before - len(clusters)) * 100 < before - fits:
+            # a hundred more passes like this one would not do
+            raise InputError("memory", f"room for a matrix of {4 * len(clusters) ** 2} bytes", room)
+    if len(clusters) == 1:
+        return clusters.merges
+    matrix, leaves = clusters.matrix(_step(progress, "matrix"))
+    rest = dense_merges(matrix, leaves, team, _step(progress, "merge"))
+    left, right, height = (np.concatenate(part) for part in zip(clusters.merges, rest, strict=True))
+    return left, right, height
+
+
+def scipy_array(merges: Merges) -> tuple[np.ndarray, np.ndarray]:
+    """SciPy's (n-1, 4) array of merges given by a leaf of either side, each after its parts.
+
+    Also the heights (n-1,) as they were given, which may be below those of the parts.
+    """
+    left, right, given = merges
+    height = given.copy()
+    kernels.lift(left, right, height)
+    order = np.argsort(height, kind="stable")
+    out = np.empty((len(order), 4))
+    kernels.label(left[order], right[order], height[order], out)
+    return out, given[order]
+
+
+def _device(wanted: str) -> str:
+    found = False
+    if wanted != "cpu" and _cuda_driver():  # PyTorch alone is half a gigabyte: not without a reason
+        import torch
+
+        found = torch.cuda.is_available()
+    if wanted.startswith("cuda") and not found:
+        raise InputError("device", "a CUDA device", "none")
+    return "cpu" if not found else "cuda" if wanted == "auto" else wanted
+
+
+def _cuda_driver() -> bool:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuInit(0) == 0
+    except OSError:
+        return False
+
+
+def _fixed(n: int, d: int, threads: int) -> int:
+    """Bytes that an exact run takes beside the matrix: points, their copy in tiles, lists, tiles."""
+    return n * (8 * d + 12 * LIST + 100) + threads * 3 * 4 * BLOCK**2 + WORKING_SET
+
+
+def _step(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(name, done, total)

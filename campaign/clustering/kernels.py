@@ -1,9 +1,16 @@
-"""Compiled inner loops that have no vectorised form."""
+"""Compiled inner loops. All release the interpreter lock, so that plain threads run them side by side."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
+
+# Everything but infinities: dead columns of a distance matrix hold them.
+FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
+CHUNK = 64  # columns looked at together for a value below a threshold
+CANCELLED = np.float32(0.1)  # a squared distance below this share of the norms has lost digits
+TIED = np.float32(1 - 2e-6)  # distances this close count as ties
+INF = np.float32(np.inf)
 
 
 @numba.njit(cache=True)
@@ -13,3 +20,468 @@ def descend(children: np.ndarray, size: np.ndarray, start: np.ndarray, n: int) -
         left, right = children[cluster]
         start[left] = start[cluster]
         start[right] = start[cluster] + size[left]
+
+
+@numba.njit(cache=True, nogil=True)
+def _root(parent: np.ndarray, leaf: int) -> int:
+    root = leaf
+    while parent[root] != root:
+        root = parent[root]
+    while parent[leaf] != root:
+        parent[leaf], leaf = root, parent[leaf]
+    return root
+
+
+@numba.njit(cache=True, nogil=True)
+def lift(left: np.ndarray, right: np.ndarray, height: np.ndarray) -> None:
+    """Raise every merge to the height of its parts; each is given by one leaf of either side, parts first.
+
+    Exact merges move by rounding alone; approximate ones may be estimated below their parts.
+    """
+    parent = np.arange(len(left) + 1)
+    top = np.zeros(len(left) + 1)
+    for t in range(len(left)):
+        a, b = _root(parent, left[t]), _root(parent, right[t])
+        height[t] = max(height[t], top[a], top[b])
+        parent[b], top[a] = a, height[t]
+
+
+@numba.njit(cache=True, nogil=True)
+def label(left: np.ndarray, right: np.ndarray, height: np.ndarray, out: np.ndarray) -> None:
+    """Write the SciPy array of merges sorted by height, each given by one leaf of either side."""
+    n = len(left) + 1
+    parent, cluster, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
+    for t in range(n - 1):
+        a, b = _root(parent, left[t]), _root(parent, right[t])
+        if size[a] < size[b]:
+            a, b = b, a
+        out[t, 0], out[t, 1] = min(cluster[a], cluster[b]), max(cluster[a], cluster[b])
+        size[a] += size[b]
+        out[t, 2], out[t, 3] = height[t], size[a]
+        parent[b], cluster[a] = a, n + t
+
+
+@numba.njit(cache=True, nogil=True)
+def join(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """Write, for each leaf, a leaf that names its cluster after these merges."""
+    n = len(out)
+    parent = np.arange(n)
+    for t in range(len(left)):
+        parent[_root(parent, right[t])] = _root(parent, left[t])
+    for leaf in range(n):
+        out[leaf] = _root(parent, leaf)
+
+
+@numba.njit(cache=True, nogil=True)
+def bounds(linkage: np.ndarray, estimate: np.ndarray, reach: np.ndarray, out: np.ndarray) -> None:
+    """Write how far each height may be from the true distance of the clusters merged.
+
+    That is at least the estimate, at most the estimate and both sides' reach; zero where both are exact.
+    """
+    n = len(reach)
+    most = np.zeros(2 * n - 1, np.float64)
+    most[:n] = reach
+    for t in range(n - 1):
+        left, right = int(linkage[t, 0]), int(linkage[t, 1])
+        spare = most[left] + most[right]
+        most[n + t] = max(most[left], most[right])
+        lifted = linkage[t, 2] - estimate[t]
+        out[t] = max(lifted, spare - lifted)
+
+
+# --- distances of a tile -------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _pair(x: np.ndarray, y: np.ndarray) -> np.float32:
+    total = np.float32(0)
+    for k in range(len(x)):
+        total += (x[k] - y[k]) * (x[k] - y[k])
+    return np.sqrt(total)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def fuse(
+    tile: np.ndarray,
+    rows: np.ndarray,
+    row_norm: np.ndarray,
+    row_score: np.ndarray,
+    columns: np.ndarray,
+    column_norm: np.ndarray,
+    column_score: np.ndarray,
+) -> None:
+    """Turn dot products into fused distances, in place; pairs that nearly coincide are subtracted first."""
+    two, zero, width = np.float32(2), np.float32(0), tile.shape[1]
+    for i in range(tile.shape[0]):
+        line, norm, score = tile[i], row_norm[i], row_score[i]
+        for low in range(0, width, CHUNK):
+            high = min(width, low + CHUNK)
+            lost = zero
+            for j in range(low, high):
+                both = norm + column_norm[j]
+                square = max(both - two * line[j], zero)
+                lost = min(lost, square - CANCELLED * both)
+                line[j] = np.sqrt(square)
+            if lost < zero:
+                for j in range(low, high):
+                    if line[j] * line[j] < CANCELLED * (norm + column_norm[j]):
+                        line[j] = _pair(rows[i], columns[j])
+            for j in range(low, high):
+                line[j] += abs(score - column_score[j])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def spread(tile: np.ndarray, centre: np.float32, diagonal: bool) -> tuple[float, float]:
+    """Sums of (distance - centre) and its square over a tile of distances (above the diagonal only)."""
+    first = second = 0.0
+    for i in range(tile.shape[0]):
+        line = tile[i]
+        one = square = np.float32(0)
+        for j in range(i + 1 if diagonal else 0, tile.shape[1]):
+            value = line[j] - centre
+            one += value
+            square += value * value
+        first += one
+        second += square
+    return first, second
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def raise_to(target: np.ndarray, tile: np.ndarray, rows: np.ndarray, starts: np.ndarray, low: int) -> None:
+    """Raise the distances of clusters to the largest of their masks' distances.
+
+    rows: the cluster of each row of the tile. starts: where each layer of columns begins (and where the last
+    one ends); a layer holds one mask of each of the first clusters. low: number of the tile's first column.
+    """
+    high = low + tile.shape[1]
+    for i in range(tile.shape[0]):
+        goal, line = target[rows[i]], tile[i]
+        for layer in range(len(starts) - 1):
+            begin, end = max(starts[layer], low), min(starts[layer + 1], high)
+            shift, back = begin - starts[layer], begin - low
+            for j in range(end - begin):
+                goal[shift + j] = max(goal[shift + j], line[back + j])
+
+
+# --- the square matrix ---------------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True, inline="never")
+def _catch_up(line: np.ndarray, kept: np.ndarray, gone: np.ndarray, since: int, now: int) -> None:
+    for t in range(since, now):
+        value = line[gone[t]]
+        if value > line[kept[t]]:
+            line[kept[t]] = value
+        line[gone[t]] = INF
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
+    """Smallest value and where, looking from `own` on and around, so that ties pair off along a line."""
+    block = 512
+    blocks, home = (width + block - 1) // block, own // block
+    best, where = INF, home
+    for step in range(blocks + 1):
+        number = (home + step) % blocks
+        low, high = number * block, min(width, number * block + block)
+        if step == 0:
+            low = own
+        least = INF
+        for j in range(low, high):
+            if line[j] < least:
+                least = line[j]
+        if least < best:
+            best, where = least, low
+    for j in range(where, width):
+        if line[j] == best:
+            return j, best
+    return own, INF
+
+
+@numba.njit(cache=True, nogil=True)
+def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, least):
+    """Bring rows[low:high] up to date with the merges since their stamp and find their nearest clusters."""
+    for r in range(low, high):
+        own = rows[r]
+        line = matrix[slot[own]]
+        _catch_up(line, kept, gone, stamp[own], now)
+        stamp[own] = now
+        nearest[own], least[own] = _nearest(line, own, width)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def merge(matrix, slot, low, high, width, stamp, kept, gone, now, first, second):
+    """For pairs [low:high], make the first one's row the larger of both (complete linkage)."""
+    for p in range(low, high):
+        a, b = first[p], second[p]
+        line, other = matrix[slot[a]], matrix[slot[b]]
+        _catch_up(line, kept, gone, stamp[a], now)
+        _catch_up(other, kept, gone, stamp[b], now)
+        stamp[a] = now
+        for j in range(width):
+            line[j] = max(line[j], other[j])
+        line[a] = line[b] = INF
+
+
+@numba.njit(cache=True, nogil=True)
+def compact(matrix, slot, low, high, width, stamp, kept, gone, now, keep):
+    """Close the gaps that merged clusters left in rows keep[low:high]."""
+    for r in range(low, high):
+        line = matrix[slot[keep[r]]]
+        _catch_up(line, kept, gone, stamp[keep[r]], now)
+        for j in range(len(keep)):
+            line[j] = line[keep[j]]
+
+
+@numba.njit(cache=True, nogil=True)
+def pair_up(count, nearest, least, known, alive, first, second) -> int:
+    """Disjoint pairs of clusters that are each other's nearest (ties allowed); returns how many."""
+    pairs = 0
+    for i in range(count):
+        if alive[i] and known[i]:
+            j = nearest[i]
+            if alive[j] and known[j] and least[j] == least[i]:
+                first[pairs], second[pairs] = i, j
+                pairs += 1
+                known[i] = known[j] = False
+                alive[j] = False
+    return pairs
+
+
+@numba.njit(cache=True, nogil=True)
+def forget(count, nearest, known, alive, merged, out) -> int:
+    """Clusters whose nearest one is not known or has just merged, into `out`; returns how many."""
+    stale = 0
+    for i in range(count):
+        if alive[i]:
+            if known[i] and merged[nearest[i]]:
+                known[i] = False
+            if not known[i]:
+                out[stale] = i
+                stale += 1
+    return stale
+
+
+@numba.njit(cache=True, nogil=True)
+def tip(nearest, known, alive) -> int:
+    """End of the chain of nearest clusters from the first cluster alive: one whose nearest is not known."""
+    own = 0
+    while not alive[own]:
+        own += 1
+    while known[own]:
+        own = nearest[own]
+    return own
+
+
+# --- lists of nearest clusters -------------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)
+def _insert(near, far, bound, own, other, value) -> None:
+    """Put a cluster in the place of the farthest one of a list; `bound` is the list's largest distance."""
+    worst = 0
+    for e in range(1, far.shape[1]):
+        if far[own, e] > far[own, worst]:
+            worst = e
+    far[own, worst], near[own, worst] = value, other
+    most = far[own, 0]
+    for e in range(1, far.shape[1]):
+        most = max(most, far[own, e])
+    bound[own] = most
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def list_rows(tile, rows, columns, near, far, bound) -> None:
+    """Enter a tile's columns in the lists of its rows wherever they beat the bound."""
+    width = tile.shape[1]
+    for i in range(tile.shape[0]):
+        line, own = tile[i], rows[i]
+        limit = bound[own]
+        for low in range(0, width, CHUNK):
+            high = min(width, low + CHUNK)
+            least = INF
+            for j in range(low, high):
+                least = min(least, line[j])
+            if least < limit:
+                for j in range(low, high):
+                    if line[j] < limit:
+                        _insert(near, far, bound, own, columns[j], line[j])
+                        limit = bound[own]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
+    """Enter a tile's rows in the lists of its columns; `limits` is scratch for the columns' bounds."""
+    width, zero = tile.shape[1], np.float32(0)
+    for j in range(width):
+        limits[j] = bound[columns[j]]
+    for i in range(tile.shape[0]):
+        line, other = tile[i], rows[i]
+        for low in range(0, width, CHUNK):
+            high = min(width, low + CHUNK)
+            hit = zero
+            for j in range(low, high):
+                hit = min(hit, line[j] - limits[j] if limits[j] < INF else -INF)
+            if hit < zero:
+                for j in range(low, high):
+                    if line[j] < limits[j]:
+                        _insert(near, far, bound, columns[j], other, line[j])
+                        limits[j] = bound[columns[j]]
+
+
+@numba.njit(cache=True, nogil=True)
+def _resolve(own, near, far, part, bound, parent, size) -> int:
+    """Bring a list up to date with merges, drop what is no longer certain; where the nearest stands, or -1.
+
+    A listed cluster that has merged keeps its place only where all its parts were listed (the largest
+    distance counts); otherwise its distance is at least the bound, which is all that needs to be known.
+    """
+    length, used = near.shape[1], 0
+    for e in range(length):
+        other = near[own, e]
+        if other < 0:
+            continue
+        root = _root(parent, other)
+        value, count = far[own, e], part[own, e]
+        near[own, e] = -1
+        if root == own:
+            continue
+        place = used
+        for q in range(used):
+            if near[own, q] == root:
+                place = q
+        if place < used:
+            far[own, place] = max(far[own, place], value)
+            part[own, place] += count
+        else:
+            near[own, used], far[own, used], part[own, used] = root, value, count
+            used += 1
+    kept, best = 0, -1
+    for q in range(used):
+        root, value, count = near[own, q], far[own, q], part[own, q]
+        near[own, q] = -1
+        if count == size[root]:
+            near[own, kept], far[own, kept], part[own, kept] = root, value, count
+            if best < 0 or value < far[own, best]:
+                best = kept
+            kept += 1
+    return best
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _farthest(x, mark, following, a, b, least) -> np.float32:
+    """Complete-linkage distance of two clusters given by their chains of leaves, or more than it is known to be."""
+    most, i = least, a
+    while i >= 0:
+        j = b
+        while j >= 0:
+            value = _pair(x[i], x[j]) + abs(mark[i] - mark[j])
+            most = max(most, value)
+            j = following[j]
+        i = following[i]
+    return most
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
+    """Choose up to `most` members of pieces [low:high], farthest first, and how far the others are from them."""
+    for piece in range(low, high):
+        members = order[starts[piece] : starts[piece + 1]]
+        if len(members) <= most:
+            chosen[members] = True
+            continue
+        current = members[0]
+        for i in range(1, len(members)):  # the farthest from any one member is at the rim
+            reach[members[i]] = _pair(x[members[0]], x[members[i]]) + abs(mark[members[0]] - mark[members[i]])
+            if reach[members[i]] > reach[current]:
+                current = members[i]
+        reach[members] = INF
+        for _ in range(most):
+            chosen[current] = True
+            farthest = current
+            reach[current] = 0
+            for i in range(len(members)):
+                own = members[i]
+                reach[own] = min(reach[own], _pair(x[current], x[own]) + abs(mark[current] - mark[own]))
+                if reach[own] > reach[farthest]:
+                    farthest = own
+            current = farthest
+
+
+@numba.njit(cache=True, nogil=True)
+def settle(
+    x, mark, alive, near, far, part, bound, parent, size, following, last, version, first, second, height, count
+) -> int:
+    """Merge mutually nearest clusters for as long as the lists prove that they are; returns the merges so far.
+
+    A cluster's nearest one is proven where its distance is within the list's bound. Afterwards `bound` is
+    negative for the clusters whose lists have run out.
+    """
+    n = len(alive)
+    own_ids = np.flatnonzero(alive)
+    nearest, seen = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    least, lower = np.full(n, INF, np.float32), np.zeros(n, np.float32)
+    length, again = near.shape[1], True
+    while again:
+        again = False
+        live = 0
+        for position in range(len(own_ids)):
+            own = own_ids[position]
+            if not alive[own]:
+                continue
+            own_ids[live] = own
+            live += 1
+            other = nearest[own]
+            if seen[own] < 0 or (other >= 0 and (not alive[other] or version[other] != seen[own])):
+                place = _resolve(own, near, far, part, bound, parent, size)
+                nearest[own], seen[own], least[own], lower[own] = -1, 0, INF, bound[own]
+                if place >= 0 and far[own, place] <= bound[own]:
+                    other = near[own, place]
+                    nearest[own], seen[own] = other, version[other]
+                    least[own] = lower[own] = far[own, place]
+            other = nearest[own]
+            if other < 0:
+                continue
+            mutual = nearest[other] == own and seen[other] == version[own]
+            if not mutual and lower[other] < least[own] * TIED:
+                continue
+            # `other` may not have been read since its own nearest merged, but distances only grow
+            first[count], second[count], height[count] = own, other, least[own]
+            count += 1
+            again = True
+            _resolve(other, near, far, part, bound, parent, size)
+            base, added = (own, other) if bound[own] >= bound[other] else (other, own)
+            reach = bound[base]
+            for e in range(length):
+                third = near[base, e]
+                if third < 0 or third == added:
+                    near[base, e] = -1
+                    continue
+                value, found = far[base, e], False
+                for q in range(length):
+                    if near[added, q] == third:
+                        value, found = max(value, far[added, q]), True
+                if not found:
+                    if size[added] * size[third] <= 64:
+                        value = _farthest(x, mark, following, added, third, value)
+                    else:
+                        reach = min(reach, max(value, bound[added]))
+                        near[base, e] = -1
+                        continue
+                far[base, e] = value
+            for e in range(length):
+                near[own, e], far[own, e], part[own, e] = near[base, e], far[base, e], part[base, e]
+            bound[own] = reach
+            following[last[own]] = other
+            last[own] = last[other]
+            size[own] += size[other]
+            parent[other] = own
+            alive[other] = False
+            version[own] += 1
+            seen[own], nearest[own], lower[own] = -1, -1, least[own]
+        own_ids = own_ids[:live]
+    for position in range(len(own_ids)):
+        own = own_ids[position]
+        if alive[own] and nearest[own] < 0:
+            bound[own] = -1
+    return count

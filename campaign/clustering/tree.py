@@ -103,7 +103,7 @@ class Tree:
         parent = np.full(total, -1, dtype=index)
         parent[children[n:, 0]] = merges
         parent[children[n:, 1]] = merges
-        if n and (children[n:] >= merges[:, None]).any() or (parent[: max(total - 1, 0)] < 0).any():
+        if (n and (children[n:] >= merges[:, None]).any()) or (parent[: max(total - 1, 0)] < 0).any():
             raise InputError("linkage", "every cluster merged once, after it was made", "another order")
         size = np.ones(total, dtype=index)
         size[n:] = linkage[:, 3]

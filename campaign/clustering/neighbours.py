@@ -1,0 +1,196 @@
+"""Exact complete linkage without a distance matrix, for as long as it takes to make one fit.
+
+A pass computes the distances of all clusters in tiles, keeps for each cluster a short list of its nearest ones,
+and forgets the rest. The lists then prove merge after merge: a cluster's nearest one is certain while its
+distance is within the list's reach, because whatever is not listed is at least as far, and complete linkage
+only moves clusters apart. When the lists have run out, another pass is made over the clusters that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from campaign.clustering import kernels
+from campaign.clustering.dense import Merges
+from campaign.clustering.points import BLOCK, Points, tiles
+from campaign.clustering.workers import Workers
+
+LIST = 32  # clusters in a list
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some clusters, largest first, and their masks in layers: the k-th masks of all that have so many."""
+
+    clusters: np.ndarray
+    x: np.ndarray
+    norm: np.ndarray
+    mark: np.ndarray
+    place: np.ndarray  # of each mask's cluster in the block
+    starts: np.ndarray  # of the layers, and where the last one ends
+
+
+class Clusters:
+    """The clusters of a set of points while they merge; a cluster's id is one of its leaves.
+
+    pieces: (n,) for each leaf the id of the cluster it starts in; by default every leaf is one.
+    """
+
+    def __init__(self, points: Points, team: Workers, pieces: np.ndarray | None = None):
+        n = len(points)
+        self.points, self.team, self.n = points, team, n
+        self.alive = np.ones(n, bool)
+        self.size = np.ones(n, np.int32)
+        self.parent = np.arange(n, dtype=np.int32)
+        self.following = np.full(n, -1, np.int32)
+        self.last = np.arange(n, dtype=np.int32)
+        self.version = np.zeros(n, np.int32)
+        self.near = np.full((n, LIST), -1, np.int32)
+        self.far = np.full((n, LIST), np.inf, np.float32)
+        self.part = np.ones((n, LIST), np.int32)
+        self.bound = np.full(n, -1, np.float32)  # negative: the list has run out
+        self.first, self.second = np.empty(n, np.int64), np.empty(n, np.int64)
+        self.height, self.merged = np.empty(n, np.float32), 0
+        self.given = n
+        if pieces is not None:
+            self.parent = pieces.astype(np.int32)
+            self.alive = self.parent == np.arange(n)
+            self.given = int(self.alive.sum())
+            self.size = np.bincount(self.parent, minlength=n).astype(np.int32)
+            for leaf in np.flatnonzero(~self.alive):
+                home = self.parent[leaf]
+                self.following[self.last[home]] = leaf
+                self.last[home] = leaf
+
+    def __len__(self) -> int:
+        return self.given - self.merged
+
+    @property
+    def merges(self) -> Merges:
+        """The merges so far: a leaf of either side and the height."""
+        done = slice(self.merged)
+        return self.first[done], self.second[done], self.height[done].astype(np.float64)
+
+    def settle(self) -> int:
+        """Make every merge that the lists prove; returns how many."""
+        before = self.merged
+        self.merged = kernels.settle(
+            self.points.x,
+            self.points.mark,
+            self.alive,
+            self.near,
+            self.far,
+            self.part,
+            self.bound,
+            self.parent,
+            self.size,
+            self.following,
+            self.last,
+            self.version,
+            self.first,
+            self.second,
+            self.height,
+            self.merged,
+        )
+        return self.merged - before
+
+    def look(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fill the lists that have run out, by a pass over all pairs with such a cluster in them."""
+        ids = np.flatnonzero(self.alive)
+        needy = self.bound[ids] < 0
+        ids = np.concatenate([ids[needy], ids[~needy]])
+        wanted = int(needy.sum())
+        lost = ids[:wanted]
+        self.near[lost], self.far[lost], self.bound[lost] = -1, np.inf, np.inf
+        blocks = self._blocks(ids)
+        locks = [Lock() for _ in blocks]
+        jobs = [(i, j) for i in range(-(-wanted // BLOCK)) for j in range(i, len(blocks))]
+        open_for = np.zeros(self.n, bool)
+        open_for[lost] = True
+        # lists that are still good must not change: rows of theirs are entered nowhere
+        guard = np.where(open_for, self.bound, -1).astype(np.float32)
+
+        def work(job: tuple[int, int]) -> None:
+            i, j = job
+            tile = _distances(blocks[i], blocks[j])
+            if i == j:
+                np.fill_diagonal(tile, np.inf)
+            rows, columns = blocks[i].clusters, blocks[j].clusters
+            with locks[i]:
+                kernels.list_rows(tile, rows, columns, self.near, self.far, guard)
+            if i != j and j * BLOCK < wanted:
+                with locks[j]:
+                    scratch = np.empty(len(columns), np.float32)
+                    kernels.list_columns(tile, rows, columns, scratch, self.near, self.far, guard)
+
+        for done, _ in enumerate(self.team.each(work, jobs), 1):
+            if progress:
+                progress(done, len(jobs))
+        self.bound[lost] = guard[lost]
+        self.part[lost] = np.where(self.near[lost] >= 0, self.size[self.near[lost]], 1)
+
+    def matrix(self, progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Complete-linkage distances of all clusters, float32 (m, m), and the ids (m,) of its rows."""
+        ids = np.flatnonzero(self.alive)
+        ids = ids[np.argsort(-self.size[ids], kind="stable")]
+        blocks = self._blocks(ids)
+        out = np.empty((len(ids), len(ids)), np.float32)
+
+        def work(tile: tuple[slice, slice]) -> None:
+            rows, columns = tile
+            out[rows, columns] = _distances(blocks[rows.start // BLOCK], blocks[columns.start // BLOCK])
+            if rows == columns:
+                square = out[rows, columns]
+                np.maximum(square, square.T.copy(), out=square)
+            else:
+                out[columns, rows] = out[rows, columns].T
+
+        jobs = tiles(len(ids))
+        for done, _ in enumerate(self.team.each(work, jobs), 1):
+            if progress:
+                progress(done, len(jobs))
+        return out, ids
+
+    def _blocks(self, ids: np.ndarray) -> list[_Block]:
+        blocks = []
+        for low in range(0, len(ids), BLOCK):
+            chosen = ids[low : low + BLOCK]
+            chosen = chosen[np.argsort(-self.size[chosen], kind="stable")]
+            layers, leaves = [], chosen
+            while len(leaves):
+                layers.append(leaves)
+                leaves = self.following[leaves]
+                leaves = leaves[leaves >= 0]
+            lengths = [len(layer) for layer in layers]
+            part = self.points.select(np.concatenate(layers))
+            place = np.concatenate([np.arange(length) for length in lengths])
+            starts = np.concatenate([[0], np.cumsum(lengths)])
+            blocks.append(_Block(chosen, part.x, part.norm, part.mark, place, starts))
+        return blocks
+
+
+def _distances(rows: _Block, columns: _Block) -> np.ndarray:
+    plain = len(rows.starts) == len(columns.starts) == 2
+    out = np.empty((0, 0), np.float32) if plain else np.zeros((len(rows.clusters), len(columns.clusters)), np.float32)
+    for top in range(0, len(rows.x), BLOCK):
+        row = slice(top, top + BLOCK)
+        for low in range(0, len(columns.x), BLOCK):
+            column = slice(low, low + BLOCK)
+            tile = rows.x[row] @ columns.x[column].T
+            kernels.fuse(
+                tile,
+                rows.x[row],
+                rows.norm[row],
+                rows.mark[row],
+                columns.x[column],
+                columns.norm[column],
+                columns.mark[column],
+            )
+            if plain:
+                return tile
+            kernels.raise_to(out, tile, rows.place[row], columns.starts, low)
+    return out

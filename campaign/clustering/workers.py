@@ -1,0 +1,43 @@
+"""Threads over kernels that release the interpreter lock, with BLAS held to one thread each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+
+class Workers:
+    """A fixed number of threads; work is handed out in pieces and awaited."""
+
+    def __init__(self, threads: int, pool: ThreadPoolExecutor | None):
+        self.threads, self._pool = threads, pool
+
+    def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Results of work(item), in order, `threads` at a time."""
+        return map(work, items) if self._pool is None else self._pool.map(work, items)
+
+    def ranges(self, work: Callable[[int, int], Any], count: int, heavy: bool = True) -> None:
+        """Run work(low, high) over 0 … count in pieces; in this thread where it is too little to share."""
+        if self._pool is None or not heavy or count < 2:
+            work(0, count)
+            return
+        step = max(1, min(64, count // (4 * self.threads)))
+        for _ in self._pool.map(lambda low: work(low, min(count, low + step)), range(0, count, step)):
+            pass
+
+
+@contextmanager
+def workers(threads: int | None) -> Iterator[Workers]:
+    """Start the threads for one run. BLAS is limited process-wide while it lasts."""
+    count = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    with threadpool_limits(1, "blas"):
+        if count == 1:
+            yield Workers(1, None)
+            return
+        with ThreadPoolExecutor(count, "linkage") as pool:
+            yield Workers(count, pool)
