@@ -103,8 +103,11 @@ class Policy(Protocol):
     a child are the beginning of the child's own sample. Otherwise every cluster's sample is drawn afresh.
     """
 
-    name: str
-    shared_draw: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shared_draw(self) -> bool: ...
 
     def start(self, tree: Tree) -> list[int]:
         """The clusters to begin with, usually the root alone."""

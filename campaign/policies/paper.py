@@ -1,12 +1,8 @@
-"""Policies: when to ask about a cluster's masks, how many of them, and when to decide.
-
-`paper` is Algorithm 1 of "Scaling up instance annotation via label propagation" (Papadopoulos, Weber, Torralba).
-"""
+"""Algorithm 1 of "Scaling up instance annotation via label propagation", its orders of search, and its curtailment."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,12 +12,12 @@ from ml_backend.errors import InputError
 
 if TYPE_CHECKING:
     from campaign.clustering import Tree
-    from campaign.search import Policy
     from campaign.thresholds import Thresholds
 
 SAMPLE_SIZE = 15
 ACCEPT_QUALITY = 0.85
 REPLACEMENTS = 2  # at most this many times the sample size is drawn when annotators are unsure
+RULES = {"accept": "Q >= K_a", "reject": "Q <= 1 - K_a", "split": "1 - K_a < Q < K_a"}
 _SLACK = 1e-9  # 17 of 20 is 0.85, also in floating point
 
 
@@ -40,6 +36,20 @@ def lower_bound(yes: int, answered: int, size: int, confidence: float = 0.95) ->
     return max(float(betaincinv(yes, answered - yes + 1, 1 - confidence)), yes / size)
 
 
+Order = Callable[[Evidence], float]
+ORDERS: dict[str, Order | None] = {
+    "score": None,  # the published heuristic: the greatest mean score first
+    "bfs": lambda evidence: -evidence.depth,
+    "dfs": lambda evidence: evidence.depth,
+    "dfs-score": lambda evidence: evidence.depth + evidence.mean_score / 2,  # of two children the better one first
+}
+
+
+def oracle_order(values: Sequence[float]) -> Order:
+    """The order by a value of each cluster that only a simulation knows: the true mean IoU."""
+    return lambda evidence: float(values[evidence.cluster])
+
+
 @dataclass(frozen=True)
 class Paper:
     """Algorithm 1 to the letter, by default in its own order, the greatest mean score first.
@@ -52,7 +62,7 @@ class Paper:
 
     n_s: int = SAMPLE_SIZE
     k_a: float = ACCEPT_QUALITY
-    order: Callable[[Evidence], float] | None = field(default=None, compare=False)
+    order: Order | None = field(default=None, compare=False)
     name: str = "paper"
     shared_draw: bool = False
 
@@ -91,22 +101,48 @@ class Paper:
             kind = "accept"
         elif yes <= (1 - self.k_a) * answered + _SLACK:
             kind = "reject"
-        return Outcome(kind, _RULES[kind], quality, bound)
+        return Outcome(kind, RULES[kind], quality, bound)
 
 
-_RULES = {"accept": "Q >= K_a", "reject": "Q <= 1 - K_a", "split": "1 - K_a < Q < K_a"}
+@dataclass(frozen=True)
+class Curtailed(Paper):
+    """The decisions of `Paper` on the same samples, asked in parts and taken as soon as no answer can change them.
+
+    Each part is the fewest masks whose answers could settle the outcome, so none is asked about for nothing.
+    """
+
+    name: str = "curtailed"
+
+    def consider(self, evidence: Evidence, thresholds: Thresholds) -> Outcome | int:
+        outcome = super().consider(evidence, thresholds)
+        if isinstance(outcome, Outcome):
+            return outcome
+        limit = self.draw_limit(evidence.size)
+        settled, more = _settle(self.n_s, self.k_a, limit, evidence.yes, evidence.no, evidence.unsure)
+        if settled is None:
+            return more
+        answered = evidence.yes + evidence.no
+        bound = lower_bound(evidence.yes, answered, evidence.size)
+        quality = evidence.yes / answered if answered else None
+        return Outcome(settled, f"{RULES[settled]}, settled early", quality, bound)
 
 
-def smallest_accepted(n: int, k_a: float) -> int:
-    """The fewest yes of `n` answers with which a cluster is accepted."""
-    return math.ceil(k_a * n - _SLACK)
-
-
-def make_policy(name: str, n_s: int = SAMPLE_SIZE, k_a: float = ACCEPT_QUALITY) -> Policy:
-    """The policy of a name. Raises InputError for an unknown one."""
-    if name not in POLICIES:
-        raise InputError("policy", "one of " + ", ".join(POLICIES), name)
-    return POLICIES[name](n_s=n_s, k_a=k_a)
-
-
-POLICIES: dict[str, Callable[..., Policy]] = {"paper": Paper}
+@lru_cache(maxsize=65536)
+def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) -> tuple[Kind | None, int]:
+    """The outcome that every way to complete the sample leads to, or the fewest answers that could settle one."""
+    paper = Paper(n_s, k_a)
+    answered, left = yes + no, limit - yes - no - unsure
+    missing = n_s - answered
+    kinds = set()
+    for certain in range(min(missing, left) + 1):
+        # fewer certain answers than are missing come about only when all that may be drawn is drawn
+        for also_yes in range(certain + 1):
+            kinds.add(paper.judge(yes + also_yes, answered + certain, limit).kind)
+        if len(kinds) > 1:
+            break
+    if len(kinds) == 1:
+        return kinds.pop(), 0
+    if left <= 1:
+        return None, 1
+    steps = (_settle(n_s, k_a, limit, yes + 1, no, unsure), _settle(n_s, k_a, limit, yes, no + 1, unsure))
+    return None, min(1 + more for _, more in steps)
