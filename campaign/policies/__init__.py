@@ -1,0 +1,20 @@
+"""Policies: when to ask about a cluster's masks, how many of them, and when to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from campaign.policies.paper import ACCEPT_QUALITY, ORDERS, SAMPLE_SIZE, Curtailed, Paper, lower_bound, oracle_order
+from campaign.search import Policy
+from ml_backend.errors import InputError
+
+__all__ = ["ORDERS", "POLICIES", "Curtailed", "Paper", "lower_bound", "make_policy", "oracle_order"]
+
+POLICIES: dict[str, Callable[..., Policy]] = {"paper": Paper, "curtailed": Curtailed}
+
+
+def make_policy(name: str, n_s: int = SAMPLE_SIZE, k_a: float = ACCEPT_QUALITY) -> Policy:
+    """The policy of a name. Raises InputError for an unknown one."""
+    if name not in POLICIES:
+        raise InputError("policy", "one of " + ", ".join(POLICIES), name)
+    return POLICIES[name](n_s=n_s, k_a=k_a)
