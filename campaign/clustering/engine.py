@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from campaign.clustering import kernels
-from campaign.clustering.dense import Merges, dense_merges
+from campaign.clustering.dense import Merges
 from campaign.clustering.micro import approximate_merges
 from campaign.clustering.neighbours import LIST, Clusters
 from campaign.clustering.options import LinkageOptions
@@ -83,11 +83,11 @@ def cluster(
         elif engine == "approximate":
 
             def exact(part: Points, pieces: np.ndarray | None = None, report: Progress | None = None) -> Merges:
-                return exact_merges(part, room, team, report, pieces)
+                return exact_merges(part, room, team, report, pieces, device)
 
             merges, reach = approximate_merges(points, options.micro_size, exact, team, options.seed, progress)
         else:
-            merges = exact_merges(points, room, team, progress)
+            merges = exact_merges(points, room, team, progress, None, device)
     array, estimate = scipy_array(merges)
     error = None
     if reach is not None:
@@ -110,15 +110,23 @@ def exact_merges(
     team: Workers,
     progress: Progress | None = None,
     pieces: np.ndarray | None = None,
+    device: str = "cpu",
 ) -> Merges:
     """All merges of exact complete linkage within `room` bytes for the matrix of distances.
 
     Passes of neighbour lists merge clusters until the matrix of those left fits. pieces: as in `Clusters`.
+    device: "cpu", or a PyTorch device; its own free memory is then the room.
     """
-    clusters = Clusters(points, team, pieces)
+    if device == "cpu":
+        clusters = Clusters(points, team, pieces)
+    else:
+        from campaign.clustering.device import DeviceClusters
+
+        clusters = DeviceClusters(points, team, pieces, device)
+        room = clusters.room()
     fits = int((room / 4) ** 0.5)
     number = 0
-    while len(clusters) > min(fits, DIRECT if number == 0 else fits):
+    while len(clusters) > (min(fits, DIRECT) if number == 0 and device == "cpu" else fits):
         number += 1
         before = len(clusters)
         clusters.look(_step(progress, f"pass {number}"))
@@ -128,8 +136,7 @@ def exact_merges(
             raise InputError("memory", f"room for a matrix of {4 * len(clusters) ** 2} bytes", room)
     if len(clusters) == 1:
         return clusters.merges
-    matrix, leaves = clusters.matrix(_step(progress, "matrix"))
-    rest = dense_merges(matrix, leaves, team, _step(progress, "merge"))
+    rest = clusters.finish(_step(progress, "matrix"), _step(progress, "merge"))
     left, right, height = (np.concatenate(part) for part in zip(clusters.merges, rest, strict=True))
     return left, right, height
 

@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 
 from campaign.clustering import kernels
-from campaign.clustering.dense import Merges
+from campaign.clustering.dense import Merges, dense_merges
 from campaign.clustering.points import BLOCK, Points, tiles
 from campaign.clustering.workers import Workers
 
@@ -154,6 +154,15 @@ class Clusters:
             if progress:
                 progress(done, len(jobs))
         return out, ids
+
+    def finish(
+        self,
+        computing: Callable[[int, int], None] | None = None,
+        merging: Callable[[int, int], None] | None = None,
+    ) -> Merges:
+        """The merges still to be made, on a matrix of all distances between the clusters."""
+        matrix, leaves = self.matrix(computing)
+        return dense_merges(matrix, leaves, self.team, merging)
 
     def _blocks(self, ids: np.ndarray) -> list[_Block]:
         blocks = []

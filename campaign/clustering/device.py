@@ -1,0 +1,221 @@
+"""The exact engine on a GPU, by PyTorch. The host keeps lists and merges; the device computes and holds distances.
+
+Runs on any PyTorch device, its CPU included, with the same results up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from campaign.clustering import kernels, neighbours
+from campaign.clustering.dense import PATIENCE, SHRINK, Merges, dense_merges
+from campaign.clustering.neighbours import Clusters
+from campaign.clustering.points import Points
+from campaign.clustering.workers import Workers
+
+ROWS, COLUMNS = 4096, 16384  # clusters in a tile
+HANDOVER = 2048  # the last clusters merge faster on the host
+SLAB = 1 << 26  # matrix elements moved at once
+SPARE = 4 << 30  # bytes of device memory left to tiles and PyTorch
+
+
+class DeviceClusters(Clusters):
+    """Clusters whose distances are computed on a device."""
+
+    def __init__(self, points: Points, team: Workers, pieces: np.ndarray | None = None, device: str = "cuda"):
+        super().__init__(points, team, pieces)
+        self.device = torch.device(device)
+        self.x, self.norm, self.mark = (
+            torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
+            for part in (points.x, points.norm, points.mark)
+        )
+
+    def room(self) -> int:
+        """Bytes of the device that a matrix may take."""
+        if self.device.type != "cuda":
+            return 1 << 62
+        return max(0, torch.cuda.mem_get_info(self.device)[0] - SPARE)
+
+    def look(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fill the lists that have run out."""
+        ids = np.flatnonzero(self.alive)
+        needy = self.bound[ids] < 0
+        ids = np.concatenate([ids[needy], ids[~needy]])
+        wanted, length = int(needy.sum()), min(neighbours.LIST, len(ids) - 1)
+        columns = [_Layers(self, ids[low : low + COLUMNS]) for low in range(0, len(ids), COLUMNS)]
+        for low in range(0, wanted, ROWS):
+            rows = _Layers(self, ids[low : min(low + ROWS, wanted)])
+            best = torch.full((len(rows.clusters), 0), 0.0, device=self.device)
+            near = torch.zeros((len(rows.clusters), 0), dtype=torch.int64, device=self.device)
+            own = torch.from_numpy(rows.clusters).to(self.device)
+            for shared, column in zip(range(0, len(ids), COLUMNS), columns, strict=True):
+                tile = self._distances(rows, column)
+                names = torch.from_numpy(column.clusters).to(self.device)
+                if shared <= low < shared + COLUMNS:
+                    tile.masked_fill_(own[:, None] == names, torch.inf)
+                value, place = tile.topk(min(length, tile.shape[1]), 1, largest=False)
+                best, near = torch.cat([best, value], 1), torch.cat([near, names[place]], 1)
+                best, place = best.topk(min(length, best.shape[1]), 1, largest=False)
+                near = near.gather(1, place)
+            self._enter(rows.clusters, near.cpu().numpy(), best.cpu().numpy(), complete=length == len(ids) - 1)
+            if progress:
+                progress(min(low + ROWS, wanted), wanted)
+
+    def _enter(self, rows: np.ndarray, near: np.ndarray, far: np.ndarray, complete: bool) -> None:
+        length = near.shape[1]
+        self.near[rows], self.far[rows] = -1, np.inf
+        self.near[rows, :length], self.far[rows, :length] = near, far
+        self.part[rows] = np.where(self.near[rows] >= 0, self.size[self.near[rows]], 1)
+        self.bound[rows] = np.inf if complete else far.max(1)
+
+    def device_matrix(self, progress: Callable[[int, int], None] | None = None) -> tuple[torch.Tensor, np.ndarray]:
+        """Like `matrix`, left on the device."""
+        ids = np.flatnonzero(self.alive)
+        ids = ids[np.argsort(-self.size[ids], kind="stable")]
+        out = torch.empty((len(ids), len(ids)), device=self.device)
+        cuts = range(0, len(ids), ROWS)
+        blocks = [_Layers(self, ids[low : low + ROWS]) for low in cuts]
+        for i, low in enumerate(cuts):
+            for block, left in zip(blocks[i:], cuts[i:], strict=True):
+                tile = self._distances(blocks[i], block)
+                if low == left:
+                    tile = torch.maximum(tile, tile.T)
+                out[low : low + ROWS, left : left + ROWS] = tile
+                out[left : left + ROWS, low : low + ROWS] = tile.T
+            if progress:
+                progress(i + 1, len(blocks))
+        return out, ids
+
+    def finish(
+        self,
+        computing: Callable[[int, int], None] | None = None,
+        merging: Callable[[int, int], None] | None = None,
+    ) -> Merges:
+        """The merges still to be made, on a matrix that stays on the device."""
+        matrix, leaves = self.device_matrix(computing)
+        return device_merges(matrix, leaves, self.team, merging)
+
+    def _distances(self, rows: _Layers, columns: _Layers) -> torch.Tensor:
+        total = self.norm[rows.leaves][:, None] + self.norm[columns.leaves]
+        x, y = self.x[rows.leaves], self.x[columns.leaves]
+        tile = torch.addmm(total, x, y.T, alpha=-2)
+        lost = tile < kernels.CANCELLED * total
+        tile = tile.clamp_(min=0).sqrt_()
+        if lost.any():
+            near = lost.nonzero()
+            for part in near.split(max(1, SLAB // max(1, x.shape[1]))):
+                i, j = part.unbind(1)
+                tile[i, j] = (x[i] - y[j]).square_().sum(1).sqrt_()
+        tile += (self.mark[rows.leaves][:, None] - self.mark[columns.leaves]).abs_()
+        return _raised(_raised(tile, rows.lengths).T, columns.lengths).T
+
+
+class _Layers:
+    """Some clusters, largest first, and their masks in layers: the k-th masks of all that have so many."""
+
+    def __init__(self, owner: Clusters, ids: np.ndarray):
+        self.clusters = ids[np.argsort(-owner.size[ids], kind="stable")].astype(np.int64)
+        layers, leaves = [], self.clusters
+        while len(leaves):
+            layers.append(leaves)
+            leaves = owner.following[leaves]
+            leaves = leaves[leaves >= 0]
+        self.lengths = [len(layer) for layer in layers]
+        self.leaves = torch.from_numpy(np.concatenate(layers).astype(np.int64))
+
+
+def _raised(tile: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    out, start = tile[: lengths[0]], lengths[0]
+    for length in lengths[1:]:
+        torch.maximum(out[:length], tile[start : start + length], out=out[:length])
+        start += length
+    return out
+
+
+def device_merges(
+    matrix: torch.Tensor,
+    leaves: np.ndarray,
+    team: Workers,
+    progress: Callable[[int, int], None] | None = None,
+) -> Merges:
+    """All merges of complete linkage on a symmetric (m, m) float32 matrix on a device, which is used up."""
+    total = width = left = len(matrix)
+    matrix.fill_diagonal_(torch.inf)
+    leaf = np.asarray(leaves)
+    nearest, least = np.zeros(total, np.int64), np.zeros(total, np.float32)
+    known, alive, merged = np.zeros(total, bool), np.ones(total, bool), np.zeros(total, bool)
+    first, second, stale = (np.arange(total) for _ in range(3))
+    merges: list[Merges] = []
+    readings = 0
+    while left > HANDOVER:
+        if readings > PATIENCE * total:
+            stale = np.array([kernels.tip(nearest, known, alive)])
+        nearest[stale], least[stale] = _nearest(matrix, stale, width)
+        known[stale] = True
+        readings += len(stale)
+        pairs = kernels.pair_up(width, nearest, least, known, alive, first, second)
+        a, b = first[:pairs].copy(), second[:pairs].copy()
+        if pairs:
+            _merge(matrix, a, b, width)
+            merges.append((leaf[a], leaf[b], least[a]))
+            left -= pairs
+            merged[a] = merged[b] = True
+            if progress:
+                progress(total - left, total - 1)
+        stale = np.empty(left, np.int64)
+        stale = stale[: kernels.forget(width, nearest, known, alive, merged, stale)]
+        merged[a] = merged[b] = False
+        if left < SHRINK * width:
+            keep = np.flatnonzero(alive[:width])
+            _close_up(matrix, keep)
+            place = np.cumsum(alive[:width]) - 1
+            stale, width = place[stale], len(keep)
+            leaf, least, known = leaf[keep], least[keep], known[keep]
+            nearest = place[nearest[keep]]
+            alive, merged = np.ones(width, bool), np.zeros(width, bool)
+    keep = np.flatnonzero(alive[:width])
+    _close_up(matrix, keep)
+    rest = np.ascontiguousarray(matrix[: len(keep), : len(keep)].cpu().numpy())
+    merges.append(
+        dense_merges(rest, leaf[keep], team, progress and (lambda done, _: progress(total - left + done, total - 1)))
+    )
+    joined = [np.concatenate(part) for part in zip(*merges, strict=True)]
+    return joined[0], joined[1], joined[2].astype(np.float64)
+
+
+def _nearest(matrix: torch.Tensor, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    places, values = [], []
+    for part in torch.from_numpy(rows).to(matrix.device).split(max(1, SLAB // width)):
+        lines = matrix[part, :width]
+        value, place = lines.min(1)
+        tied = ((lines == value[:, None]).sum(1) > 1).nonzero()[:, 0]
+        for some in tied.split(max(1, SLAB // (4 * width))):
+            # the next one after the row's own place, so that ties pair off along a line
+            steps = (torch.arange(width, device=matrix.device) - part[some, None]) % width
+            place[some] = torch.where(lines[some] == value[some, None], steps, width).argmin(1)
+        places.append(place)
+        values.append(value)
+    return torch.cat(places).cpu().numpy(), torch.cat(values).cpu().numpy()
+
+
+def _merge(matrix: torch.Tensor, a: np.ndarray, b: np.ndarray, width: int) -> None:
+    kept, gone = (torch.from_numpy(part).to(matrix.device) for part in (a, b))
+    for some, others in zip(kept.split(max(1, SLAB // width)), gone.split(max(1, SLAB // width)), strict=True):
+        matrix[some, :width] = torch.maximum(matrix[some, :width], matrix[others, :width])
+    step = max(1, SLAB // len(a))
+    for low in range(0, width, step):
+        lines = matrix[low : min(low + step, width), :width]
+        lines[:, kept] = torch.maximum(lines[:, kept], lines[:, gone])
+        lines[:, gone] = torch.inf
+    matrix[kept, kept] = torch.inf
+
+
+def _close_up(matrix: torch.Tensor, keep: np.ndarray) -> None:
+    index = torch.from_numpy(keep).to(matrix.device)
+    step = max(1, SLAB // len(matrix))
+    for low in range(0, len(keep), step):  # rows move towards the front only, so none is overwritten unread
+        part = index[low : low + step]
+        matrix[low : low + len(part), : len(keep)] = matrix[part][:, index]
