@@ -13,7 +13,7 @@ import numpy as np
 from campaign.clustering import Tree, linkage
 from campaign.settings import Split
 from campaign.store import Store
-from campaign.thresholds import Thresholds, learn_thresholds
+from campaign.thresholds import DEFAULT_K_PA, Thresholds, learn_thresholds
 from ml_backend.detector import Detector, Progress, load_detector_class
 from ml_backend.evaluation import average_precision, true_iou
 from ml_backend.predictions import Predictions
@@ -63,9 +63,18 @@ def assess(store: Store, round_number: int) -> None:
         if heldout.images and len(mine):
             correct = true_iou(mine, heldout, one_to_one=False) >= settings.k_iou
             tree = Tree.build(linkage(mine.features, mine.score), mine.score)
-            learned = learn_thresholds(tree, mine.score, correct, settings.k_a)
+            learned = learn_thresholds(tree, mine.score, correct, settings.k_a, fallback=cautious(mine.score))
         metrics["thresholds"][str(class_id)] = _chosen(learned, settings.k_pr, settings.k_pa)
     store.update_round(round_number, metrics=metrics, stage="cluster")
+
+
+def cautious(scores: np.ndarray) -> Thresholds:
+    """Thresholds where too little is held out to learn them: nothing is rejected unseen, and the best quarter asked.
+
+    A fixed `K_pa` would silence a detector whose scores are low throughout, as after a short training.
+    """
+    k_pa = min(DEFAULT_K_PA, float(np.quantile(scores, 0.75)))
+    return Thresholds(0.0, k_pa, note=f"K_pa is the lesser of {DEFAULT_K_PA} and the held-out scores' upper quartile")
 
 
 def _chosen(learned: Thresholds, k_pr: float | None, k_pa: float | None) -> dict:

@@ -17,11 +17,11 @@ from pycocotools.coco import COCO
 
 from campaign.demo import annotators
 from campaign.jobs.queues import running
-from campaign.label_studio.brush import brush_region
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer
 from campaign.store import Store
-from ml_backend.coco import Annotation, CocoDataset, ImageRecord, to_rle
+from ml_backend.brush import encode_brush
+from ml_backend.coco import Annotation, CocoDataset, ImageRecord, decode, to_rle
 from tests.campaign.cli.test_cli import CAMPAIGN
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.redis]
@@ -202,10 +202,7 @@ def make_source(client: Client, server: LabelStudioServer, data: Path) -> int:
             (files / image.file_name).write_bytes(Path(image.path).read_bytes())
             task: dict = {"data": {"image": f"/data/local-files/?d=discs/{image.file_name}"}}
             if split != "pool":
-                regions = [
-                    brush_region(a.rle, CLASSES[a.class_id], from_name="brush", to_name="image")
-                    for a in grouped.get(image.id, [])
-                ]
+                regions = [brush_region(a) for a in grouped.get(image.id, [])]
                 task["annotations"] = [{"result": regions, "ground_truth": False}]
             tasks.append(task)
     project = client.sdk.projects.create(title="source", label_config=config)
@@ -213,6 +210,16 @@ def make_source(client: Client, server: LabelStudioServer, data: Path) -> int:
     client.sdk.import_storage.local.create(project=project.id, path=str(files), use_blob_urls=True)
     client.sdk.projects.import_tasks(id=project.id, request=tasks)
     return project.id
+
+
+def brush_region(annotation: Annotation) -> dict:
+    height, width = annotation.rle["size"]
+    painted = encode_brush(decode(annotation.rle))
+    value = {"format": "rle", "rle": painted, "brushlabels": [CLASSES[annotation.class_id]]}
+    return {
+        "id": f"a{annotation.id}", "from_name": "brush", "to_name": "image", "type": "brushlabels",
+        "original_width": width, "original_height": height, "image_rotation": 0, "value": value,
+    }  # fmt: skip
 
 
 class Killer:
