@@ -69,18 +69,14 @@ def cluster(
     """Like `linkage`, with what is known about the result: engine, device, error bounds and scales."""
     options = options or LinkageOptions()
     features, scores = checked(features, scores)
-    device = _device(options.device)
+    device = find_device(options.device)
     engine = choose_engine(len(features), device, options)
-    budget = options.memory or int(psutil.virtual_memory().available * FREE_SHARE)
+    room = room_for(features, options)
     with workers(options.threads) as team:
-        room = budget - _fixed(*features.shape, team.threads)
-        if room < 0:
-            raise InputError("memory", f"at least {budget - room} bytes for {features.shape} features", budget)
-        points = prepare(features, scores, team, options.feature_scale, options.score_scale, options.seed, progress)
+        scales = options.feature_scale, options.score_scale
+        points = prepare(features, scores, team, *scales, options.seed, progress)
         reach = None
-        if len(points) < 2:
-            merges: Merges = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-        elif engine == "approximate":
+        if engine == "approximate":
 
             def exact(part: Points, pieces: np.ndarray | None = None, report: Progress | None = None) -> Merges:
                 return exact_merges(part, room, team, report, pieces, device)
@@ -88,12 +84,34 @@ def cluster(
             merges, reach = approximate_merges(points, options.micro_size, exact, team, options.seed, progress)
         else:
             merges = exact_merges(points, room, team, progress, None, device)
-    array, estimate = scipy_array(merges)
+    return finished(merges, reach, device, points)[0]
+
+
+def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Points) -> tuple[Clustering, np.ndarray]:
+    """The clustering of all merges, each after its parts, and the row of its linkage that each one became."""
+    left, right, given = merges
+    height = given.copy()
+    kernels.lift(left, right, height)
+    order = np.argsort(height, kind="stable")
+    linkage = np.empty((len(order), 4))
+    kernels.label(left[order], right[order], height[order], linkage)
     error = None
     if reach is not None:
-        error = np.empty(len(array))
-        kernels.bounds(array, estimate, reach, error)
-    return Clustering(array, engine, device, error, points.feature_scale, points.score_scale)
+        error = np.empty(len(linkage))
+        kernels.bounds(linkage, given[order], reach, error)
+    row = np.empty_like(order)
+    row[order] = np.arange(len(order))
+    engine = "exact" if reach is None else "approximate"
+    return Clustering(linkage, engine, device, error, points.feature_scale, points.score_scale), row
+
+
+def room_for(features: np.ndarray, options: LinkageOptions) -> int:
+    """Bytes of the budget left to a matrix; InputError where there is not even enough for the rest."""
+    budget = options.memory or int(psutil.virtual_memory().available * FREE_SHARE)
+    room = budget - _fixed(*features.shape, options.threads or os.cpu_count() or 1)
+    if room < 0:
+        raise InputError("memory", f"at least {budget - room} bytes for {features.shape} features", budget)
+    return room
 
 
 def choose_engine(n: int, device: str, options: LinkageOptions) -> str:
@@ -134,28 +152,15 @@ def exact_merges(
         if (before - len(clusters)) * 100 < before - fits:
             # a hundred more passes like this one would not do
             raise InputError("memory", f"room for a matrix of {4 * len(clusters) ** 2} bytes", room)
-    if len(clusters) == 1:
+    if len(clusters) < 2:
         return clusters.merges
     rest = clusters.finish(_step(progress, "matrix"), _step(progress, "merge"))
     left, right, height = (np.concatenate(part) for part in zip(clusters.merges, rest, strict=True))
     return left, right, height
 
 
-def scipy_array(merges: Merges) -> tuple[np.ndarray, np.ndarray]:
-    """SciPy's (n-1, 4) array of merges given by a leaf of either side, each after its parts.
-
-    Also the heights (n-1,) as they were given, which may be below those of the parts.
-    """
-    left, right, given = merges
-    height = given.copy()
-    kernels.lift(left, right, height)
-    order = np.argsort(height, kind="stable")
-    out = np.empty((len(order), 4))
-    kernels.label(left[order], right[order], height[order], out)
-    return out, given[order]
-
-
-def _device(wanted: str) -> str:
+def find_device(wanted: str) -> str:
+    """The device that a setting stands for; InputError where it asks for CUDA and there is none."""
     found = False
     if wanted != "cpu" and _cuda_driver():  # PyTorch alone is half a gigabyte: not without a reason
         import torch

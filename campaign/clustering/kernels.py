@@ -79,14 +79,52 @@ def bounds(linkage: np.ndarray, estimate: np.ndarray, reach: np.ndarray, out: np
     That is at least the estimate, at most the estimate and both sides' reach; zero where both are exact.
     """
     n = len(reach)
-    most = np.zeros(2 * n - 1, np.float64)
+    most = np.zeros(n + len(linkage), np.float64)
     most[:n] = reach
-    for t in range(n - 1):
+    for t in range(len(linkage)):
         left, right = int(linkage[t, 0]), int(linkage[t, 1])
         spare = most[left] + most[right]
         most[n + t] = max(most[left], most[right])
         lifted = linkage[t, 2] - estimate[t]
         out[t] = max(lifted, spare - lifted)
+
+
+@numba.njit(cache=True, nogil=True)
+def leaves_of(linkage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One leaf of either side of each merge of a SciPy array."""
+    count = len(linkage)
+    leaf = np.arange(2 * count + 1)
+    first, second = np.empty(count, np.int64), np.empty(count, np.int64)
+    for t in range(count):
+        first[t], second[t] = leaf[int(linkage[t, 0])], leaf[int(linkage[t, 1])]
+        leaf[count + 1 + t] = first[t]
+    return first, second
+
+
+@numba.njit(cache=True, nogil=True)
+def disturb(tile, since, left, right, height, broken) -> None:
+    """Mark merges with a side that is nearer to a newcomer than to the other side.
+
+    Each row of the tile is a newcomer's distances to all masks; it is there from the height `since` on.
+    """
+    n = tile.shape[1]
+    farthest = np.empty(2 * n - 1, np.float32)
+    for i in range(tile.shape[0]):
+        farthest[:n] = tile[i]
+        for t in range(n - 1):
+            a, b = farthest[left[t]], farthest[right[t]]
+            farthest[n + t] = max(a, b)
+            if height[t] > since[i] and min(a, b) * TIED < height[t]:
+                broken[t] = True
+
+
+@numba.njit(cache=True, nogil=True)
+def rise(left: np.ndarray, right: np.ndarray, broken: np.ndarray) -> None:
+    """Mark every merge above a marked one."""
+    n = len(left) + 1
+    for t in range(n - 1):
+        if (left[t] >= n and broken[left[t] - n]) or (right[t] >= n and broken[right[t] - n]):
+            broken[t] = True
 
 
 # --- distances of a tile -------------------------------------------------------------------------------------

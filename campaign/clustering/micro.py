@@ -39,7 +39,7 @@ def approximate_merges(
     exact: gives the merges of points, by local index; takes `pieces`, clusters to start from, as an array that
     names each point's cluster by one of its points.
     """
-    inner: list[Merges] = []
+    inner: list[Merges] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     parts = groups(points, NEIGHBOURHOOD, team, seed)
     done = 0
     for members in parts:

@@ -15,7 +15,7 @@ PLACE = "cuda:0" if torch.cuda.is_available() else "cpu:0"
 @pytest.fixture
 def on_device(monkeypatch):
     """Sizes so small that a few hundred masks take every path of a large run."""
-    monkeypatch.setattr(engine, "_device", lambda wanted: PLACE)
+    monkeypatch.setattr(engine, "find_device", lambda wanted: PLACE)
     monkeypatch.setattr(device, "HANDOVER", 20)
     monkeypatch.setattr(device, "ROWS", 32)
     monkeypatch.setattr(device, "COLUMNS", 64)

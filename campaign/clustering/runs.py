@@ -1,0 +1,77 @@
+"""Clustering one class into a folder: done once, picked up where it was left, the same for the same input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from campaign.clustering.engine import Progress, cluster
+from campaign.clustering.options import LinkageOptions
+from campaign.clustering.tree import Tree
+
+PERFORMANCE = ("memory", "threads")  # options that do not change the tree
+
+
+def cluster_class(
+    folder: str | os.PathLike[str],
+    features: np.ndarray,
+    scores: np.ndarray,
+    options: LinkageOptions | None = None,
+    progress: Progress | None = None,
+) -> Tree:
+    """The tree of a class's masks, from its folder where it is there, otherwise built and saved.
+
+    A run that was interrupted leaves no tree behind and is made again by the next call; a class that is done
+    costs one look at its input. Beside the tree the folder gets `clustering.json` (engine, device, scales,
+    seconds) and, for an approximate tree, `error.npy` with each merge's bound.
+    """
+    options = options or LinkageOptions()
+    folder = Path(folder)
+    source = fingerprint(features, scores, options)
+    if (folder / "tree.json").is_file() and clustering_facts(folder).get("source") == source:
+        return Tree.load(folder)
+    began = time.monotonic()
+    result = cluster(features, scores, options, progress)
+    tree = Tree.build(result.linkage, scores)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tree.json").unlink(missing_ok=True)
+    (folder / "error.npy").unlink(missing_ok=True)
+    facts: dict[str, Any] = {
+        "source": source,
+        "masks": len(scores),
+        "engine": result.engine,
+        "device": result.device,
+        "feature_scale": result.feature_scale,
+        "score_scale": result.score_scale,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    if result.error is not None:
+        np.save(folder / "error.npy", result.error)
+        facts["largest_error"] = float(result.error.max(initial=0))
+    (folder / "clustering.json").write_text(json.dumps(facts, indent=2) + "\n")
+    tree.save(folder)
+    return Tree.load(folder)
+
+
+def clustering_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `cluster_class` wrote about a folder's tree; empty where nothing is."""
+    path = Path(folder) / "clustering.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def fingerprint(features: np.ndarray, scores: np.ndarray, options: LinkageOptions) -> str:
+    """A digest of everything that decides the tree."""
+    settings = {key: value for key, value in asdict(options).items() if key not in PERFORMANCE}
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+    for array in (features, scores):
+        digest.update(f"{array.shape} {array.dtype.str}".encode())
+        for low in range(0, len(array), 1 << 16):
+            digest.update(np.ascontiguousarray(array[low : low + (1 << 16)]).tobytes())
+    return digest.hexdigest()
