@@ -31,10 +31,15 @@ def _samples(low: float, high: float, limit: int, cells: int) -> tuple[int, np.n
     first = max(int(np.ceil(low - 0.5)), 0)
     last = min(int(np.ceil(high - 0.5)), limit)
     span = max(high - low, 1e-6)
-    centres = (np.arange(first, max(last, first), dtype=np.float32) + 0.5 - low) * (cells / span) - 0.5
-    reach = max(1.0, cells / span)
-    weights = 1.0 - np.abs(centres[:, None] - np.arange(cells, dtype=np.float32)) / reach
-    return first, (np.maximum(weights, 0.0) / reach).astype(np.float32)
+    per_pixel = cells / span
+    centres = (np.arange(first, max(last, first), dtype=np.float32) + 0.5 - low) * per_pixel
+    # The share of each cell that a window of one pixel, or of one cell where that is larger, covers. For cells larger
+    # than pixels that is bilinear interpolation.
+    reach = max(1.0, per_pixel)
+    cell = np.arange(cells, dtype=np.float32)
+    upper = np.minimum(cell + 1, centres[:, None] + reach / 2)
+    lower = np.maximum(cell, centres[:, None] - reach / 2)
+    return first, (np.maximum(upper - lower, 0.0) / reach).astype(np.float32)
 
 
 def window_rle(window: np.ndarray, x0: int, y0: int, height: int, width: int) -> bytes:

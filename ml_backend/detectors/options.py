@@ -35,7 +35,9 @@ class DetectorOptions(BaseModel):
 
     steps: int = Field(500, ge=1, description="training steps")
     batch: int = Field(4, ge=1, description="crops per step")
-    crop: int = Field(256, ge=64, description="side of a training crop, network pixels, a multiple of 32")
+    crop: int = Field(
+        256, ge=64, multiple_of=32, description="side of a training crop, network pixels (multiple of 32)"
+    )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
     warmup: int = Field(50, ge=0, description="steps of linear warm-up before the cosine decay")
