@@ -30,6 +30,8 @@ POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
 # Seconds that people took per answer in the published study.
 PUBLISHED_SECONDS = 1.5
+# On SQLite, Label Studio gives two users who ask in the same instant the same task. People hardly do.
+_asking = threading.Lock()
 
 
 class AnnotatorError(RuntimeError):
@@ -170,9 +172,10 @@ class Annotator:
 
     def answer_next(self, project: int) -> bool:
         """Answers the next page; False where there is none. Raises AnnotatorError where the project is gone."""
-        reply = self._ask(
-            "POST", "/api/dm/actions", params={"id": "next_task", "project": project}, json={}, ok=(200, 404)
-        )
+        with _asking:
+            reply = self._ask(
+                "POST", "/api/dm/actions", params={"id": "next_task", "project": project}, json={}, ok=(200, 404)
+            )
         if reply.status_code == 404:
             if self._ask("GET", f"/api/projects/{project}/", ok=(200, 404)).status_code == 404:
                 raise AnnotatorError(f"project {project}: expected a project of {self.url}, got none")
