@@ -40,7 +40,6 @@ def test_joined_tree_is_that_of_a_rebuild(new, seed):
     [
         (400, lambda f, s: (f, s), {"exact_limit": 450}, "too many masks"),
         (1, lambda f, s: (f, s), {}, "no tree to join"),
-        (250, lambda f, s: (f, s), {}, "old merges still hold"),
         (300, lambda f, s: (f * (1 + (np.arange(len(f)) >= 300))[:, None], s), {}, "balance"),
     ],
 )
@@ -50,6 +49,13 @@ def test_rebuilt_where_the_old_tree_is_no_help(old_n, change, options, reason):
     joined = join(old, features, scores, LinkageOptions(device="cpu", **options))
     assert joined.rebuilt and reason in joined.reason
     assert len(joined.clustering.linkage) == 499 and (joined.kept == -1).all()
+
+
+def test_rebuilt_where_most_merges_fall(monkeypatch):
+    monkeypatch.setattr("campaign.clustering.joining.DRIFT", 1)
+    features, scores = masks("normal", 500, 6, 0)
+    joined = join(cluster(features[:250], scores[:250], OPTIONS), features, scores, OPTIONS)
+    assert "old merges still hold" in joined.reason
 
 
 def test_fewer_masks_than_before_is_an_error():
