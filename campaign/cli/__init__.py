@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -28,6 +29,7 @@ UsageError = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Runs the command line: exit status 0, 1 for a failure and 2 for bad usage, each failure in one line."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         code = app(standalone_mode=False)
     except InputError as error:

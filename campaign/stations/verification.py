@@ -19,10 +19,11 @@ from campaign.label_studio.client import Client
 from campaign.label_studio.readback import TaskSnapshot, read_changes
 from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
 from campaign.policies import make_policy
-from campaign.search import Decision, Search
+from campaign.search import Decision, Search, Searches
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.thresholds import Thresholds
+from ml_backend.errors import InputError
 from ml_backend.signing import crop_url
 
 PROJECT = "verification_project"
@@ -58,8 +59,6 @@ def connect(store: Store) -> Client:
     """A client for the campaign's Label Studio. Raises InputError where none is set."""
     url = store.settings.label_studio.url
     if url is None:
-        from ml_backend.errors import InputError
-
         raise InputError("label_studio.url", "the address of a running Label Studio", "none")
     return Client(url, store.secret("label_studio_token"))
 
@@ -138,16 +137,13 @@ def plan_pages(
     """
     size = store.settings.page.page_size
     left = round_budget(store, round_number)
+    by_class = {s.class_id: s for s in searches}
+    spent = sum(s.search.questions for s in searches)
+    together = Searches({s.class_id: s.search for s in searches}, None if left is None else spent + left)
     waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    while (best := _best(searches)) is not None:
-        # The search itself puts a cluster aside that what is left cannot pay for.
-        best.search.budget = None if left is None else best.search.questions + left
-        before = best.search.questions
-        for ask in best.search.step(limit=best.search.outstanding + 1):
-            drawn = [(int(best.mask_ids[leaf]), ask.cluster) for leaf in ask.leaves]
-            waiting[best.class_id] += [q for q in drawn if q[0] not in best.asked]
-        if left is not None:
-            left -= best.search.questions - before
+    for class_id, ask in together.step():
+        drawn = [(int(by_class[class_id].mask_ids[leaf]), ask.cluster) for leaf in ask.leaves]
+        waiting[class_id] += [q for q in drawn if q[0] not in by_class[class_id].asked]
     for s in searches:
         todo = waiting[s.class_id]
         whole = len(todo) // size * size
@@ -156,12 +152,6 @@ def plan_pages(
             questions = todo[start : start + size]
             key = page_key(store.key, round_number, s.class_id, [mask for mask, _ in questions])
             yield key, round_number, s.class_id, questions
-
-
-def _best(searches: list[ClassSearch]) -> ClassSearch | None:
-    """The search whose next cluster comes first of all classes'."""
-    ready = [(s.search.next_priority, -s.class_id, s) for s in searches if s.search.next_priority is not None]
-    return max(ready, key=lambda entry: entry[:2])[2] if ready else None
 
 
 def round_budget(store: Store, round_number: int) -> int | None:
@@ -202,10 +192,11 @@ def _row(decision: Decision, s: ClassSearch) -> dict:
 def publish_missing(store: Store, client: Client, project: int) -> int:
     """Publishes the stored pages that Label Studio does not hold yet; gives how many there were."""
     rows = store.pages(published=False)
-    if not rows:
-        return 0
-    tasks = publish_pages(client, project, build_pages(store, rows))
-    store.mark_published(tasks)
+    if rows:
+        # Pages newer than the last one noted may be there already, if a turn was killed before it could note them.
+        publish_pages(
+            client, project, build_pages(store, rows), after=store.newest_task(), published=store.mark_published
+        )
     return len(rows)
 
 

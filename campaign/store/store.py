@@ -451,6 +451,11 @@ class Store:
         with self.session() as session:
             return list(session.scalars(query))
 
+    def newest_task(self) -> int:
+        """The highest id of a task that a page is known to have; 0 before the first."""
+        with self.session() as session:
+            return session.scalar(select(func.max(m.Page.task_id))) or 0
+
     def mark_published(self, tasks: dict[str, int]) -> None:
         """Notes which task of Label Studio holds which page."""
         with self.session() as session:
