@@ -105,14 +105,14 @@ def draw_scene(rng: np.random.Generator, noise: _NoiseBank) -> tuple[np.ndarray,
     canvas = _surface(rng, noise, height, width)
     light = _light(rng)
     objects: list[tuple[int, np.ndarray, int]] = []  # class id (0: of no class), visible mask, pixels if uncovered
-    scale = rng.uniform(0.85, 1.15)
+    scale = rng.uniform(0.92, 1.08)
     heaps = rng.uniform(0.18, 0.82, (rng.integers(2, 4), 2)) * (width, height)
-    kinds = [int(k) for k in rng.choice(list(CLASSES), rng.integers(11, 18))] + [0] * int(rng.integers(3, 7))
+    kinds = [int(k) for k in rng.choice(list(CLASSES), rng.integers(12, 17))] + [0] * int(rng.integers(1, 5))
     rng.shuffle(kinds)
     for kind in kinds:
         for _ in range(4):  # a place that hides too much of another object is given up after four trials
-            if rng.random() < 0.6:
-                x, y = heaps[rng.integers(len(heaps))] + rng.normal(0, 34, 2)
+            if rng.random() < 0.5:
+                x, y = heaps[rng.integers(len(heaps))] + rng.normal(0, 40, 2)
             else:
                 x, y = rng.uniform(8, width - 8), rng.uniform(8, height - 8)
             if not (4 < x < width - 4 and 4 < y < height - 4):
@@ -145,12 +145,12 @@ class _Light:
 
 
 def _draw_piece(rng: np.random.Generator, noise: _NoiseBank, kind: int, scale: float, light: _Light) -> _Piece:
-    radius = scale * rng.uniform(15, 25)
-    reach = int(radius * (2.3 if kind in (0, 3) else 1.25)) + 3
+    radius = scale * rng.uniform(17, 24)
+    reach = int(radius * (2.0 if kind in (0, 3) else 1.25)) + 3
     grid = np.arange(-reach, reach + 1, dtype=np.float32)
     x, y = np.meshgrid(grid, grid)
     angle = rng.uniform(0, 2 * np.pi)
-    tilt = rng.uniform(0.82, 1.0)  # seen slightly from the side
+    tilt = rng.uniform(0.9, 1.0)  # seen slightly from the side
     u = (np.cos(angle) * x + np.sin(angle) * y).astype(np.float32)
     v = ((-np.sin(angle) * x + np.cos(angle) * y) / (1 if kind in (0, 3) else tilt)).astype(np.float32)
     draw = {1: _washer, 2: _nut, 3: _bolt, 4: _button, 0: _LOOKALIKES[rng.integers(len(_LOOKALIKES))]}[kind]
@@ -160,7 +160,7 @@ def _draw_piece(rng: np.random.Generator, noise: _NoiseBank, kind: int, scale: f
     bevel = 2.2 * np.sqrt(np.clip(-distance, 0, 4) / 4)
     surface = relief + bevel + 0.22 * grain + 0.5 * cloud
     color = color * (1 + 0.07 * grain + 0.09 * cloud)[..., None]
-    if rng.random() < 0.25:  # a film of rust or dirt
+    if rng.random() < 0.12:  # a film of rust or dirt
         film = np.clip(noise.sample(rng, x * 2, y * 2) - 0.3, 0, 1)[..., None]
         color = color * (1 - 0.7 * film) + _array([0.36, 0.20, 0.10]) * 0.7 * film
     lit = _lit(surface, color, gloss, light)
@@ -185,7 +185,7 @@ def _metal(rng: np.random.Generator) -> np.ndarray:
 
 def _washer(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
     r = np.hypot(u, v)
-    hole = radius * rng.uniform(0.36, 0.56)
+    hole = radius * rng.uniform(0.34, 0.48)
     distance = np.maximum(r - radius, hole - r)
     if rng.random() < 0.2:  # a tab washer has a tongue
         tongue = radius * rng.uniform(1.1, 1.2)
@@ -197,14 +197,14 @@ def _washer(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: floa
 def _nut(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
     r = np.hypot(u, v)
     flat = radius * 0.88
-    hole = flat * rng.uniform(0.44, 0.58)
+    hole = flat * rng.uniform(0.40, 0.52)
     distance = np.maximum(_polygon(u, v, 6, flat), hole - r)
     relief = -0.5 * np.clip(r - flat * 0.9, 0, None) - 1.2 * np.exp(-(((r - hole) / 2.0) ** 2))
     return distance, relief, np.broadcast_to(_metal(rng), (*u.shape, 3)), rng.uniform(0.4, 0.9)
 
 
 def _bolt(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
-    length, half = radius * rng.uniform(2.3, 3.4), radius * rng.uniform(0.24, 0.32)
+    length, half = radius * rng.uniform(1.9, 2.6), radius * rng.uniform(0.30, 0.38)
     head, width = radius * rng.uniform(0.5, 0.7), half * rng.uniform(1.7, 2.0)
     left = -length / 2
     shaft = _bar(u, v, left + head - 1, length / 2, half, 2.0)
@@ -386,15 +386,15 @@ def _photograph(rng: np.random.Generator, noise: _NoiseBank, canvas: np.ndarray)
     lamp = rng.uniform(0, 1, 2) * (width, height)
     falloff = 1.12 - rng.uniform(0.1, 0.5) * (np.hypot(x - lamp[0], y - lamp[1]) / np.hypot(width, height)) ** 2
     picture = canvas * (falloff * (1 + 0.04 * noise.sample(rng, x * 0.2, y * 0.2)))[..., None]
-    blur = rng.uniform(0.3, 1.1)
+    blur = rng.uniform(0.3, 0.8)
     picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
-    if rng.random() < 0.3:  # one side out of focus
+    if rng.random() < 0.2:  # one side out of focus
         soft = ndimage.gaussian_filter(picture, (2.2, 2.2, 0))
         side = np.clip((x / width if rng.random() < 0.5 else y / height) * 2 - 1.1, 0, 1)[..., None]
         picture = picture + (soft - picture) * side
     picture = picture * rng.uniform(0.92, 1.08, 3) * rng.uniform(0.8, 1.2)
     picture = np.clip(picture, 0, 1) ** rng.uniform(0.8, 1.15)
-    picture = picture + rng.standard_normal(picture.shape) * rng.uniform(0.008, 0.03) * (0.4 + picture)
+    picture = picture + rng.standard_normal(picture.shape) * rng.uniform(0.006, 0.02) * (0.4 + picture)
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
