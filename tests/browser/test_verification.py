@@ -1,0 +1,170 @@
+"""The verification page as an annotator uses it: by keyboard, by mouse, on three screens."""
+
+import random
+
+import pytest
+
+import label_config
+from tests.browser.conftest import annotations, chosen
+
+pytestmark = [pytest.mark.label_studio, pytest.mark.browser]
+
+KEYS = label_config.HOTKEYS
+CROP = ".cv-crop img.cv-fill"
+
+
+def pages(crops, number: int, rules: str = "") -> list[dict]:
+    """Tasks of 15 masks each."""
+    ids = [1000 + i % 150 for i in range(15 * number)]
+    return [
+        {
+            "data": label_config.page_data(
+                f"p{n}", "disc", [label_config.Crop(i, crops.crop(i)) for i in ids[15 * n : 15 * n + 15]], rules=rules
+            )
+        }
+        for n in range(number)
+    ]
+
+
+@pytest.fixture
+def project(make_project, crops):
+    """A verification project of so many pages."""
+    xml = label_config.load("verification").xml
+    return lambda number, **more: make_project(xml, pages(crops, number, **more))
+
+
+def wait_for_page(screen, crops_of: dict) -> None:
+    """Until every crop of this page is drawn: what a person waits for."""
+    screen.page.wait_for_function(
+        """values => { const found = [...document.querySelectorAll('.cv-wrong input')].map(i => i.name);
+        const images = [...document.querySelectorAll('.cv-crop img.cv-fill')];
+        return values.every((v, i) => found[i] === v) && images.every(i => i.complete && i.naturalWidth > 0) }""",
+        arg=[c["value"] for c in crops_of["crops"]],
+        timeout=30_000,
+    )
+
+
+@pytest.mark.parametrize(("number", "milliseconds"), [(20, 100), (20, 250), (20, 500)])
+def test_every_verdict_is_the_one_meant(screen, project, crops, label_studio_client, number, milliseconds):
+    tasks = pages(crops, number)
+    project_id = project(number)
+    rng = random.Random(milliseconds)
+    screen.open(project_id, CROP)
+    meant = {}
+    for task in tasks:
+        wait_for_page(screen, task["data"])
+        wrong = [i for i in range(15) if rng.random() < 0.15]
+        doubt = [i for i in range(15) if i not in wrong and rng.random() < 0.03]
+        unsure = rng.random() < 0.1
+        presses = [KEYS[i] for i in wrong] + [f"Shift+{KEYS[i].upper()}" for i in doubt] + ["u"] * unsure
+        rng.shuffle(presses)
+        for key in [*presses, " "]:
+            screen.page.keyboard.press("Space" if key == " " else key)
+            screen.page.wait_for_timeout(milliseconds)
+        values = [c["value"] for c in task["data"]["crops"]]
+        meant[task["data"]["key"]] = (
+            {values[i] for i in wrong},
+            {values[i] for i in doubt},
+            "unsure" if unsure else "reviewed",
+        )
+    screen.page.wait_for_function("() => !document.querySelector('.cv-crop')", timeout=30_000)
+    stored = {}
+    for key, [annotation] in annotations(label_studio_client, project_id).items():
+        answer = chosen(annotation)
+        stored[key] = (set(answer.get("wrong", [])), set(answer.get("doubt", [])), answer["status"][0])
+    assert stored == meant
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (1280, 720), (1920, 1080), (1024, 768), (820, 1180)])
+def test_all_crops_are_on_screen_without_scrolling(screen, project, width, height):
+    screen.page.set_viewport_size({"width": width, "height": height})
+    screen.open(project(1), CROP)
+    screen.page.wait_for_timeout(800)
+    screen.keep(f"verification-{width}x{height}")
+    boxes = screen.page.eval_on_selector_all(
+        ".cv-crop", "all => all.map(e => { const r = e.getBoundingClientRect(); return [r.x, r.y, r.right, r.bottom] })"
+    )
+    bar = screen.page.locator(".lsf-bottombar").bounding_box()
+    assert len(boxes) == 15
+    assert all(x >= 0 and y >= 48 and right <= width and bottom <= bar["y"] + 1 for x, y, right, bottom in boxes)
+    assert min(right - x for x, _, right, _ in boxes) >= 180
+    held = ["document.documentElement", "document.querySelector('.lsf-main-content')"]
+    for part in held:
+        assert screen.page.evaluate(f"{part}.scrollHeight - {part}.clientHeight") <= 0
+        assert screen.page.evaluate(f"{part}.scrollWidth - {part}.clientWidth") <= 0
+    assert screen.errors == [] and screen.outside() == []
+
+
+def test_pictures_of_other_views_are_loaded_only_when_asked_for(screen, project):
+    screen.open(project(1), CROP)
+    screen.page.wait_for_timeout(800)
+    crops = [u for u in screen.asked if "/crops/" in u]
+    assert len(crops) == 15 and not any("?" in u for u in crops)
+    screen.page.keyboard.press("o")
+    screen.page.wait_for_timeout(1500)
+    screen.keep("verification-whole-image")
+    assert sum("view=image" in u for u in screen.asked) == 15
+    screen.page.keyboard.press("o")
+    screen.page.keyboard.press("h")
+    screen.page.wait_for_timeout(1500)
+    assert sum("fill=0" in u for u in screen.asked) == 15
+
+
+def test_the_mouse_and_a_finger_do_as_the_keys_do(screen, project, label_studio_client):
+    project_id = project(1)
+    screen.open(project_id, CROP)
+    screen.page.wait_for_timeout(500)
+    screen.page.locator(".cv-crop").nth(4).click(position={"x": 90, "y": 120})
+    screen.page.locator(".cv-crop").nth(6).click(position={"x": 90, "y": 120})
+    screen.page.locator(".cv-crop").nth(6).click(position={"x": 90, "y": 120})
+    screen.page.locator(".cv-doubt .cv-mark").nth(8).click()
+    screen.keep("verification-answered")
+    screen.page.get_by_role("button", name="Submit").first.click()
+    screen.page.wait_for_function("() => !document.querySelector('.cv-crop')", timeout=30_000)
+    [[annotation]] = annotations(label_studio_client, project_id).values()
+    assert chosen(annotation) == {"status": ["reviewed"], "wrong": ["1004"], "doubt": ["1008"]}
+
+
+def test_the_whole_image_opens_without_answering(screen, project):
+    screen.open(project(1), CROP)
+    screen.page.wait_for_timeout(500)
+    with screen.page.context.expect_page() as opened:
+        screen.page.locator(".cv-crop a").nth(2).click()
+    assert "view=image" in opened.value.url
+    assert screen.page.locator(".cv-wrong input:checked").count() == 0
+
+
+def test_rules_and_instructions_are_a_key_or_click_away(screen, make_project, crops):
+    texts = label_config.Instructions()
+    xml = label_config.load("verification").xml
+    tasks = pages(crops, 1, rules=texts.class_html("disc"))
+    project_id = make_project(xml, tasks, expert_instruction=texts.project_html(), show_instruction=True)
+    screen.open(project_id, ".cv-crop, .ant-modal")
+    screen.page.wait_for_timeout(1000)
+    assert screen.page.get_by_text("How it works").first.is_visible()
+    screen.keep("instructions")
+    screen.page.keyboard.press("Escape")
+    screen.page.wait_for_timeout(700)
+    rules = screen.page.locator(".cv-rules")
+    assert not rules.is_visible()
+    screen.page.keyboard.press("i")
+    screen.page.wait_for_timeout(300)
+    assert rules.is_visible() and rules.get_by_text("When is a mask correct?").is_visible()
+    screen.keep("verification-rules")
+    screen.page.keyboard.press("i")
+    screen.page.wait_for_timeout(300)
+    assert not rules.is_visible()
+
+
+def test_a_page_of_three_masks_is_answered_too(screen, make_project, crops, label_studio_client):
+    few = [label_config.Crop(i, crops.crop(i)) for i in (1003, 1004, 1005)]
+    project_id = make_project(
+        label_config.load("verification").xml, [{"data": label_config.page_data("p", "disc", few)}]
+    )
+    screen.open(project_id, CROP)
+    screen.page.wait_for_timeout(500)
+    for key in ("w", "a", "Space"):  # there is no crop on A
+        screen.page.keyboard.press(key)
+    screen.page.wait_for_function("() => !document.querySelector('.cv-crop')", timeout=30_000)
+    [[annotation]] = annotations(label_studio_client, project_id).values()
+    assert chosen(annotation) == {"status": ["reviewed"], "wrong": ["1004"]}
