@@ -48,6 +48,7 @@ class Display:
         self.console = Console(stderr=True)
         self._every = every
         self._last: tuple[str, float, int] = ("", 0.0, -1)
+        self._looked = 0.0
         self._bars = None
         if self.console.is_terminal:
             self._bars = Progress(
@@ -90,6 +91,10 @@ class Display:
         from campaign.jobs.queues import progress_of
         from campaign.status import stage_progress
 
+        now = time.monotonic()
+        if now - self._looked < 2:
+            return
+        self._looked = now
         progress = progress_of(run.store)
         if progress is None:
             return

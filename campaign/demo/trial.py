@@ -98,6 +98,7 @@ def open_store(folder: Path, data: Path, server: LabelStudioServer, options: Dem
     values = dict(options.settings)
     values.setdefault("name", data.name)
     values["label_studio"] = {"url": server.url}
+    values.setdefault("jobs", {}).setdefault("poll_seconds", 2)
     values.setdefault("page", {})["public_url"] = f"http://127.0.0.1:{free_port()}"
     heldout = data / "heldout.json"
     return create_from_files(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from redis import Redis
@@ -43,11 +43,16 @@ def progress_of(store: Store) -> Progress | None:
     )
 
 
-def enqueue_due(store: Store, connection: Redis) -> list[Failure]:
-    """Puts every due step on its queue unless it is there already; gives the steps that failed for good."""
+def enqueue_due(store: Store, connection: Redis, leave_out: Collection[str] = ()) -> list[Failure]:
+    """Puts every due step on its queue unless it is there already; gives the steps that failed for good.
+
+    Steps of the stations in `leave_out` are not put there.
+    """
     progress = progress_of(store)
     failures = []
     for step in due(progress) if progress else []:
+        if step.station in leave_out:
+            continue
         if (failure := enqueue(store, connection, step)) is not None:
             failures.append(failure)
     return failures

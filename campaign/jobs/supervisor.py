@@ -65,6 +65,7 @@ class Supervisor:
     store: Store
     connection: Redis
     children: list[Child] = field(default_factory=list)
+    _polled: float = 0.0
 
     @classmethod
     @contextmanager
@@ -106,7 +107,11 @@ class Supervisor:
                 )
             child.start()
             recover(self.connection, [dead])
-        for failure in enqueue_due(self.store, self.connection):
+        # Webhooks wake the reader; the poll is for those that were lost.
+        poll = time.monotonic() - self._polled >= self.store.settings.jobs.poll_seconds
+        if poll:
+            self._polled = time.monotonic()
+        for failure in enqueue_due(self.store, self.connection, leave_out=() if poll else ("sync",)):
             raise InputError(
                 f"step {failure.step.station} of round {failure.step.round_number}", "to succeed", _told(failure.reason)
             )

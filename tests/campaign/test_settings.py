@@ -1,0 +1,35 @@
+"""Settings: parsed with one-line errors, and each told of in the README."""
+
+from pathlib import Path
+
+import pytest
+
+from campaign.settings import CampaignSettings, documented_settings, parse_settings
+from ml_backend.errors import InputError
+
+
+@pytest.mark.parametrize(("name", "default", "meaning"), documented_settings())
+def test_every_setting_is_documented(name, default, meaning):
+    assert meaning, f"{name} has no description"
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"| `{name}` | {default} | {meaning} |" in readme
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, "name: expected Field required"),
+        ({"name": "x", "search": {"k_a": 0.4}}, "search.k_a: expected Input should be greater than 0.5, got 0.4"),
+        ({"name": "x", "speed": 1}, "speed: expected Extra inputs are not permitted, got 1"),
+        ({"name": "x", "page": {"page_size": 16}}, "page.page_size"),
+    ],
+)
+def test_bad_settings_are_named(values, told):
+    with pytest.raises(InputError) as caught:
+        parse_settings(values, "settings")
+    assert told in str(caught.value)
+
+
+def test_settings_survive_json():
+    settings = CampaignSettings(name="x", search={"k_a": 0.9})
+    assert CampaignSettings.model_validate_json(settings.model_dump_json()) == settings
