@@ -39,6 +39,28 @@ class DeviceClusters(Clusters):
             return 1 << 62
         return max(0, torch.cuda.mem_get_info(self.device)[0] - SPARE)
 
+    def measure(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Measure σ_f over all pairs of masks, where that is still to be done."""
+        if self.points.measured:
+            return
+        centre, first, second = float(self.points.centre()), 0.0, 0.0
+        nothing = torch.zeros_like(self.mark)
+        singles = [_Layers(self, np.arange(low, min(low + ROWS, self.n))) for low in range(0, self.n, ROWS)]
+        self.mark, kept = nothing, self.mark
+        for i, rows in enumerate(singles):
+            for columns in singles[i:]:
+                gap = self._distances(rows, columns).sub_(centre)
+                if columns is rows:
+                    gap = gap.triu_(1)
+                first += float(gap.sum(dtype=torch.float64))
+                second += float(gap.square_().sum(dtype=torch.float64))
+            if progress:
+                progress(i + 1, len(singles))
+        self.mark = kept
+        self.points.rescale(first, second)
+        self.x = torch.from_numpy(self.points.x).to(self.device)
+        self.norm = torch.from_numpy(self.points.norm).to(self.device)
+
     def look(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Fill the lists that have run out."""
         ids = np.flatnonzero(self.alive)

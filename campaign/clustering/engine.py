@@ -74,7 +74,7 @@ def cluster(
     room = room_for(features, options)
     with workers(options.threads) as team:
         scales = options.feature_scale, options.score_scale
-        points = prepare(features, scores, team, *scales, options.seed, progress)
+        points = prepare(features, scores, *scales, options.seed, provisional=engine == "exact")
         reach = None
         if engine == "approximate":
 
@@ -143,8 +143,11 @@ def exact_merges(
         clusters = DeviceClusters(points, team, pieces, device)
         room = clusters.room()
     fits = int((room / 4) ** 0.5)
+    direct = min(fits, DIRECT) if device == "cpu" else 0
+    if device != "cpu" or len(clusters) <= direct:
+        clusters.measure(_step(progress, "scale"))
     number = 0
-    while len(clusters) > (min(fits, DIRECT) if number == 0 and device == "cpu" else fits):
+    while len(clusters) > (direct if number == 0 and device == "cpu" else fits):
         number += 1
         before = len(clusters)
         clusters.look(_step(progress, f"pass {number}"))

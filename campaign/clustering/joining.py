@@ -79,13 +79,13 @@ def join(
         room = room_for(features, options)
         with workers(options.threads) as team:
             sample = np.random.default_rng(options.seed).permutation(total)[: 4 * BLOCK]
-            now = prepare(features[np.sort(sample)], scores[np.sort(sample)], team)
-            was = prepare(features[np.sort(sample[sample < known])], scores[np.sort(sample[sample < known])], team)
+            now = prepare(features[np.sort(sample)], scores[np.sort(sample)])
+            was = prepare(features[np.sort(sample[sample < known])], scores[np.sort(sample[sample < known])])
             change = (now.feature_scale / now.score_scale) / (was.feature_scale / was.score_scale)
             if abs(change - 1) > DRIFT:
                 reason = f"the new masks change the balance of features and scores by {abs(change - 1):.0%}"
             else:
-                points = prepare(features, scores, team, old.feature_scale, old.score_scale)
+                points = prepare(features, scores, old.feature_scale, old.score_scale)
                 tree = Tree.build(old.linkage, scores[:known])
                 holds = _holds(tree, points, team)
                 if holds is None:
@@ -140,7 +140,8 @@ def _disturb(
         some = newcomers[low : low + ROWS]
         masks = points.select(np.concatenate(some))
         tile = masks.x @ old.x.T
-        kernels.fuse(tile, masks.x, masks.norm, masks.mark, old.x, old.norm, old.mark)
+        kernels.lengths(tile, masks.x, masks.norm, old.x, old.norm)
+        kernels.add_marks(tile, masks.mark, old.mark)
         # two clusters are at least as far apart as any of their masks
         starts = np.cumsum([0] + [len(one) for one in some[:-1]])
         kernels.disturb(np.maximum.reduceat(tile, starts), since[low : low + ROWS], *merges)

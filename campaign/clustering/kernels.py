@@ -7,7 +7,6 @@ import numpy as np
 
 # Everything but infinities: dead columns of a distance matrix hold them.
 FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
-CHUNK = 64  # columns looked at together for a value below a threshold
 CANCELLED = np.float32(0.1)  # a squared distance below this share of the norms has lost digits
 TIED = np.float32(1 - 2e-6)  # distances this close count as ties
 INF = np.float32(np.inf)
@@ -139,33 +138,32 @@ def _pair(x: np.ndarray, y: np.ndarray) -> np.float32:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def fuse(
-    tile: np.ndarray,
-    rows: np.ndarray,
-    row_norm: np.ndarray,
-    row_score: np.ndarray,
-    columns: np.ndarray,
-    column_norm: np.ndarray,
-    column_score: np.ndarray,
+def lengths(
+    tile: np.ndarray, rows: np.ndarray, row_norm: np.ndarray, columns: np.ndarray, column_norm: np.ndarray
 ) -> None:
-    """Turn dot products into fused distances, in place; pairs that nearly coincide are subtracted first."""
+    """Turn dot products into feature distances, in place; pairs that nearly coincide are subtracted first."""
     two, zero, width = np.float32(2), np.float32(0), tile.shape[1]
     for i in range(tile.shape[0]):
-        line, norm, score = tile[i], row_norm[i], row_score[i]
-        for low in range(0, width, CHUNK):
-            high = min(width, low + CHUNK)
-            lost = zero
-            for j in range(low, high):
-                both = norm + column_norm[j]
-                square = max(both - two * line[j], zero)
-                lost = min(lost, square - CANCELLED * both)
-                line[j] = np.sqrt(square)
-            if lost < zero:
-                for j in range(low, high):
-                    if line[j] * line[j] < CANCELLED * (norm + column_norm[j]):
-                        line[j] = _pair(rows[i], columns[j])
-            for j in range(low, high):
-                line[j] += abs(score - column_score[j])
+        line, norm = tile[i], row_norm[i]
+        lost = 0
+        for j in range(width):
+            both = norm + column_norm[j]
+            square = max(both - two * line[j], zero)
+            lost += square < CANCELLED * both
+            line[j] = np.sqrt(square)
+        if lost:
+            for j in range(width):
+                if line[j] * line[j] < CANCELLED * (norm + column_norm[j]):
+                    line[j] = _pair(rows[i], columns[j])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def add_marks(tile: np.ndarray, row_mark: np.ndarray, column_mark: np.ndarray) -> None:
+    """Add the differences of scores to feature distances, in place."""
+    for i in range(tile.shape[0]):
+        line, mark = tile[i], row_mark[i]
+        for j in range(tile.shape[1]):
+            line[j] += abs(mark - column_mark[j])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
@@ -173,9 +171,9 @@ def spread(tile: np.ndarray, centre: np.float32, diagonal: bool) -> tuple[float,
     """Sums of (distance - centre) and its square over a tile of distances (above the diagonal only)."""
     first = second = 0.0
     for i in range(tile.shape[0]):
-        line = tile[i]
+        line = tile[i, i + 1 if diagonal else 0 :]
         one = square = np.float32(0)
-        for j in range(i + 1 if diagonal else 0, tile.shape[1]):
+        for j in range(len(line)):
             value = line[j] - centre
             one += value
             square += value * value
@@ -196,9 +194,23 @@ def raise_to(target: np.ndarray, tile: np.ndarray, rows: np.ndarray, starts: np.
         goal, line = target[rows[i]], tile[i]
         for layer in range(len(starts) - 1):
             begin, end = max(starts[layer], low), min(starts[layer + 1], high)
-            shift, back = begin - starts[layer], begin - low
-            for j in range(end - begin):
-                goal[shift + j] = max(goal[shift + j], line[back + j])
+            if begin < end:
+                to, some = goal[begin - starts[layer] : end - starts[layer]], line[begin - low : end - low]
+                for j in range(len(some)):
+                    to[j] = max(to[j], some[j])
+
+
+@numba.njit(cache=True, nogil=True)
+def mirror(target: np.ndarray, tile: np.ndarray) -> None:
+    """Write the transpose of a tile, in squares that fit the cache."""
+    height, width, side = tile.shape[0], tile.shape[1], 32
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            some = tile[top : top + side, left : left + side]
+            goal = target[left : left + side, top : top + side]
+            for j in range(some.shape[1]):
+                for i in range(some.shape[0]):
+                    goal[j, i] = some[i, j]
 
 
 # --- the square matrix ---------------------------------------------------------------------------------------
@@ -217,22 +229,21 @@ def _catch_up(line: np.ndarray, kept: np.ndarray, gone: np.ndarray, since: int, 
 def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
     """Smallest value and where, looking from `own` on and around, so that ties pair off along a line."""
     block = 512
+    bits = line.view(np.int32)  # distances sort as their bits do, and compilers find the least integer faster
     blocks, home = (width + block - 1) // block, own // block
-    best, where = INF, home
+    best, where = np.int32(np.iinfo(np.int32).max), home
     for step in range(blocks + 1):
         number = (home + step) % blocks
-        low, high = number * block, min(width, number * block + block)
-        if step == 0:
-            low = own
-        least = INF
-        for j in range(low, high):
-            if line[j] < least:
-                least = line[j]
+        low = number * block if step else own
+        some = bits[low : min(width, number * block + block)]
+        least = some[0]
+        for j in range(len(some)):
+            least = min(least, some[j])
         if least < best:
             best, where = least, low
     for j in range(where, width):
-        if line[j] == best:
-            return j, best
+        if bits[j] == best:
+            return j, line[j]
     return own, INF
 
 
@@ -331,40 +342,31 @@ def _insert(near, far, bound, own, other, value) -> None:
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 def list_rows(tile, rows, columns, near, far, bound) -> None:
     """Enter a tile's columns in the lists of its rows wherever they beat the bound."""
-    width = tile.shape[1]
     for i in range(tile.shape[0]):
-        line, own = tile[i], rows[i]
+        own, line, hits = rows[i], tile[i], 0
         limit = bound[own]
-        for low in range(0, width, CHUNK):
-            high = min(width, low + CHUNK)
-            least = INF
-            for j in range(low, high):
-                least = min(least, line[j])
-            if least < limit:
-                for j in range(low, high):
-                    if line[j] < limit:
-                        _insert(near, far, bound, own, columns[j], line[j])
-                        limit = bound[own]
+        for j in range(len(line)):
+            hits += line[j] < limit
+        if hits:
+            for j in range(len(line)):
+                if line[j] < bound[own]:
+                    _insert(near, far, bound, own, columns[j], line[j])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
     """Enter a tile's rows in the lists of its columns; `limits` is scratch for the columns' bounds."""
-    width, zero = tile.shape[1], np.float32(0)
-    for j in range(width):
+    for j in range(tile.shape[1]):
         limits[j] = bound[columns[j]]
     for i in range(tile.shape[0]):
-        line, other = tile[i], rows[i]
-        for low in range(0, width, CHUNK):
-            high = min(width, low + CHUNK)
-            hit = zero
-            for j in range(low, high):
-                hit = min(hit, line[j] - limits[j] if limits[j] < INF else -INF)
-            if hit < zero:
-                for j in range(low, high):
-                    if line[j] < limits[j]:
-                        _insert(near, far, bound, columns[j], other, line[j])
-                        limits[j] = bound[columns[j]]
+        line, hits = tile[i], 0
+        for j in range(len(line)):
+            hits += line[j] < limits[j]
+        if hits:
+            for j in range(len(line)):
+                if line[j] < limits[j]:
+                    _insert(near, far, bound, columns[j], rows[i], line[j])
+                    limits[j] = bound[columns[j]]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -99,7 +99,10 @@ class Clusters:
         return self.merged - before
 
     def look(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Fill the lists that have run out, by a pass over all pairs with such a cluster in them."""
+        """Fill the lists that have run out, by a pass over all pairs with such a cluster in them.
+
+        The first pass goes through all pairs of masks, so it measures σ_f where that is still to be done.
+        """
         ids = np.flatnonzero(self.alive)
         needy = self.bound[ids] < 0
         ids = np.concatenate([ids[needy], ids[~needy]])
@@ -114,9 +117,13 @@ class Clusters:
         # lists that are still good must not change: rows of theirs are entered nowhere
         guard = np.where(open_for, self.bound, -1).astype(np.float32)
 
-        def work(job: tuple[int, int]) -> None:
+        measuring = not self.points.measured
+        centre = self.points.centre() if measuring else None
+        first = second = 0.0
+
+        def work(job: tuple[int, int]) -> tuple[float, float]:
             i, j = job
-            tile = _distances(blocks[i], blocks[j])
+            tile, sums = _distances(blocks[i], blocks[j], centre, i == j)
             if i == j:
                 np.fill_diagonal(tile, np.inf)
             rows, columns = blocks[i].clusters, blocks[j].clusters
@@ -126,12 +133,45 @@ class Clusters:
                 with locks[j]:
                     scratch = np.empty(len(columns), np.float32)
                     kernels.list_columns(tile, rows, columns, scratch, self.near, self.far, guard)
+            return sums
 
-        for done, _ in enumerate(self.team.each(work, jobs), 1):
+        for done, sums in enumerate(self.team.each(work, jobs), 1):
+            first, second = first + sums[0], second + sums[1]
             if progress:
                 progress(done, len(jobs))
         self.bound[lost] = guard[lost]
+        if measuring:
+            self._rescale(first, second)
         self.part[lost] = np.where(self.near[lost] >= 0, self.size[self.near[lost]], 1)
+
+    def measure(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Measure σ_f over all pairs of masks, where that is still to be done."""
+        if self.points.measured:
+            return
+        x, norm, centre = self.points.x, self.points.norm, self.points.centre()
+        first = second = 0.0
+
+        def sums(tile: tuple[slice, slice]) -> tuple[float, float]:
+            rows, columns = tile
+            dots = x[rows] @ x[columns].T
+            kernels.lengths(dots, x[rows], norm[rows], x[columns], norm[columns])
+            return kernels.spread(dots, centre, rows == columns)
+
+        jobs = tiles(self.n)
+        for done, part in enumerate(self.team.each(sums, jobs), 1):
+            first, second = first + part[0], second + part[1]
+            if progress:
+                progress(done, len(jobs))
+        self.points.rescale(first, second)
+
+    def _rescale(self, first: float, second: float) -> None:
+        """Bring lists of single masks over to the measured σ_f."""
+        factor = np.float32(self.points.rescale(first, second))
+        mark = self.points.mark
+        apart = np.abs(mark[:, None] - mark[np.maximum(self.near, 0)])
+        listed = self.near >= 0
+        self.far[listed] = ((self.far - apart) * factor + apart)[listed]
+        self.bound *= min(factor, np.float32(1))  # whatever is not listed is at least so far
 
     def matrix(self, progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Complete-linkage distances of all clusters, float32 (m, m), and the ids (m,) of its rows."""
@@ -142,12 +182,12 @@ class Clusters:
 
         def work(tile: tuple[slice, slice]) -> None:
             rows, columns = tile
-            out[rows, columns] = _distances(blocks[rows.start // BLOCK], blocks[columns.start // BLOCK])
+            out[rows, columns] = _distances(blocks[rows.start // BLOCK], blocks[columns.start // BLOCK])[0]
             if rows == columns:
                 square = out[rows, columns]
                 np.maximum(square, square.T.copy(), out=square)
             else:
-                out[columns, rows] = out[rows, columns].T
+                kernels.mirror(out[columns, rows], out[rows, columns])
 
         jobs = tiles(len(ids))
         for done, _ in enumerate(self.team.each(work, jobs), 1):
@@ -182,24 +222,22 @@ class Clusters:
         return blocks
 
 
-def _distances(rows: _Block, columns: _Block) -> np.ndarray:
-    plain = len(rows.starts) == len(columns.starts) == 2
+def _distances(
+    rows: _Block, columns: _Block, centre: np.float32 | None = None, diagonal: bool = False
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Distances of two blocks' clusters; with a centre, also the sums of `kernels.spread` (single masks only)."""
+    plain, sums = len(rows.starts) == len(columns.starts) == 2, (0.0, 0.0)
     out = np.empty((0, 0), np.float32) if plain else np.zeros((len(rows.clusters), len(columns.clusters)), np.float32)
     for top in range(0, len(rows.x), BLOCK):
         row = slice(top, top + BLOCK)
         for low in range(0, len(columns.x), BLOCK):
             column = slice(low, low + BLOCK)
             tile = rows.x[row] @ columns.x[column].T
-            kernels.fuse(
-                tile,
-                rows.x[row],
-                rows.norm[row],
-                rows.mark[row],
-                columns.x[column],
-                columns.norm[column],
-                columns.mark[column],
-            )
+            kernels.lengths(tile, rows.x[row], rows.norm[row], columns.x[column], columns.norm[column])
+            if centre is not None:
+                sums = kernels.spread(tile, centre, diagonal)
+            kernels.add_marks(tile, rows.mark[row], columns.mark[column])
             if plain:
-                return tile
+                return tile, sums
             kernels.raise_to(out, tile, rows.place[row], columns.starts, low)
-    return out
+    return out, sums

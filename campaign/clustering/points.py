@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.clustering import kernels
-from campaign.clustering.workers import Workers
 from ml_backend.errors import InputError
 
 BLOCK = 1024  # rows and columns of a tile of distances
-EXACT_SCALE = 250_000  # above so many masks σ_f is measured on a sample of pairs
-SAMPLED_PAIRS = 1 << 24
+SAMPLED_PAIRS, PROVISIONAL_PAIRS = 1 << 24, 1 << 18
 NO_SPREAD = 1e-6  # distances that differ by less than this share of their mean are all the same
 
 
-@dataclass(frozen=True)
+@dataclass
 class Points:
     """n masks; the fused distance of two is ‖x_i − x_j‖ + |mark_i − mark_j|.
 
     x: float32 (n, d), centred features over σ_f. norm: float32 (n,) their squared lengths.
     mark: float32 (n,) centred scores over σ_s.
     feature_scale, score_scale: σ_f and σ_s in the units of the input.
+    measured: whether σ_f is final; otherwise it is a sample's, to be replaced by `rescale`.
     """
 
     x: np.ndarray
@@ -31,9 +29,24 @@ class Points:
     mark: np.ndarray
     feature_scale: float
     score_scale: float
+    measured: bool = True
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def centre(self) -> np.float32:
+        """Root mean square of the feature distances: near their mean, so that sums around it do not cancel."""
+        return np.float32(np.sqrt(2 * self.norm.sum(dtype=np.float64) / max(1, len(self) - 1)))
+
+    def rescale(self, first: float, second: float) -> float:
+        """Take σ_f from the sums over all pairs of (distance - centre) and its square; gives the factor of x."""
+        pairs = len(self) * (len(self) - 1) / 2
+        spread = _spread(first / pairs + float(self.centre()), second / pairs - (first / pairs) ** 2)
+        factor = 1 / (spread or 1 / self.feature_scale)
+        self.x *= np.float32(factor)
+        self.norm = _norms(self.x)
+        self.feature_scale, self.measured = self.feature_scale / factor, True
+        return factor
 
     def select(self, index: np.ndarray) -> Points:
         """The points of an index."""
@@ -60,17 +73,17 @@ def checked(features: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
 def prepare(
     features: np.ndarray,
     scores: np.ndarray,
-    team: Workers,
     feature_scale: float | None = None,
     score_scale: float | None = None,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    provisional: bool = False,
 ) -> Points:
     """The points of checked input. σ not given is the standard deviation of the distances over all pairs.
 
-    σ_s is exact. σ_f is exact up to 250,000 masks and beyond that measured on 2²⁴ pairs, in which every mask
-    appears equally often (relative error about 2e-4). A spread of nothing (all distances equal, or one pair
-    only) counts as 1: the term is then a constant, which changes no tree.
+    σ_s is exact. σ_f is measured on `pairs` pairs at least, in which every mask appears equally often: by default
+    2²⁴, for a relative error of about 2e-4. With `provisional`, 2¹⁸ do, and whoever goes through all pairs anyway
+    is to `rescale`. A spread of nothing (all distances equal, or one pair only) counts as 1: the term is then a
+    constant, which changes no tree.
     """
     count, width = features.shape
     x = np.empty((count, width), np.float32)
@@ -79,15 +92,16 @@ def prepare(
     unit = largest or 1.0
     for low, block in _blocks(features):
         x[low : low + len(block)] = (block - centre) / unit
-    norm = _norms(x)
+    given = feature_scale is not None
     if feature_scale is None:
-        feature_scale = _feature_scale(x, norm, team, seed, progress) * unit or 1.0
+        feature_scale = _sampled_scale(x, PROVISIONAL_PAIRS if provisional else SAMPLED_PAIRS, seed) * unit or 1.0
     marks = np.asarray(scores, np.float64)
     marks = marks - marks.mean() if count else marks
     if score_scale is None:
         score_scale = _score_scale(marks) or 1.0
     x *= np.float32(unit / feature_scale)
-    return Points(x, _norms(x), (marks / score_scale).astype(np.float32), feature_scale, score_scale)
+    mark = (marks / score_scale).astype(np.float32)
+    return Points(x, _norms(x), mark, feature_scale, score_scale, given or not provisional or count < 2)
 
 
 def tiles(count: int) -> list[tuple[slice, slice]]:
@@ -115,46 +129,24 @@ def _score_scale(marks: np.ndarray) -> float:
     return _spread(mean, 2 * float(marks @ marks) / (count - 1) - mean * mean)
 
 
-def _feature_scale(
-    x: np.ndarray,
-    norm: np.ndarray,
-    team: Workers,
-    seed: int,
-    progress: Callable[[str, int, int], None] | None,
-) -> float:
+def _sampled_scale(x: np.ndarray, pairs: int, seed: int) -> float:
     count = len(x)
     if count < 2:
         return 0.0
-    pairs = count * (count - 1) / 2
-    centre = np.float32(np.sqrt(2 * norm.sum(dtype=np.float64) / (count - 1)))  # root mean square distance
-    if count <= EXACT_SCALE:
-        nothing = np.zeros(count, np.float32)
-
-        def sums(tile: tuple[slice, slice]) -> tuple[float, float]:
-            rows, columns = tile
-            tile = x[rows] @ x[columns].T
-            kernels.fuse(tile, x[rows], norm[rows], nothing[rows], x[columns], norm[columns], nothing[columns])
-            return kernels.spread(tile, centre, rows == columns)
-
-        parts, jobs = [], tiles(count)
-        for part in team.each(sums, jobs):
-            parts.append(part)
-            if progress:
-                progress("scale", len(parts), len(jobs))
-    else:
-        order = np.random.default_rng(seed).permutation(count)
-        shifts = np.random.default_rng(seed + 1).choice(count - 1, -(-SAMPLED_PAIRS // count), replace=False) + 1
-        pairs = float(count * len(shifts))
-        parts = []
-        for low in range(0, count, BLOCK):
-            place = np.arange(low, min(low + BLOCK, count))
-            own = x[order[place]]
-            for shift in shifts:
-                gap = own - x[order[(place + shift) % count]]
-                value = np.sqrt(_norms(gap)).astype(np.float64) - centre
-                parts.append((value.sum(), (value * value).sum()))
-    first, second = (sum(part) / pairs for part in zip(*parts, strict=True))
-    return _spread(first + float(centre), second - first * first)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(count)
+    shifts = rng.choice(count - 1, min(count - 1, -(-pairs // count)), replace=False) + 1
+    centre = np.sqrt(2 * _norms(x).sum(dtype=np.float64) / (count - 1))
+    first = second = 0.0
+    for low in range(0, count, BLOCK):
+        place = np.arange(low, min(low + BLOCK, count))
+        own = x[order[place]]
+        for shift in shifts:
+            value = np.sqrt(_norms(own - x[order[(place + shift) % count]])).astype(np.float64) - centre
+            first += value.sum()
+            second += (value * value).sum()
+    first, second = first / (count * len(shifts)), second / (count * len(shifts))
+    return _spread(first + centre, second - first * first)
 
 
 def _spread(mean: float, variance: float) -> float:

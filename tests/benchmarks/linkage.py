@@ -78,9 +78,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def work(arguments: argparse.Namespace) -> None:
     """One process: make the data, or cluster it and report seconds and peak memory."""
+    folder, task = arguments.folder, arguments.worker
+    if task == "ours":
+        from campaign.clustering.blas import prefer_wide_kernels
+
+        prefer_wide_kernels()  # as the campaign's command line does
     import numpy as np
 
-    folder, task = arguments.folder, arguments.worker
     if task == "data":
         features, scores = data(arguments)
         np.save(folder / "features.npy", features)

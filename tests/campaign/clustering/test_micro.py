@@ -54,6 +54,6 @@ def test_groups_part_the_points(kind):
     if kind == "constant":
         features[:], scores[:] = 1, 1
     with workers(2) as team:
-        parts = groups(prepare(features, scores, team), 60, team)
+        parts = groups(prepare(features, scores), 60, team)
     assert max(map(len, parts)) <= 60
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
