@@ -48,6 +48,20 @@ class PageSettings(_Section):
     url_days: float = Field(30, gt=0, description="days that a crop's signed address stays valid")
 
 
+class QualitySettings(_Section):
+    """How far annotators are trusted, and how that is found out."""
+
+    gold_share: float = Field(0.0, ge=0, le=0.5, description="share of a page that is gold, once a user is known")
+    gold_opening: int = Field(30, ge=0, description="gold answers after which a user is known; till then half the page")
+    overlap_share: float = Field(0.0, ge=0, le=1, description="share of the pages that two users answer")
+    error_accepted: float = Field(0.06, gt=0, lt=0.5, description="share of gold answered wrong that is borne with")
+    error_limit: float = Field(0.25, gt=0, lt=1, description="share at which a user's recent answers are withdrawn")
+    qualification: bool = Field(False, description="only the answers of users who passed the test count")
+    qualification_pages: int = Field(10, ge=1, le=100, description="pages of the test that `campaign qualify` makes")
+    qualification_limit: float = Field(0.85, gt=0.5, le=1, description="share of the test to be right")
+    seconds_least: float = Field(0.2, ge=0, description="seconds per answer below which a page is flagged as too fast")
+
+
 class JobSettings(_Section):
     """Queues, shards and time limits."""
 
@@ -76,6 +90,7 @@ class CampaignSettings(_Section):
     search: SearchSettings = SearchSettings()
     rounds: RoundSettings = RoundSettings()
     page: PageSettings = PageSettings()
+    quality: QualitySettings = QualitySettings()
     jobs: JobSettings = JobSettings()
     label_studio: LabelStudioSettings = LabelStudioSettings()
 

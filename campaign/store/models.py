@@ -121,12 +121,16 @@ class Page(Base):
 
 
 class Question(Base):
-    """One mask on one page. `cluster` is the cluster that it samples; unset for an audit."""
+    """One mask on one page.
+
+    `cluster` is the cluster that it samples; unset for an audit and for gold. `gold` is the known verdict of gold.
+    """
 
     __tablename__ = "question"
     page_key: Mapped[str] = mapped_column(ForeignKey("page.key"), primary_key=True)
     mask_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     cluster: Mapped[int | None] = mapped_column(BigInteger)
+    gold: Mapped[str | None] = mapped_column(String(10))
     __table_args__ = (Index("question_mask", "mask_id"),)
 
 
@@ -144,6 +148,18 @@ class Answer(Base):
     lead_time: Mapped[float | None]
     read_at: Mapped[datetime] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("annotation_id", "mask_id", "answered_at", "verdict"),)
+
+
+class Override(Base):
+    """A fact: from then on the lead wants a cluster decided so. `kind` unset takes an earlier one back."""
+
+    __tablename__ = "override"
+    id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=now)
+    round: Mapped[int]
+    class_id: Mapped[int]
+    cluster: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str | None] = mapped_column(String(10))
 
 
 class Event(Base):

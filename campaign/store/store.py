@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from campaign.store import models as m
 from campaign.store.database import open_database
 from campaign.store.locks import campaign_lock, file_lock
 from campaign.store.shards import read_columns, read_shard, read_shards, write_columns, write_shard, write_whole
+from campaign.store.trust import QUALIFY, TrustRecords
 from ml_backend.coco import CocoDataset, ImageRecord, write_json
 from ml_backend.errors import InputError
 from ml_backend.predictions import Predictions, split_mask_id
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 SETTINGS_FILE = "campaign.json"
 SECRETS_FILE = "secrets.json"
-SECRET_NAMES = ("crop_key", "webhook_secret", "backend_password", "label_studio_token")
+SECRET_NAMES = ("crop_key", "webhook_secret", "backend_password", "lead_password", "label_studio_token")
 
 
-class Store:
+class Store(TrustRecords):
     """An open campaign folder.
 
     `Store.create` makes one, whole or not at all; `Store.open` opens it. Rows go in and out as plain values or as
@@ -161,6 +162,11 @@ class Store:
         """Sets a single value."""
         with self.session() as session:
             session.merge(m.Meta(name=name, value=value))
+
+    def drop_meta(self, name: str) -> None:
+        """Forgets a single value."""
+        with self.session() as session:
+            session.execute(delete(m.Meta).where(m.Meta.name == name))
 
     def secret(self, name: str) -> str:
         """A secret of this campaign; the Label Studio token from $LABEL_STUDIO_API_KEY first.
@@ -433,13 +439,15 @@ class Store:
         class_id: int,
         questions: Sequence[tuple[int, int | None]],
         kind: str = "verify",
+        gold: Mapping[int, str] | None = None,
     ) -> None:
-        """Stores a page with its (mask id, cluster) questions, once."""
+        """Stores a page with its (mask id, cluster) questions, once; `gold` are the known verdicts of some."""
         with self.session() as session:
             if session.get(m.Page, key) is None:
                 session.add(m.Page(key=key, round=round_number, class_id=class_id, kind=kind))
                 session.flush()
-                session.add_all(m.Question(page_key=key, mask_id=i, cluster=c) for i, c in questions)
+                known = gold or {}
+                session.add_all(m.Question(page_key=key, mask_id=i, cluster=c, gold=known.get(i)) for i, c in questions)
 
     def pages(self, published: bool | None = None, round_number: int | None = None) -> list[m.Page]:
         """Pages by time; published ones, unpublished ones, or both."""
@@ -452,9 +460,9 @@ class Store:
             return list(session.scalars(query))
 
     def newest_task(self) -> int:
-        """The highest id of a task that a page is known to have; 0 before the first."""
+        """The highest id of a task that a page of the verification project is known to have; 0 before the first."""
         with self.session() as session:
-            return session.scalar(select(func.max(m.Page.task_id))) or 0
+            return session.scalar(select(func.max(m.Page.task_id)).where(m.Page.kind != QUALIFY)) or 0
 
     def mark_published(self, tasks: dict[str, int]) -> None:
         """Notes which task of Label Studio holds which page."""
@@ -462,9 +470,19 @@ class Store:
             for key, task in tasks.items():
                 session.execute(update(m.Page).where(m.Page.key == key).values(task_id=task))
 
-    def questions(self, round_number: int | None = None, kind: str | None = None) -> list[tuple[m.Question, m.Page]]:
-        """Questions with their pages, by page."""
+    def unpublish(self, keys: Iterable[str]) -> None:
+        """Forgets which tasks hold these pages, so that they are published again."""
+        with self.session() as session:
+            for key in keys:
+                session.execute(update(m.Page).where(m.Page.key == key).values(task_id=None))
+
+    def questions(
+        self, round_number: int | None = None, kind: str | None = None, gold: bool = False
+    ) -> list[tuple[m.Question, m.Page]]:
+        """Questions with their pages, by page; with `gold` also the gold hidden among them."""
         query = select(m.Question, m.Page).join(m.Page).order_by(m.Page.created_at, m.Page.key, m.Question.mask_id)
+        if not gold:
+            query = query.where(m.Question.gold.is_(None))
         if round_number is not None:
             query = query.where(m.Page.round == round_number)
         if kind is not None:
@@ -473,8 +491,8 @@ class Store:
             return [(q, p) for q, p in session.execute(query)]
 
     def count_questions(self, kind: str | None = None) -> int:
-        """How many questions were asked so far."""
-        query = select(func.count()).select_from(m.Question).join(m.Page)
+        """How many questions were asked so far, without gold."""
+        query = select(func.count()).select_from(m.Question).join(m.Page).where(m.Question.gold.is_(None))
         with self.session() as session:
             return session.scalar(query if kind is None else query.where(m.Page.kind == kind)) or 0
 
