@@ -55,7 +55,7 @@ class QualitySettings(_Section):
     gold_opening: int = Field(30, ge=0, description="gold answers after which a user is known; till then half the page")
     overlap_share: float = Field(0.0, ge=0, le=1, description="share of the pages that two users answer")
     error_accepted: float = Field(0.06, gt=0, lt=0.5, description="share of gold answered wrong that is borne with")
-    error_limit: float = Field(0.25, gt=0, lt=1, description="share at which a user's recent answers are withdrawn")
+    error_limit: float = Field(0.22, gt=0, lt=1, description="share at which a user's recent answers are withdrawn")
     qualification: bool = Field(False, description="only the answers of users who passed the test count")
     qualification_pages: int = Field(10, ge=1, le=100, description="pages of the test that `campaign qualify` makes")
     qualification_limit: float = Field(0.85, gt=0.5, le=1, description="share of the test to be right")
