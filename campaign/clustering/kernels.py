@@ -369,6 +369,41 @@ def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
                     limits[j] = bound[columns[j]]
 
 
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def centres(x, mark, following, ids, out, out_mark, variance) -> None:
+    """Write mean features, mean mark and mean squared distance from the mean of clusters (chains of leaves)."""
+    for c in range(len(ids)):
+        count, leaf, mean = 0, ids[c], out[c]
+        while leaf >= 0:
+            for k in range(len(mean)):
+                mean[k] += x[leaf, k]
+            out_mark[c] += mark[leaf]
+            count += 1
+            leaf = following[leaf]
+        for k in range(len(mean)):
+            mean[k] /= count
+        out_mark[c] /= count
+        leaf = ids[c]
+        while count > 1 and leaf >= 0:
+            gap = _pair(x[leaf], mean)
+            variance[c] += gap * gap / count
+            leaf = following[leaf]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def any_near(tile, row_mark, column_mark, row_variance, column_variance, row_bound, column_bound) -> bool:
+    """Whether a lower bound of any two clusters' distance is below either one's bound; the tile holds centres'."""
+    for i in range(tile.shape[0]):
+        line, mark, variance, limit, hits = tile[i], row_mark[i], row_variance[i], row_bound[i], 0
+        for j in range(len(line)):
+            plain = line[j] + abs(mark - column_mark[j])
+            wide = np.sqrt(line[j] * line[j] + variance + column_variance[j])
+            hits += max(plain, wide) * TIED < max(limit, column_bound[j])
+        if hits:
+            return True
+    return False
+
+
 @numba.njit(cache=True, nogil=True)
 def _resolve(own, near, far, part, bound, parent, size) -> int:
     """Bring a list up to date with merges, drop what is no longer certain; where the nearest stands, or -1.

@@ -17,9 +17,11 @@ import numpy as np
 from campaign.clustering import kernels
 from campaign.clustering.dense import Merges, dense_merges
 from campaign.clustering.points import BLOCK, Points, tiles
+from campaign.clustering.pruning import WORTH, Centres, Pieces
 from campaign.clustering.workers import Workers
 
 LIST = 32  # clusters in a list
+LAYERED = 3  # pairs of masks per pair of clusters from which the bound by centres is tried first
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class _Block:
     """Some clusters, largest first, and their masks in layers: the k-th masks of all that have so many."""
 
     clusters: np.ndarray
+    origin: np.ndarray  # where they were in the list of clusters that was cut into blocks
     x: np.ndarray
     norm: np.ndarray
     mark: np.ndarray
@@ -56,6 +59,7 @@ class Clusters:
         self.first, self.second = np.empty(n, np.int64), np.empty(n, np.int64)
         self.height, self.merged = np.empty(n, np.float32), 0
         self.given = n
+        self.prunes = True
         if pieces is not None:
             self.parent = pieces.astype(np.int32)
             self.alive = self.parent == np.arange(n)
@@ -103,46 +107,64 @@ class Clusters:
 
         The first pass goes through all pairs of masks, so it measures σ_f where that is still to be done.
         """
+        measuring = not self.points.measured
         ids = np.flatnonzero(self.alive)
         needy = self.bound[ids] < 0
         ids = np.concatenate([ids[needy], ids[~needy]])
         wanted = int(needy.sum())
         lost = ids[:wanted]
         self.near[lost], self.far[lost], self.bound[lost] = -1, np.inf, np.inf
-        blocks = self._blocks(ids)
+        # lists that are still good must not change: nothing is below their guard
+        guard = np.full(self.n, -1, np.float32)
+        guard[lost] = np.inf
+        pieces: list[Pieces] = []
+        if self.prunes and not measuring and len(ids) > 2 * BLOCK:
+            ids, centres, piece = self._arranged(ids, wanted)
+            blocks = self._blocks(ids)
+            pieces = [Pieces(centres.select(block.origin), piece[block.origin]) for block in blocks]
+        else:
+            blocks = self._blocks(ids)
         locks = [Lock() for _ in blocks]
         jobs = [(i, j) for i in range(-(-wanted // BLOCK)) for j in range(i, len(blocks))]
-        open_for = np.zeros(self.n, bool)
-        open_for[lost] = True
-        # lists that are still good must not change: rows of theirs are entered nowhere
-        guard = np.where(open_for, self.bound, -1).astype(np.float32)
-
-        measuring = not self.points.measured
+        if pieces:
+            jobs.sort(key=lambda job: job[1] - job[0])  # near ones first: they lower the bounds
         centre = self.points.centre() if measuring else None
         first = second = 0.0
+        skipped = 0
 
-        def work(job: tuple[int, int]) -> tuple[float, float]:
+        def work(job: tuple[int, int]) -> tuple[float, float] | None:
             i, j = job
-            tile, sums = _distances(blocks[i], blocks[j], centre, i == j)
+            rows, columns = blocks[i], blocks[j]
+            if pieces and i != j:
+                limits = guard[rows.clusters], guard[columns.clusters]
+                if not pieces[i].may_meet(pieces[j], *limits):
+                    return None
+                masks, pairs = len(rows.x) * len(columns.x), len(rows.clusters) * len(columns.clusters)
+                if masks > LAYERED * pairs and not pieces[i].some_near(pieces[j], *limits):
+                    return None
+            tile, sums = _distances(rows, columns, centre, i == j)
             if i == j:
                 np.fill_diagonal(tile, np.inf)
-            rows, columns = blocks[i].clusters, blocks[j].clusters
             with locks[i]:
-                kernels.list_rows(tile, rows, columns, self.near, self.far, guard)
+                kernels.list_rows(tile, rows.clusters, columns.clusters, self.near, self.far, guard)
             if i != j and j * BLOCK < wanted:
                 with locks[j]:
-                    scratch = np.empty(len(columns), np.float32)
-                    kernels.list_columns(tile, rows, columns, scratch, self.near, self.far, guard)
+                    scratch = np.empty(len(columns.clusters), np.float32)
+                    kernels.list_columns(tile, rows.clusters, columns.clusters, scratch, self.near, self.far, guard)
             return sums
 
         for done, sums in enumerate(self.team.each(work, jobs), 1):
-            first, second = first + sums[0], second + sums[1]
+            if sums is None:
+                skipped += 1
+            else:
+                first, second = first + sums[0], second + sums[1]
             if progress:
                 progress(done, len(jobs))
         self.bound[lost] = guard[lost]
         if measuring:
             self._rescale(first, second)
         self.part[lost] = np.where(self.near[lost] >= 0, self.size[self.near[lost]], 1)
+        self.prunes = self.prunes and (measuring or skipped >= WORTH * len(jobs))
 
     def measure(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Measure σ_f over all pairs of masks, where that is still to be done."""
@@ -204,11 +226,20 @@ class Clusters:
         matrix, leaves = self.matrix(computing)
         return dense_merges(matrix, leaves, self.team, merging)
 
+    def _arranged(self, ids: np.ndarray, wanted: int) -> tuple[np.ndarray, Centres, np.ndarray]:
+        """The ids with near clusters together (the first `wanted` still first), their centres and pieces."""
+        centres = Centres.of(self.points, self.following, ids)
+        order, piece = centres.select(np.arange(wanted)).arranged(self.team)
+        if wanted < len(ids):
+            rest, others = centres.select(np.arange(wanted, len(ids))).arranged(self.team)
+            order, piece = np.append(order, wanted + rest), np.append(piece, piece[-1] + 1 + others)
+        return ids[order], centres.select(order), piece
+
     def _blocks(self, ids: np.ndarray) -> list[_Block]:
         blocks = []
         for low in range(0, len(ids), BLOCK):
-            chosen = ids[low : low + BLOCK]
-            chosen = chosen[np.argsort(-self.size[chosen], kind="stable")]
+            origin = low + np.argsort(-self.size[ids[low : low + BLOCK]], kind="stable")
+            chosen = ids[origin]
             layers, leaves = [], chosen
             while len(leaves):
                 layers.append(leaves)
@@ -218,7 +249,7 @@ class Clusters:
             part = self.points.select(np.concatenate(layers))
             place = np.concatenate([np.arange(length) for length in lengths])
             starts = np.concatenate([[0], np.cumsum(lengths)])
-            blocks.append(_Block(chosen, part.x, part.norm, part.mark, place, starts))
+            blocks.append(_Block(chosen, origin, part.x, part.norm, part.mark, place, starts))
         return blocks
 
 

@@ -52,6 +52,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run every process in turn and compare what they left behind."""
     import numpy as np
 
+    load = round(os.getloadavg()[0], 2)  # what else the machine was doing: above 0.5 the seconds say little
     with tempfile.TemporaryDirectory(prefix="linkage-") as name:
         folder = Path(name)
         _start(arguments, folder, "data")
@@ -72,6 +73,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     result["ours_rss_gib"] = ours["rss_gib"]
     result |= {f"{peer}_rss_gib": peers.get(peer, {}).get("rss_gib") for peer in ("fastcluster", "scipy")}
     result |= {"max_rel_height_error": error, "cophenetic_corr": correlation}
+    result |= {f"{peer}_cpu_s": run["cpu_s"] for peer, run in {"ours": ours, **peers}.items()}
+    result["load_before"] = load
     result |= {key: ours[key] for key in ("tree_s", "max_error_bound", "median_error_bound", "steps")}
     return result
 
@@ -152,14 +155,14 @@ def _ours(arguments: argparse.Namespace, features: Any, scores: Any) -> dict[str
         cluster(features[:size], scores[:size], options)
     options = LinkageOptions(engine=arguments.engine, device=arguments.device, memory=memory, seed=arguments.seed)
     steps: dict[str, list[float]] = {}
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
 
     def progress(step: str, done: int, total: int) -> None:
         now = time.perf_counter() - began
         steps.setdefault(step, [round(now, 2), 0])[1] = round(now, 2)
 
     result = cluster(features, scores, options, progress)
-    seconds = time.perf_counter() - began
+    seconds, spent = time.perf_counter() - began, time.process_time() - spent
     began = time.perf_counter()
     Tree.build(result.linkage, scores)
     tree = time.perf_counter() - began
@@ -168,6 +171,7 @@ def _ours(arguments: argparse.Namespace, features: Any, scores: Any) -> dict[str
     bound = result.error
     return {
         "s": round(seconds, 3),
+        "cpu_s": round(spent, 3),
         "rss_gib": _peak(),
         "engine": result.engine,
         "device": result.device,
@@ -187,7 +191,7 @@ def _peer(arguments: argparse.Namespace, features: Any, scores: Any) -> dict[str
         from scipy.cluster.hierarchy import linkage
     else:
         from fastcluster import linkage
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     distance = pdist(features.astype(np.float64))
     distance /= feature_scale
     scores = scores.astype(np.float64) / score_scale
@@ -197,9 +201,9 @@ def _peer(arguments: argparse.Namespace, features: Any, scores: Any) -> dict[str
         place += len(scores) - 1 - i
     keep = {"preserve_input": False} if arguments.worker == "fastcluster" else {}
     merges = linkage(distance, "complete", **keep)
-    seconds = time.perf_counter() - began
+    seconds, spent = time.perf_counter() - began, time.process_time() - spent
     np.save(arguments.folder / f"{arguments.worker}.npy", merges)
-    return {"s": round(seconds, 3), "rss_gib": _peak()}
+    return {"s": round(seconds, 3), "cpu_s": round(spent, 3), "rss_gib": _peak()}
 
 
 def _correlation(ours: Any, theirs: Any, pairs: int = 200_000) -> float:

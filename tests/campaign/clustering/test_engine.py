@@ -19,6 +19,7 @@ def small_passes(monkeypatch):
     for module in ("neighbours", "points"):
         monkeypatch.setattr(f"campaign.clustering.{module}.BLOCK", 16)
     monkeypatch.setattr(lists, "LIST", 4)
+    monkeypatch.setattr("campaign.clustering.pruning.PIECE", 8)
 
 
 @settings(max_examples=60, deadline=None)
