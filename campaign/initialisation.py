@@ -32,7 +32,8 @@ def create_from_files(
 ) -> Store:
     """A campaign over COCO files. Without `heldout`, a share of the labelled images is kept as such.
 
-    Raises InputError for anything wrong in the files, the images, the settings or the folder.
+    Raises InputError for anything wrong in the files, the images, the settings or the folder, and LabelStudioError
+    where the Label Studio that the settings name does not take the token.
     """
     settings = parse_settings(values, "settings")
     _check_detector(settings.detector.name)
@@ -46,6 +47,10 @@ def create_from_files(
         splits["labelled"], splits["heldout"] = keep_out(splits["labelled"], heldout_share, settings.seed)
     if not splits["labelled"].annotations:
         raise InputError(labelled, "at least one annotation to train on", "none")
+    if settings.label_studio.url and token:
+        from campaign.label_studio.client import Client
+
+        Client(settings.label_studio.url, token).check()
     if check:
         check_images(image for data in splits.values() for image in data.images)
     return Store.create(folder, settings, splits, secret_values=_secrets(token))

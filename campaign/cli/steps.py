@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from campaign.cli.lifecycle import Folder
 from campaign.cli.output import Display, Json, emit, steps_progress
 from ml_backend.errors import InputError
 
 
-def publish(folder: Folder, json: Json = False) -> None:
+def publish(
+    folder: Folder,
+    new_project: Annotated[
+        bool, typer.Option("--new-project", help="Make a new verification project, where the old one was deleted.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Publish pages that Label Studio does not hold yet."""
-    from campaign.stations.verification import connect, ensure_project, publish_missing
+    from campaign.stations.verification import abandon_project, connect, ensure_project, publish_missing
     from campaign.store import Store
 
     store = Store.open(folder)
     client = connect(store)
     with store.locked():
+        if new_project:
+            abandon_project(store, client)
         project = ensure_project(store, client)
         count = publish_missing(store, client, project)
     url = f"{client.url}/projects/{project}"

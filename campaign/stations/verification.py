@@ -15,7 +15,7 @@ from datetime import timedelta
 import numpy as np
 
 from campaign.answers import WITHDRAWN, standing_answers, verdicts
-from campaign.label_studio.client import Client
+from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import TaskSnapshot, read_changes
 from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
 from campaign.policies import make_policy
@@ -79,6 +79,26 @@ def ensure_project(store: Store, client: Client) -> int:
     return project
 
 
+def abandon_project(store: Store, client: Client) -> None:
+    """Forgets a verification project that was deleted, so that the next one gets the pages without an answer.
+
+    Answers that were read stay. Raises InputError where the project is still there.
+    """
+    known = store.get_meta(PROJECT)
+    if known is None:
+        return
+    try:
+        client.project(int(known["id"]))
+    except ProjectGone:
+        answered = {a.page_key for a in standing_answers(store.answers())}
+        store.unpublish(page.key for page in store.pages(published=True) if page.key not in answered)
+        store.drop_meta(PROJECT)
+        store.drop_meta(CURSOR)
+        store.log(f"verification project {known['id']} was deleted; its open pages go to a new one")
+        return
+    raise InputError(f"project {known['id']}", "a deleted project, to make a new one", "one that is still there")
+
+
 def turn(store: Store, client: Client | None = None) -> Turn:
     """Publishes, reads and decides once. Raises LabelStudioError where Label Studio does not do its part."""
     client = client or connect(store)
@@ -90,8 +110,10 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         if current is None or current.stage != "verify":
             return Turn(read, published, 0, current is None)
         searches = open_searches(store, current.number)
-        for pages in plan_pages(store, current.number, searches):
-            store.add_page(*pages)
+        asked = {s.class_id: s.asked for s in searches}
+        for key, number, class_id, questions in list(plan_pages(store, current.number, searches)):
+            store.add_page(key, number, class_id, questions)
+            asked[class_id] |= {mask: key for mask, _ in questions}
         for s in searches:
             save_decisions(store, current.number, s)
         published += publish_missing(store, client, project)

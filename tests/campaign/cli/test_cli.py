@@ -104,9 +104,15 @@ def test_an_unreachable_label_studio_is_named(data, tmp_path):
     address = ["--label-studio", "http://127.0.0.1:9"]
     done = campaign("init", tmp_path / "c", *address, "--source-project", "1", **token)
     assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = campaign("init", tmp_path / "c", "--data", data, *address, **token)
+    assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "c").exists()
-    assert campaign("init", tmp_path / "c", "--data", data, *address, **token).returncode == 0
-    done = campaign("sync", tmp_path / "c", **token)
+
+
+def test_a_label_studio_that_went_away_is_named(data, tmp_path):
+    folder = tmp_path / "c"
+    campaign("init", folder, "--data", data, "--set", "label_studio.url=http://127.0.0.1:9")
+    done = campaign("sync", folder, LABEL_STUDIO_API_KEY="0" * 40)
     assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
 
 

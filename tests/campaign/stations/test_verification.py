@@ -8,7 +8,7 @@ from campaign.answers import standing_answers, verdicts
 from campaign.clustering import Tree, linkage
 from campaign.label_studio.readback import AnnotationSnapshot, TaskSnapshot
 from campaign.search import Verdict
-from campaign.settings import CampaignSettings
+from campaign.settings import CampaignSettings, LabelStudioSettings
 from campaign.stations.propagation import obtained
 from campaign.stations.replay import replay
 from campaign.stations.verification import facts, open_searches, plan_pages, save_decisions
@@ -24,12 +24,14 @@ GOOD, BAD = 0.9, 0.3
 def make_store(tmp_path):
     """A store whose round 1 is at verify: per class 40 good masks in one place of feature space, 40 bad in another."""
 
-    def make(name="campaign", **search) -> Store:
+    def make(name="campaign", label_studio=None, **search) -> Store:
         (tmp_path / name).mkdir()
         image = tmp_path / name / "a.png"
         Image.new("RGB", (400, 400)).save(image)
         pool = CocoDataset([ImageRecord(1, "a.png", 400, 400, image)], CLASSES)
         settings = CampaignSettings(name="t", search={"policy": "paper", "k_pa": 0.1, "k_pr": 0.0} | search)
+        if label_studio:
+            settings = settings.model_copy(update={"label_studio": LabelStudioSettings(**label_studio)})
         store = Store.create(tmp_path / name / "c", settings, {"pool": pool})
         store.start_round(1, "verify")
         store.update_round(1, model_version="v1")
