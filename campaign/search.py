@@ -113,7 +113,7 @@ class Policy(Protocol):
         """The clusters to begin with, usually the root alone."""
         ...
 
-    def priority(self, evidence: Evidence) -> float:
+    def priority(self, evidence: Evidence, thresholds: Thresholds) -> float:
         """Clusters with the greatest value are looked at first."""
         ...
 
@@ -398,7 +398,7 @@ class Search:
         return Evidence(cluster, size, score, float(self.tree.height[cluster]), depth, parent=parent)
 
     def _push(self, evidence: Evidence) -> None:
-        heapq.heappush(self._heap, (-self.policy.priority(evidence), evidence.cluster, evidence))
+        heapq.heappush(self._heap, (-self.policy.priority(evidence, self.thresholds), evidence.cluster, evidence))
 
 
 class Searches:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaign.policies.prior import Prior, fit_prior
 from ml_backend.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,13 +42,15 @@ class Curves:
 class Thresholds:
     """Mean scores at and below which a cluster is rejected (`k_pr`) or split (`k_pa`) without a question.
 
-    `note` says how they came about, when that was not by learning alone.
+    `note` says how they came about, when that was not by learning alone. `prior` is what the adaptive policy believes
+    of a cluster before anyone is asked; None for its default.
     """
 
     k_pr: float = DEFAULT_K_PR
     k_pa: float = DEFAULT_K_PA
     curves: Curves | None = field(default=None, compare=False)
     note: str = ""
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         if not self.k_pr <= self.k_pa:
@@ -95,9 +98,11 @@ def learn_thresholds(
     mean_chosen, q = mean[chosen], quality[chosen]
     high, low = q >= k_a - _SLACK, q <= 1 - k_a + _SLACK
     curves = _curves(mean_chosen, high, low, bins) if len(q) else None
+    prior = fit_prior(tree, correct) if tree.n else None
     if len(q) < min_clusters or not high.any():
         why = f"{len(q)} held-out clusters" if len(q) < min_clusters else "no held-out cluster of high quality"
-        return Thresholds(fallback.k_pr, fallback.k_pa, curves, f"not learned: {why}; {fallback.note or 'defaults'}")
+        note = f"not learned: {why}; {fallback.note or 'defaults'}"
+        return Thresholds(fallback.k_pr, fallback.k_pa, curves, note, fallback.prior or prior)
     notes = []
     k_pa = _greatest_below(mean_chosen, _monotone(mean_chosen, high), 1 - confidence, min_clusters)
     k_pr = _greatest_below(mean_chosen, _monotone(mean_chosen, ~low), 1 - confidence, min_clusters)
@@ -105,7 +110,7 @@ def learn_thresholds(
     if affordable < k_pr:
         k_pr = affordable
         notes.append(f"k_pr lowered to keep {1 - max_loss:.0%} of the correct held-out masks")
-    return Thresholds(min(k_pr, k_pa), k_pa, curves, "; ".join(notes))
+    return Thresholds(min(k_pr, k_pa), k_pa, curves, "; ".join(notes), prior)
 
 
 def _monotone(x: np.ndarray, y: np.ndarray) -> np.ndarray:

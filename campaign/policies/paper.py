@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -75,7 +76,7 @@ class Paper:
     def start(self, tree: Tree) -> list[int]:
         return [int(tree.root)]
 
-    def priority(self, evidence: Evidence) -> float:
+    def priority(self, evidence: Evidence, thresholds: Thresholds) -> float:
         return evidence.mean_score if self.order is None else self.order(evidence)
 
     def draw_limit(self, size: int) -> int:
@@ -102,6 +103,11 @@ class Paper:
         elif yes <= (1 - self.k_a) * answered + _SLACK:
             kind = "reject"
         return Outcome(kind, RULES[kind], quality, bound)
+
+
+def smallest_accepted(n: int, k_a: float) -> int:
+    """The fewest yes of `n` answers with which a cluster is accepted."""
+    return math.ceil(k_a * n - _SLACK)
 
 
 @dataclass(frozen=True)
