@@ -129,6 +129,10 @@ class Screen:
         self.page.goto(f"{self.url}/projects/{project}/data?labeling=1")
         self.page.wait_for_selector(shown, timeout=60_000)
 
+    def wait_until_all_is_answered(self) -> None:
+        """Until Label Studio has saved the last task and found no other."""
+        self.page.get_by_text("No More Tasks").wait_for(timeout=30_000)
+
     def keep(self, name: str) -> None:
         """A screenshot among the artifacts."""
         ARTIFACTS.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def test_every_verdict_is_the_one_meant(screen, project, crops, label_studio_cli
             {values[i] for i in doubt},
             "unsure" if unsure else "reviewed",
         )
-    screen.page.wait_for_function("() => !document.querySelector('.cv-crop')", timeout=30_000)
+    screen.wait_until_all_is_answered()
     stored = {}
     for key, [annotation] in annotations(label_studio_client, project_id).items():
         answer = chosen(annotation)
@@ -120,7 +120,7 @@ def test_the_mouse_and_a_finger_do_as_the_keys_do(screen, project, label_studio_
     screen.page.locator(".cv-doubt .cv-mark").nth(8).click()
     screen.keep("verification-answered")
     screen.page.get_by_role("button", name="Submit").first.click()
-    screen.page.wait_for_function("() => !document.querySelector('.cv-crop')", timeout=30_000)
+    screen.wait_until_all_is_answered()
     [[annotation]] = annotations(label_studio_client, project_id).values()
     assert chosen(annotation) == {"status": ["reviewed"], "wrong": ["1004"], "doubt": ["1008"]}
 
@@ -165,6 +165,6 @@ def test_a_page_of_three_masks_is_answered_too(screen, make_project, crops, labe
     screen.page.wait_for_timeout(500)
     for key in ("w", "a", "Space"):  # there is no crop on A
         screen.page.keyboard.press(key)
-    screen.page.wait_for_function("() => !document.querySelector('.cv-crop')", timeout=30_000)
+    screen.wait_until_all_is_answered()
     [[annotation]] = annotations(label_studio_client, project_id).values()
     assert chosen(annotation) == {"status": ["reviewed"], "wrong": ["1004"]}
