@@ -82,7 +82,8 @@ def _chosen(learned: Thresholds, k_pr: float | None, k_pa: float | None) -> dict
     pa = learned.k_pa if k_pa is None else k_pa
     pr = min(learned.k_pr, pa) if k_pr is None else k_pr
     curves = None if learned.curves is None else _plain(asdict(learned.curves))
-    return {"k_pr": pr, "k_pa": pa, "note": learned.note, "curves": curves}
+    prior = None if learned.prior is None else asdict(learned.prior)
+    return {"k_pr": pr, "k_pa": pa, "note": learned.note, "curves": curves, "prior": prior}
 
 
 def _plain(value: Any) -> Any:

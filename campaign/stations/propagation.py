@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from campaign.answers import verdicts
 from campaign.propagation import DatasetMasks, drop_duplicates, propagate
+from campaign.stations.trust import counted_answers
 from campaign.store import Store
 
 
@@ -13,7 +14,7 @@ def obtained(store: Store, round_number: int) -> DatasetMasks:
     A mask that any answer, an audit's too, votes down is never among them; one voted yes always is.
     """
     row = next(r for r in store.rounds() if r.number == round_number)
-    voted = verdicts(store.answers())
+    voted = verdicts(counted_answers(store))
     parts: list[DatasetMasks] = []
     for entry in store.trees(round_number):
         if not entry.masks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
@@ -19,9 +19,14 @@ from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import TaskSnapshot, read_changes
 from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
 from campaign.policies import make_policy
+from campaign.policies.overridden import LEAD_RULE, overridden
+from campaign.quality import page_order
+from campaign.policies.prior import Prior
 from campaign.search import Decision, Search, Searches
+from campaign.stations.trust import GoldPlan, ask_again, counted_answers, keep_watch
 from campaign.store import Store
 from campaign.store import models as m
+from campaign.store.trust import QUALIFY
 from campaign.thresholds import Thresholds
 from ml_backend.errors import InputError
 from ml_backend.signing import crop_url
@@ -109,35 +114,47 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         current = store.round()
         if current is None or current.stage != "verify":
             return Turn(read, published, 0, current is None)
+        keep_watch(store, client)
         searches = open_searches(store, current.number)
         asked = {s.class_id: s.asked for s in searches}
-        for key, number, class_id, questions in list(plan_pages(store, current.number, searches)):
-            store.add_page(key, number, class_id, questions)
-            asked[class_id] |= {mask: key for mask, _ in questions}
+        for page in list(plan_pages(store, current.number, searches)):
+            store.add_page(*page)
+            key, _, class_id, questions, *_ = page
+            asked[class_id] |= {mask: key for mask, cluster in questions if cluster is not None}
         for s in searches:
             save_decisions(store, current.number, s)
         published += publish_missing(store, client, project)
+        ask_again(store, client, current.number)
         done = all(s.search.done for s in searches)
         if done:
             store.update_round(current.number, stage="propagate")
         return Turn(read, published, sum(len(s.open_masks()) for s in searches), done)
 
 
-def open_searches(store: Store, round_number: int) -> list[ClassSearch]:
-    """The searches of a round, told every fact: the same facts give the same searches, whenever they are read."""
+def open_searches(
+    store: Store, round_number: int, overrides: Mapping[int, Mapping[int, str]] | None = None
+) -> list[ClassSearch]:
+    """The searches of a round, told every fact: the same facts give the same searches, whenever they are read.
+
+    `overrides` {class: {cluster: kind}} stand in for the stored ones, to see what others would lead to.
+    """
     settings = store.settings.search
     asked: dict[int, dict[int, str]] = defaultdict(dict)
     for question, page in store.questions(round_number, "verify"):
         asked[page.class_id][question.mask_id] = page.key
     keys = {key for masks in asked.values() for key in masks.values()}
-    known = verdicts(store.answers(keys))
+    known = verdicts(counted_answers(store, keys))
     searches = []
     for entry in store.trees(round_number):
         if not entry.masks:
             continue
         tree, mask_ids = store.tree(round_number, entry.class_id)
-        thresholds = Thresholds(entry.thresholds["k_pr"], entry.thresholds["k_pa"])
+        kept = entry.thresholds
+        prior = Prior(**kept["prior"]) if kept.get("prior") else None
+        thresholds = Thresholds(kept["k_pr"], kept["k_pa"], prior=prior)
         policy = make_policy(settings.policy, settings.n_s, settings.k_a)
+        kinds = store.overrides(round_number, entry.class_id) if overrides is None else overrides[entry.class_id]
+        policy = overridden(policy, kinds)
         search = Search(tree, policy, thresholds, store.settings.seed)
         mine = asked[entry.class_id]
         leaf_of = {int(mask): leaf for leaf, mask in enumerate(mask_ids)}
@@ -149,31 +166,37 @@ def open_searches(store: Store, round_number: int) -> list[ClassSearch]:
     return searches
 
 
-def plan_pages(
-    store: Store, round_number: int, searches: list[ClassSearch]
-) -> Iterable[tuple[str, int, int, list[tuple[int, int]]]]:
-    """New pages as (key, round, class, [(mask id, cluster), ...]), best clusters first.
+NewPage = tuple[str, int, int, list[tuple[int, int | None]], str, dict[int, str]]
 
-    A page holds questions of one class, of one or several clusters. A page that is not full is only made where the
-    class has no other open question, so that policies that stop early never show half-empty pages for nothing.
+
+def plan_pages(store: Store, round_number: int, searches: list[ClassSearch]) -> Iterable[NewPage]:
+    """New pages as (key, round, class, [(mask id, cluster), ...], kind, gold), best clusters first.
+
+    A page holds questions of one class, of one or several clusters, and gold among them: {mask id: known verdict}. A
+    page that is not full is only made where the class has no other open question, so that policies that stop early
+    never show half-empty pages for nothing. Its key follows from its questions, whatever gold is among them.
     """
     size = store.settings.page.page_size
     left = round_budget(store, round_number)
     by_class = {s.class_id: s for s in searches}
     spent = sum(s.search.questions for s in searches)
     together = Searches({s.class_id: s.search for s in searches}, None if left is None else spent + left)
-    waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    waiting: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
     for class_id, ask in together.step():
         drawn = [(int(by_class[class_id].mask_ids[leaf]), ask.cluster) for leaf in ask.leaves]
         waiting[class_id] += [q for q in drawn if q[0] not in by_class[class_id].asked]
+    gold = GoldPlan(store)
     for s in searches:
         todo = waiting[s.class_id]
-        whole = len(todo) // size * size
-        end = whole if s.open_masks() or (whole == len(todo) and whole) else len(todo)
-        for start in range(0, end, size):
-            questions = todo[start : start + size]
+        while todo:
+            room = gold.room(size)
+            questions, rest = todo[: size - room], todo[size - room :]
+            if len(questions) < size - room and s.open_masks():
+                break
             key = page_key(store.key, round_number, s.class_id, [mask for mask, _ in questions])
-            yield key, round_number, s.class_id, questions
+            hidden = gold.take(s.class_id, min(room, len(questions)))
+            yield key, round_number, s.class_id, [*questions, *((mask, None) for mask in hidden)], "verify", hidden
+            todo = rest
 
 
 def round_budget(store: Store, round_number: int) -> int | None:
@@ -202,7 +225,11 @@ def save_decisions(store: Store, round_number: int, s: ClassSearch) -> None:
     Of the decisions that the mean score alone makes, only rejected clusters are stored, not the thousands of splits
     and single masks: they follow from the tree and the thresholds, which are stored too.
     """
-    kept = (d for d in s.search.decisions if d.asked or (d.kind == "reject" and s.search.tree.size[d.cluster] > 1))
+    kept = (
+        d
+        for d in s.search.decisions
+        if d.asked or d.rule.startswith(LEAD_RULE) or (d.kind == "reject" and s.search.tree.size[d.cluster] > 1)
+    )
     store.replace_decisions(round_number, s.class_id, (_row(d, s) for d in kept))
     store.mark_searched(round_number, s.class_id, s.search.done)
 
@@ -213,7 +240,7 @@ def _row(decision: Decision, s: ClassSearch) -> dict:
 
 def publish_missing(store: Store, client: Client, project: int) -> int:
     """Publishes the stored pages that Label Studio does not hold yet; gives how many there were."""
-    rows = store.pages(published=False)
+    rows = [page for page in store.pages(published=False) if page.kind != QUALIFY]
     if rows:
         # Pages newer than the last one noted may be there already, if a turn was killed before it could note them.
         publish_pages(
@@ -227,12 +254,12 @@ def build_pages(store: Store, rows: list[m.Page]) -> list[Page]:
     classes = store.classes()
     images = {i.id: i for i in store.images()}
     secret, base = store.secret("crop_key"), store.settings.page.public_url
-    by_page: dict[str, list[int]] = defaultdict(list)
-    for question, page in store.questions():
-        by_page[page.key].append(question.mask_id)
+    by_page: dict[str, list[tuple[int, bool]]] = defaultdict(list)
+    for question, page in store.questions(gold=True):
+        by_page[page.key].append((question.mask_id, question.gold is not None))
     pages = []
     for row in rows:
-        found = store.masks(by_page[row.key])
+        found = store.masks(page_order(row.key, by_page[row.key]))
         expires = (row.created_at + timedelta(days=store.settings.page.url_days)).timestamp()
         masks = [
             PageMask(
@@ -263,7 +290,7 @@ def read_back(store: Store, client: Client, project: int) -> int:
 def facts(store: Store, snapshots: list[TaskSnapshot]) -> list[dict]:
     """Facts that the snapshots of tasks tell: what each annotation says now, and which annotations are gone."""
     asked: dict[str, set[int]] = defaultdict(set)
-    for question, page in store.questions():
+    for question, page in store.questions(gold=True):
         asked[page.key].add(question.mask_id)
     told = {s.page_key for s in snapshots}
     standing = [f for f in standing_answers(store.answers(told))]
