@@ -14,6 +14,7 @@ from campaign.export import export_coco
 from campaign.propagation import DatasetMasks, drop_duplicates
 from campaign.search import Verdict
 from campaign.stations.propagation import obtained
+from campaign.stations.trust import counted_answers
 from campaign.store import Store
 from campaign.store.shards import write_whole
 
@@ -21,7 +22,7 @@ from campaign.store.shards import write_whole
 def final_masks(store: Store) -> DatasetMasks:
     """The dataset as it stands: every ended round's masks, and those of the running round decided so far.
 
-    A mask that any answer since then, an audit's too, voted down is left out. Of masks of several rounds that show
+    A mask that the answers since then, an audit's too, no longer confirm is left out. Of masks of several rounds that show
     the same object the earlier one stays.
     """
     parts = [store.dataset()]
@@ -29,8 +30,8 @@ def final_masks(store: Store) -> DatasetMasks:
     if current is not None and current.stage in ("verify", "propagate"):
         parts.append(obtained(store, current.number))
     masks = drop_duplicates(DatasetMasks.concatenate(parts), store.settings.rounds.dedupe_iou)
-    voted = verdicts(store.answers())
-    return masks.select([voted.get(int(i)) != Verdict.NO for i in masks.mask_id])
+    voted = verdicts(counted_answers(store))
+    return masks.select([voted.get(int(i), Verdict.YES) == Verdict.YES for i in masks.mask_id])
 
 
 def export_campaign(store: Store, path: Path) -> int:
@@ -38,6 +39,8 @@ def export_campaign(store: Store, path: Path) -> int:
 
     Raises InputError where the file cannot be written; then nothing is left behind.
     """
+    from campaign.stations.audit import standing_certificate
+
     masks = final_masks(store)
     images = store.image_rows("pool")
     file_id = {r.id: r.coco_id for r in images}
@@ -55,7 +58,7 @@ def export_campaign(store: Store, path: Path) -> int:
         "k_iou": store.settings.search.k_iou,
         "policy": store.settings.search.policy,
     }
-    certificate = store.get_meta("certificate")
+    certificate = standing_certificate(store, masks)
     return export_coco(path, masks, rows, store.classes(), info=info, certificate=certificate)
 
 

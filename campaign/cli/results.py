@@ -35,4 +35,47 @@ def report(folder: Folder, out: Out = None, json: Json = False) -> None:
     emit({"path": str(path)}, json, str(path))
 
 
-COMMANDS = (export, report)
+def certify(
+    folder: Folder,
+    draws: Annotated[int, typer.Option(min=1, help="Masks to audit.")] = 300,
+    per_class: Annotated[int, typer.Option(min=0, help="At least so many of each class.")] = 0,
+    confidence: Annotated[float, typer.Option(min=0.51, max=0.999, help="Of each bound.")] = 0.95,
+    wait: Annotated[bool, typer.Option(help="Wait until the questions are answered.")] = False,
+    json: Json = False,
+) -> None:
+    """Audit the dataset by a fresh sample and state how precise it is at least; the export carries it.
+
+    The first call publishes the questions; call again when they are answered. A new audit begins after that.
+    """
+    import time
+
+    from campaign.cli.output import Display
+    from campaign.stations.audit import AUDIT, begin_audit, finish_audit
+    from campaign.stations.verification import turn
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    known = store.get_meta(AUDIT)
+    if known is None or known["certified"]:
+        begin_audit(store, draws, per_class)
+    display = Display()
+    with display.live():
+        while True:
+            turn(store)
+            outcome = finish_audit(store, confidence)
+            if not isinstance(outcome, int) or not wait:
+                break
+            total = store.count_questions(f"{AUDIT}{(store.get_meta(AUDIT) or {})['number']}")
+            display.show("audit, answers", total - outcome, total)
+            time.sleep(store.settings.jobs.poll_seconds)
+    if isinstance(outcome, int):
+        emit({"open_questions": outcome}, json, f"{outcome} audit questions wait in Label Studio; then call this again")
+        return
+    classes = store.classes()
+    lines = [outcome.sentence()]
+    for class_id, bound in outcome.classes.items():
+        lines.append(f"{classes[class_id]}: precision >= {bound.lower_bound:.3f}, {bound.yes} of {bound.audited} right")
+    emit(outcome.as_dict(), json, "\n".join(lines))
+
+
+COMMANDS = (export, report, certify)

@@ -20,8 +20,8 @@ from campaign.label_studio.readback import TaskSnapshot, read_changes
 from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
 from campaign.policies import make_policy
 from campaign.policies.overridden import LEAD_RULE, overridden
-from campaign.quality import page_order
 from campaign.policies.prior import Prior
+from campaign.quality import page_order
 from campaign.search import Decision, Search, Searches
 from campaign.stations.trust import GoldPlan, ask_again, counted_answers, keep_watch
 from campaign.store import Store
