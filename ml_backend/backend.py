@@ -122,6 +122,8 @@ class Backend:
                 answers[i] = to_prediction(known.masks, known.classes, labels, known.height, known.width, version)
         waiting = [i for i, answer in enumerate(answers) if answer is None]
         inline = waiting if len(waiting) <= self.inline_tasks or self.enqueue is None else []
+        if inline and not self._has_model():
+            inline = []
         deadline = time.monotonic() + self.inline_seconds
         for start in range(0, len(inline), CHUNK):
             if start and time.monotonic() > deadline:
@@ -130,7 +132,7 @@ class Backend:
             for i, answer in zip(part, self.predict_now(project, labels, [tasks[i] for i in part]), strict=True):
                 answers[i] = answer
         later = [tasks[i] for i in waiting if answers[i] is None]
-        if later:
+        if later and self._has_model():
             self._queue(project, label_config, later)
         return [[] if answer is None else answer for answer in answers]
 
@@ -150,6 +152,16 @@ class Backend:
                     to_prediction(masks, detector.classes, labels, record.height, record.width, detector.version)
                 )
         return answers
+
+    def _has_model(self) -> bool:
+        """Whether there is a model to predict with; without one nothing is stored, and asked for again later."""
+        try:
+            self.model.detector()
+        except Exception as failure:
+            log.warning("no predictions: %s", failure)
+            self.metrics.bad_tasks.labels("model").inc()
+            return False
+        return True
 
     def _detect(self, detector: Detector, records: list[ImageRecord]) -> list[Predictions | None]:
         """Masks per image, None where the detector fails on it; the others are then tried one by one."""

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ml_backend.backend import Backend, Project, StoredMasks
 from ml_backend.coco import ImageRecord
+from ml_backend.errors import InputError
 from ml_backend.image_files import ImageFiles
 from ml_backend.push import PushThread
 from tests.ml_backend.bright_objects import BrightModel, BrightObjects, draw_spots
@@ -132,6 +133,20 @@ def test_a_store_or_queue_that_fails_costs_no_answer(backend, web):
     backend.stored, backend.enqueue, backend.inline_tasks = fail, fail, 2
     assert regions(backend.predict(1, config(), tasks("good", url=web))) == [3]
     assert backend.predict(1, config(), tasks("good", "good", "good", url=web)) == [[], [], []]
+
+
+def test_without_a_model_nothing_is_stored(backend, web, caplog):
+    class Untrained:
+        version = "untrained"
+
+        def detector(self):
+            raise InputError("model", "a campaign that has trained one", "none yet")
+
+    backend.model = Untrained()
+    backend.enqueue = lambda *_: pytest.fail("nothing is to be queued")
+    assert backend.predict(1, config(), tasks("good", "good", url=web)) == [[], []]
+    assert backend.predict(1, config(), tasks(*["good"] * 30, url=web)) == [[]] * 30
+    assert "none yet" in caplog.text
 
 
 def test_the_thread_outlives_a_label_studio_that_is_away(backend, web):
