@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv
 
 from campaign.search import Verdict
 
@@ -37,6 +36,8 @@ class Rate(NamedTuple):
 
 def rate(right: int, asked: int) -> Rate | None:
     """The share `right` of `asked`; None where nothing was asked."""
+    from scipy.special import betaincinv
+
     if asked == 0:
         return None
     low = float(betaincinv(right, asked - right + 1, 0.025)) if right else 0.0
@@ -301,8 +302,8 @@ def vote_counts(votes: Votes) -> np.ndarray:
 class PageAnswer:
     """One page as one user answered it.
 
-    `verdicts` in the order in which the masks are shown; `traps` counts wrong gold masks among them. `seconds` from the page's showing to its submission, `at` Unix time of that; both None
-    where they are not known.
+    `verdicts` in the order in which the masks are shown; `traps` counts wrong gold masks among them. `seconds` from
+    the page's showing to its submission, `at` Unix time of that; both None where they are not known.
     """
 
     user: str

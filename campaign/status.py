@@ -7,6 +7,7 @@ from typing import Any
 
 from campaign.answers import standing_answers
 from campaign.jobs.plan import Progress
+from campaign.stations.trust import counted_answers
 from campaign.store import Store
 
 
@@ -15,7 +16,7 @@ def status(store: Store) -> dict[str, Any]:
     rounds = store.rounds()
     current = rounds[-1] if rounds else None
     answers = standing_answers(store.answers())
-    answered = {a.mask_id for a in answers}
+    answered = {a.mask_id for a in counted_answers(store)}
     asked = store.count_questions("verify")
     decisions = store.decisions()
     classes = store.classes()
@@ -66,7 +67,7 @@ def stage_progress(progress: Progress, store: Store) -> tuple[str, int, int]:
         return "clustering, classes", len(progress.finished_trees), len(progress.classes)
     if progress.stage == "verify":
         rows = store.questions(progress.round_number, "verify")
-        answered = {a.mask_id for a in standing_answers(store.answers({p.key for _, p in rows}))}
+        answered = {a.mask_id for a in counted_answers(store, {p.key for _, p in rows})}
         return "verifying, answers", len(answered), len(rows)
     names = {"train": "training the detector", "propagate": "propagating", "done": "finished"}
     return names.get(progress.stage, progress.stage), 0, 0

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from campaign.answers import standing_answers, verdicts
+from campaign.answers import verdicts
 from campaign.propagation import VOTED_RULE, DatasetMasks
 from campaign.report.estimates import Estimate, estimate, expected_correct
 from campaign.report.records import (
@@ -24,6 +24,7 @@ from campaign.report.records import (
 )
 from campaign.results import final_masks
 from campaign.search import Verdict
+from campaign.stations.trust import counted_answers
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.thresholds import Curves
@@ -48,7 +49,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
     classes, rounds, trees = store.classes(), store.rounds(), _trees(store)
     decisions = {(d.round, d.class_id, d.cluster): d for d in store.decisions()}
     questions = store.questions(kind="verify")
-    answers = standing_answers(store.answers())
+    answers = counted_answers(store)
     masks = final_masks(store)
     labelled = store.annotated("labelled")
     times = {a.mask_id: _moment(a) for a in answers}
