@@ -161,6 +161,10 @@ class Search:
     `budget` is the most masks that may be asked about, None for no limit; facts already told count against it.
     `offspring`: with False a cluster that would be split is rejected (used to cut the tree once).
 
+    `samples` counts the masks drawn for all clusters. A policy that draws every cluster's sample afresh may draw a mask
+    again whose answer is known: it is counted again here, as the published algorithm would ask again, but no mask is
+    ever put to annotators twice.
+
     >>> search = Search(tree, paper(), Thresholds(0.2, 0.7), seed=1)     # doctest: +SKIP
     >>> while not search.done:                                           # doctest: +SKIP
     ...     for ask in search.step():
@@ -180,6 +184,7 @@ class Search:
         self.tree, self.policy, self.thresholds, self.seed = tree, policy, thresholds, seed
         self.budget = budget
         self.decisions: list[Decision] = []
+        self.samples = 0
         self._offspring = offspring
         self._facts: dict[int, Verdict] = {}
         self._published: set[int] = set()
@@ -322,6 +327,7 @@ class Search:
                 self._unaffordable.append(entry)
                 return None
         case.wanted = wanted
+        self.samples += len(fresh)
         if not unknown:
             self._count(evidence, fresh)
             self._push(evidence)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from campaign.policies.adaptive import Adaptive, AnnotatorQuality
-from campaign.policies.paper import ACCEPT_QUALITY, ORDERS, SAMPLE_SIZE, Curtailed, Paper, lower_bound, oracle_order
+from campaign.policies.paper import (
+    ACCEPT_QUALITY,
+    ORDERS,
+    SAMPLE_SIZE,
+    Curtailed,
+    Cut,
+    Paper,
+    lower_bound,
+    oracle_order,
+)
 from campaign.search import Policy
 from ml_backend.errors import InputError
 
@@ -15,6 +24,7 @@ __all__ = [
     "Adaptive",
     "AnnotatorQuality",
     "Curtailed",
+    "Cut",
     "Paper",
     "lower_bound",
     "make_policy",

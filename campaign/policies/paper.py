@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from campaign.search import Evidence, Kind, Outcome
 from ml_backend.errors import InputError
 
@@ -152,3 +154,16 @@ def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) ->
         return None, 1
     steps = (_settle(n_s, k_a, limit, yes + 1, no, unsure), _settle(n_s, k_a, limit, yes, no + 1, unsure))
     return None, min(1 + more for _, more in steps)
+
+
+@dataclass(frozen=True)
+class Cut(Paper):
+    """Universal threshold: begins with the clusters into which the tree falls when it is cut at `height`."""
+
+    name: str = "cut"
+    height: float = 0.0
+
+    def start(self, tree: Tree) -> list[int]:
+        height, parent = np.asarray(tree.height), np.asarray(tree.parent)
+        above = np.where(parent >= 0, height[parent], np.inf)
+        return np.flatnonzero((height <= self.height) & (above > self.height)).tolist()
