@@ -1,0 +1,97 @@
+"""Final masks pasted on the device that computed them, in chunks, and only their edges brought back.
+
+Gives what `ml_backend.pasting` gives for one mask at a time, for many masks at once and on any device. Memory follows
+the boxes: a chunk has at most so many pixels, whatever the number of masks and the size of the image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pycocotools import mask as mask_util
+from torch import Tensor
+from torch.nn import functional
+
+
+def edges(masks: Tensor, boxes: Tensor, height: int, width: int, pixels: int = 1 << 24) -> list[np.ndarray]:
+    """Where each mask begins and ends along the columns of its image: places of runs' starts and ends, int64.
+
+    Places count down the columns, as COCO run lengths do. A pixel belongs to the mask where its probability passes
+    0.5, sampled as `ml_backend.pasting.paste` does.
+
+    Args:
+        masks: (n, m, m) probabilities over the boxes.
+        boxes: (n, 4) as x0, y0, x1, y1 in pixels of the image; may reach out of it.
+        height, width: of the image.
+        pixels: most pixels that are pasted at a time; a single mask may have more.
+    """
+    if len(masks) == 0:
+        return []
+    boxes = boxes.double()
+    first = (boxes[:, :2] - 0.5).ceil().clamp(min=0)
+    limit = boxes.new_tensor([width, height])
+    last = torch.minimum((boxes[:, 2:] - 0.5).ceil(), limit).maximum(first)
+    sizes = (last - first).long().cpu().numpy()
+    result: list[np.ndarray] = [np.zeros(0, np.int64)] * len(masks)
+    for rows in chunks(sizes, pixels):
+        at = torch.from_numpy(rows).to(masks.device)
+        w, h = (int(v) for v in sizes[rows].max(0))
+        x = _weights(boxes[at, 0], boxes[at, 2], first[at, 0], last[at, 0], w, masks.shape[2])
+        y = _weights(boxes[at, 1], boxes[at, 3], first[at, 1], last[at, 1], h, masks.shape[1])
+        # Columns first, so that the changes come in the order of COCO run lengths.
+        pasted = x @ masks[at].float().transpose(1, 2) @ y.transpose(1, 2) > 0.5
+        padded = functional.pad(pasted, (1, 1))
+        mask, column, row = torch.nonzero(padded[..., 1:] ^ padded[..., :-1], as_tuple=True)
+        corner = first[at].long()
+        places = (column + corner[mask, 0]) * height + row + corner[mask, 1]
+        counts = torch.bincount(mask, minlength=len(rows)).cpu().numpy()
+        for where, part in zip(rows, np.split(places.cpu().numpy(), np.cumsum(counts)[:-1]), strict=True):
+            result[where] = part
+    return result
+
+
+def chunks(sizes: np.ndarray, pixels: int) -> list[np.ndarray]:
+    """Rows of `sizes` (n, 2) in chunks; each row of a chunk gets the largest width and height in it.
+
+    Rows of like size come together; a chunk has at most `pixels` pixels or one row. Empty ones are left out.
+    """
+    order = np.argsort(sizes[:, 0] * sizes[:, 1], kind="stable")
+    order = order[(sizes[order] > 0).all(1)]
+    result: list[np.ndarray] = []
+    start, largest = 0, np.zeros(2, np.int64)
+    for at, row in enumerate(order):
+        grown = np.maximum(largest, sizes[row])
+        if at > start and (at + 1 - start) * int(grown.prod()) > pixels:
+            result.append(order[start:at])
+            start, grown = at, sizes[row]
+        largest = grown
+    if len(order):
+        result.append(order[start:])
+    return result
+
+
+def _weights(low: Tensor, high: Tensor, first: Tensor, last: Tensor, count: int, cells: int) -> Tensor:
+    """(n, count, cells) float32: the share of each mask cell in each pixel from `first` on; 0 from `last` on."""
+    per_pixel = (cells / (high - low).clamp(min=1e-6))[:, None]
+    pixel = first[:, None] + torch.arange(count, device=low.device)
+    centres = ((pixel + 0.5 - low[:, None]) * per_pixel).float()[..., None]
+    reach = per_pixel.clamp(min=1.0).float()[..., None]
+    cell = torch.arange(cells, device=low.device, dtype=torch.float32)
+    upper = torch.minimum(cell + 1, centres + reach / 2)
+    lower = torch.maximum(cell, centres - reach / 2)
+    inside = (pixel < last[:, None])[..., None]
+    return (upper - lower).clamp(min=0) / reach * inside
+
+
+def edges_rle(places: np.ndarray, height: int, width: int) -> bytes:
+    """Counts of the COCO compressed RLE of a mask from its `edges`."""
+    starts, ends = places[0::2], places[1::2]
+    # Runs that touch, from the bottom of one column to the top of the next, are one run.
+    apart = starts[1:] != ends[:-1]
+    starts, ends = starts[np.r_[True, apart][: len(starts)]], ends[np.r_[apart, True][: len(ends)]]
+    bounds = np.empty(2 * len(starts) + 2, np.int64)
+    bounds[0], bounds[1:-1:2], bounds[2:-1:2], bounds[-1] = 0, starts, ends, height * width
+    runs = np.diff(bounds)
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    return mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"]

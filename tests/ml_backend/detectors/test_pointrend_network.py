@@ -1,0 +1,269 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="needs detectron2, installed from its repository")
+
+from ml_backend.detectors import pointrend_heads
+from ml_backend.detectors.network import Target, best_iou
+from ml_backend.detectors.pointrend_config import PointRendOptions
+from ml_backend.detectors.pointrend_heads import chunks, final_iou
+from ml_backend.detectors.pointrend_network import PointRendNetwork, adapted, build, load_weights
+from ml_backend.errors import InputError
+
+pytestmark = pytest.mark.detectron2
+
+ANCHORS = ((12.0,), (24.0,), (48.0,))
+OPTIONS = PointRendOptions.create({"anchors": ANCHORS, "norm": "group", "min_score": 0.0, "max_detections": 12})
+
+
+def target(*boxes, side=64, exhaustive=True):
+    masks = torch.zeros((len(boxes), side, side), dtype=torch.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = 1
+    return Target(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.ones(len(boxes), dtype=torch.long),
+        masks,
+        exhaustive,
+    )
+
+
+NOTHING, OBJECTS = target(), target((4, 4, 24, 20), (30, 30, 50, 56))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build(OPTIONS, 2)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [OBJECTS],
+        [NOTHING],
+        [NOTHING, OBJECTS],
+        [replace(NOTHING, exhaustive=False)],
+        [replace(OBJECTS, exhaustive=False)],
+    ],
+    ids=["objects", "nothing", "mixed", "nothing known", "some known"],
+)
+@pytest.mark.parametrize("score", [True, False])
+def test_losses_whatever_an_image_holds(network, targets, score):
+    network.train().zero_grad()
+    losses = network(torch.randn(len(targets), 3, 64, 64), targets, score)
+    assert {"loss_iou", "loss_mask", "loss_mask_point", "loss_cls", "loss_box_reg", "loss_rpn_cls"} <= losses.keys()
+    assert all(torch.isfinite(v) for v in losses.values())
+    learns = score and any(t.exhaustive for t in targets)
+    assert (losses["loss_iou"] > 0) == learns
+    torch.stack(list(losses.values())).sum().backward()
+    missing = [name for name, p in network.named_parameters() if p.grad is None]
+    assert missing == []
+
+
+def test_the_iou_head_teaches_the_detector_nothing(network):
+    network.train().zero_grad()
+    network(torch.randn(1, 3, 64, 64), [OBJECTS])["loss_iou"].backward()
+    taught = {n.split(".")[2] for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert taught == {"iou_head"}
+
+
+def test_unannotated_background_is_not_learnt(network):
+    """Anchors away from the annotated masks are ignored, and so are proposals."""
+    partial = replace(OBJECTS, exhaustive=False)
+    from ml_backend.detectors.pointrend_network import _instances
+
+    features = network._features(torch.randn(1, 3, 64, 64))
+    anchors = network.model.proposal_generator.anchor_generator([features[f] for f in ("p2", "p3", "p4")])
+    labels = {}
+    for name, t in (("whole", OBJECTS), ("partial", partial)):
+        torch.manual_seed(0)
+        labels[name] = network.model.proposal_generator.label_and_sample_anchors(anchors, [_instances(t)])[0][0]
+    assert torch.equal(labels["whole"] == 1, labels["partial"] == 1)
+    assert (labels["partial"] == 0).sum() < 0.3 * (labels["whole"] == 0).sum()
+
+
+def test_detections_carry_what_predictions_need(network):
+    found = network.eval().detect(torch.randn(2, 3, 64, 96), [(64, 96), (60, 80)])
+    for part, (height, width) in zip(found, [(64, 96), (60, 80)], strict=True):
+        n = len(part.boxes)
+        assert 0 < n <= 12
+        assert part.masks.shape == (n, 56, 56)
+        assert part.roi_features.shape == (n, 64, 14, 14)
+        assert part.hidden.shape == (n, 256)
+        assert ((part.predicted_iou > 0) & (part.predicted_iou < 1)).all()
+        assert set(part.labels.tolist()) <= {1, 2}
+        assert (part.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
+
+
+def test_masks_in_chunks_are_the_same(network, monkeypatch):
+    torch.manual_seed(1)
+    images, sizes = torch.randn(2, 3, 64, 64), [(64, 64), (64, 64)]
+    plain = network.eval().detect(images, sizes)
+    monkeypatch.setattr(pointrend_heads, "_MASK_VALUES", 5 * 2 * 56 * 56)
+    for a, b in zip(plain, network.detect(images, sizes), strict=True):
+        assert torch.equal(a.boxes, b.boxes)
+        assert torch.allclose(a.masks, b.masks, atol=1e-5)
+        assert torch.allclose(a.predicted_iou, b.predicted_iou, atol=1e-5)
+        assert torch.allclose(a.roi_features, b.roi_features, atol=1e-5)
+
+
+def test_no_detections():
+    strict = build(OPTIONS.model_copy(update={"min_score": 1.0}), 2).eval()
+    assert [len(part.boxes) for part in strict.detect(torch.randn(2, 3, 64, 64), [(64, 64), (64, 64)])] == [0, 0]
+
+
+@pytest.mark.parametrize(("counts", "size"), [([3, 0, 4], 2), ([5], 5), ([0, 0], 3), ([1, 1, 1], 100)])
+def test_chunks_keep_the_order(counts, size):
+    images = [[(image, row) for row in range(count)] for image, count in enumerate(counts)]
+    parts = chunks(images, size)
+    assert [row for chunk in parts for part in chunk for row in part] == [row for image in images for row in image]
+    assert all(len(chunk) == len(counts) and sum(map(len, chunk)) <= size for chunk in parts)
+
+
+BOX = [10.0, 10.0, 30.0, 30.0]
+INSIDE, FULL, LEFT = (12, 12, 28, 28), (10, 10, 30, 30), (10, 10, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("cells", "true", "expected"),
+    [
+        ("all", FULL, 1.0),
+        ("left", LEFT, 1.0),
+        ("all", LEFT, 0.5),
+        ("all", INSIDE, 256 / 400),
+        ("all", (10, 10, 50, 30), 0.5),
+        ("none", FULL, 0.0),
+        ("all", (40, 40, 60, 60), 0.0),
+    ],
+)
+def test_the_true_iou_of_a_final_mask(cells, true, expected):
+    mask = torch.full((1, 40, 40), 0.1)
+    mask[:, :, : {"all": 40, "left": 20, "none": 0}[cells]] = 0.9
+    assert final_iou(mask, torch.tensor([BOX]), target(true)).item() == pytest.approx(expected, abs=0.02)
+
+
+def test_the_true_iou_is_that_of_the_torchvision_detector():
+    rng = np.random.default_rng(0)
+    masks = torch.tensor(
+        rng.random((6, 1, 1)) + np.linspace(-0.4, 0.4, 56)[None, None] * rng.choice([-1, 1], (6, 1, 1))
+    )
+    masks = masks.expand(6, 56, 56).float()
+    boxes = torch.tensor(
+        [[2.0, 3, 26, 22], [28, 28, 52, 58], [4, 4, 24, 20], [30, 30, 50, 56], [6, 2, 20, 30], [0, 0, 9, 9]]
+    )
+    ours, theirs = final_iou(masks, boxes, OBJECTS), best_iou(masks, boxes, OBJECTS.masks)
+    assert torch.allclose(ours, theirs, atol=0.04)
+
+
+def test_no_mask_has_no_iou():
+    assert final_iou(torch.zeros((0, 8, 8)), torch.zeros((0, 4)), OBJECTS).shape == (0,)
+    assert final_iou(torch.ones((1, 8, 8)), torch.tensor([BOX]), NOTHING).tolist() == [0.0]
+
+
+# --- weights from elsewhere
+
+
+def zoo_file(path, state):
+    """A file as the model zoo has them: NumPy arrays in a pickle."""
+    with path.open("wb") as file:
+        pickle.dump({"model": {k: v.numpy() for k, v in state.items()}, "__author__": "test"}, file)
+    return str(path)
+
+
+def test_weights_of_other_classes_are_taken_over(tmp_path, network):
+    torch.manual_seed(5)
+    stored = {k: torch.randn_like(v) for k, v in PointRendNetwork(OPTIONS, 5).model.state_dict().items()}
+    own = build(OPTIONS, 2)
+    before = {k: v.clone() for k, v in own.model.state_dict().items()}
+    missing = load_weights(own, OPTIONS.model_copy(update={"weights": zoo_file(tmp_path / "a.pkl", stored)}))
+    state = own.model.state_dict()
+    assert missing == []
+    same = [k for k in state if torch.equal(state[k], stored[k])]
+    assert len(same) > 0.8 * len(state)
+    point = "roi_heads.mask_head.point_head."
+    coarse = "roi_heads.mask_head.coarse_head.prediction.bias"
+    assert torch.allclose(state[point + "fc2.weight"][:, :64], stored[point + "fc2.weight"][:, :64])
+    assert torch.allclose(
+        state[point + "fc2.weight"][:, 64:].sum(1), stored[point + "fc2.weight"][:, 64:].sum(1), atol=1e-5
+    )
+    assert torch.allclose(state[coarse].view(2, 49)[1], stored[coarse].view(5, 49).mean(0), atol=1e-6)
+    score = "roi_heads.box_predictor.cls_score.weight"
+    assert torch.equal(state[score][-1], stored[score][-1])
+    assert torch.equal(state[score][:-1], before[score][:-1])
+
+
+def test_own_checkpoints_and_missing_heads(tmp_path):
+    state = build(OPTIONS, 2).model.state_dict()
+    torch.save({k: v for k, v in state.items() if "iou_head" not in k}, tmp_path / "a.pth")
+    own = build(OPTIONS.model_copy(update={"seed": 3}), 2)
+    missing = load_weights(own, OPTIONS.model_copy(update={"weights": str(tmp_path / "a.pth")}))
+    assert missing and all("iou_head" in name for name in missing)
+    assert torch.equal(own.model.state_dict()["backbone.fpn_lateral2.weight"], state["backbone.fpn_lateral2.weight"])
+
+
+def test_imagenet_files_are_matched_by_name(tmp_path):
+    """Files of ImageNet weights have Caffe2's names and only the backbone."""
+    options = PointRendOptions.create({"preset": "r50", "weights": str(tmp_path / "R-50.pkl")})
+    options = options.model_copy(update={"anchors": ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)), "norm": "frozen"})
+    rng = np.random.default_rng(0)
+    blobs = {
+        "conv1_w": rng.normal(size=(64, 3, 7, 7)),
+        "res_conv1_bn_s": rng.normal(size=64),
+        "res2_0_branch2a_w": rng.normal(size=(64, 64, 1, 1)),
+        "res2_0_branch1_w": rng.normal(size=(256, 64, 1, 1)),
+        "conv1_w_momentum": rng.normal(size=(64, 3, 7, 7)),
+        "fc1000_w": rng.normal(size=(1000, 2048)),
+    }
+    with (tmp_path / "R-50.pkl").open("wb") as file:
+        pickle.dump({k: v.astype(np.float32) for k, v in blobs.items()}, file)
+    network = PointRendNetwork(options, 1)
+    load_weights(network, options)
+    state = network.model.state_dict()
+    for name, key in (
+        ("stem.conv1.weight", "conv1_w"),
+        ("stem.conv1.norm.weight", "res_conv1_bn_s"),
+        ("res2.0.conv1.weight", "res2_0_branch2a_w"),
+        ("res2.0.shortcut.weight", "res2_0_branch1_w"),
+    ):
+        assert torch.allclose(state[f"backbone.bottom_up.{name}"], torch.tensor(blobs[key]).float())
+
+
+class Harm:
+    def __reduce__(self):
+        return print, ("a file of weights ran code",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nowhere.pkl", None, "weights: expected zoo, imagenet, none or a file of weights"),
+        ("text.pth", b"no weights", "expected a file of detectron2 weights"),
+        ("text.pkl", b"no weights", "expected a file of detectron2 weights"),
+        ("code.pkl", pickle.dumps({"model": Harm(), "__author__": "x"}), "detectron2 weights, got UnpicklingError"),
+        (
+            "other.pkl",
+            pickle.dumps({"model": {"a": np.ones(3)}, "__author__": "x"}),
+            "expected weights of a small network",
+        ),
+    ],
+)
+def test_bad_weights(tmp_path, network, name, content, message, capsys):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_weights(network, OPTIONS.model_copy(update={"weights": str(tmp_path / name)}))
+    assert capsys.readouterr().out == ""
+
+
+def test_the_small_preset_has_no_published_weights(network):
+    with pytest.raises(InputError, match="weights: expected none for preset small, got zoo"):
+        load_weights(network, OPTIONS.model_copy(update={"weights": "zoo"}))
+
+
+def test_what_does_not_fit_stays_as_it_is():
+    stored = torch.ones(3, 3)
+    assert adapted("backbone.fpn_lateral2.weight", stored, torch.ones(2, 2), 2) is stored
