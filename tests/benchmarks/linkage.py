@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.linkage --n 20000 --dim 256 --data blobs --json
 
-Data: `nuclei` and `granular` are features of real detections (`--features FILE.npz` with arrays `features` and
-`scores`, or the cached ones), resampled with jitter where more are needed; `blobs` are clusters of Gaussians;
-`noise` is uniform noise. Peers get the condensed distances in double precision that they need; computing those
-is part of their time, as it is of ours.
+Data: `nuclei` and `granular` are features of real detections (made once by `tests.benchmarks.features`, or
+`--features FILE.npz`), resampled with jitter where more are needed; `blobs` are clusters of Gaussians; `noise` is
+uniform noise. Peers get the condensed distances in double precision that they need; computing those is part of
+their time, as it is of ours.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--memory-gib", type=float, help="budget of ours")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=1, help="runs of ours; the fastest counts")
+    parser.add_argument("--simulate", type=int, default=0, metavar="RUNS", help="also compare simulated campaigns")
+    parser.add_argument("--policies", default="adaptive,paper", help="policies of the simulated campaigns")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -44,7 +46,7 @@ def main() -> None:
     if arguments.worker:
         work(arguments)
         return
-    result = measure(arguments)
+    result = simulate(arguments) if arguments.simulate else measure(arguments)
     print(json.dumps(result) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in result.items()))
 
 
@@ -76,6 +78,55 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     result |= {f"{peer}_cpu_s": run["cpu_s"] for peer, run in {"ours": ours, **peers}.items()}
     result["load_before"] = load
     result |= {key: ours[key] for key in ("tree_s", "max_error_bound", "median_error_bound", "steps")}
+    return result
+
+
+def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Masks per question of simulated campaigns on the approximate tree and on the exact one of the same masks."""
+    import numpy as np
+
+    from campaign.clustering import LinkageOptions, Tree, cluster
+    from campaign.policies import POLICIES
+    from campaign.simulation.annotators import Annotators
+    from campaign.simulation.populations import ClassPopulation
+    from campaign.simulation.runs import run_campaign
+    from tests.benchmarks.features import real_features
+
+    stored = real_features(arguments.data, arguments.features)
+    gained: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for seed in range(arguments.seed, arguments.seed + arguments.simulate):
+        rng = np.random.default_rng(seed)
+        heldout = np.isin(stored["image"], rng.permutation(np.unique(stored["image"]))[::5])
+        parts = {}
+        for name, chosen, count in (("pool", ~heldout, arguments.n), ("heldout", heldout, int(heldout.sum()))):
+            arrays = (stored["features"][chosen], stored["scores"][chosen])
+            which, features, scores = resampled(*arrays, count, arguments.dim, np.random.default_rng(seed))
+            parts[name] = features, scores, stored["iou"][chosen][which]
+        trees = {
+            (engine, name): Tree.build(
+                cluster(*parts[name][:2], LinkageOptions(engine=engine, device=arguments.device, seed=seed)).linkage,
+                parts[name][1],
+            )
+            for engine in ("exact", "approximate")
+            for name in parts
+        }
+        for engine in ("exact", "approximate"):
+            (_, scores, iou), (_, held_scores, held_iou) = parts["pool"], parts["heldout"]
+            population = ClassPopulation(
+                1, scores, iou, trees[engine, "pool"], held_scores, held_iou, trees["exact", "heldout"]
+            )
+            thresholds = {1: population.thresholds(0.75, 0.85)}
+            for policy in arguments.policies.split(","):
+                run = run_campaign([population], POLICIES[policy](), thresholds, Annotators(), seed=seed)
+                outcome = run.course.summary()
+                counts = int(outcome["masks"]), int(outcome["questions"])
+                gained.setdefault(policy, {}).setdefault(engine, []).append(counts)
+    result: dict[str, Any] = {"n": arguments.n, "dim": arguments.dim, "data": arguments.data}
+    for policy, runs in gained.items():
+        totals = {engine: np.sum(counts, axis=0) for engine, counts in runs.items()}
+        rates = {engine: round(float(masks / questions), 4) for engine, (masks, questions) in totals.items()}
+        result[policy] = {"masks_and_questions": runs, "masks_per_question": rates}
+        result[policy]["ratio"] = round(rates["approximate"] / rates["exact"], 4)
     return result
 
 
@@ -119,28 +170,32 @@ def data(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _real(arguments: argparse.Namespace, rng: Any) -> tuple[Any, Any]:
-    import numpy as np
-    from platformdirs import user_cache_path
+    from tests.benchmarks.features import real_features
 
-    path = arguments.features or user_cache_path("label-studio-cluster-verification") / f"{arguments.data}.npz"
-    if not path.is_file():
-        sys.exit(f"{path}: expected features of a detector run (arrays features and scores), got no such file")
-    with np.load(path) as stored:
-        features, scores = stored["features"].astype(np.float32), stored["scores"].astype(np.float32)
-    if features.shape[1] > arguments.dim:
-        features = features @ rng.normal(size=(features.shape[1], arguments.dim)).astype(np.float32)
-        features /= np.float32(np.sqrt(arguments.dim))
-    chosen = rng.permutation(len(features))[: arguments.n]
-    extra = rng.integers(0, len(features), arguments.n - len(chosen))
-    jitter = 0.3 * features.std(0)
-    out = np.empty((arguments.n, features.shape[1]), np.float32)
-    out[: len(chosen)] = features[chosen]
-    for low in range(0, len(extra), 65536):
-        part = extra[low : low + 65536]
-        noise = rng.normal(size=(len(part), features.shape[1])).astype(np.float32) * jitter
-        out[len(chosen) + low : len(chosen) + low + len(part)] = features[part] + noise
-    marks = np.concatenate([scores[chosen], scores[extra] + rng.normal(size=len(extra)) * 0.02])
-    return out, marks.clip(0, 1).astype(np.float32)
+    stored = real_features(arguments.data, arguments.features)
+    _, features, scores = resampled(stored["features"], stored["scores"], arguments.n, arguments.dim, rng)
+    return features, scores
+
+
+def resampled(features: Any, scores: Any, n: int, dim: int, rng: Any) -> tuple[Any, Any, Any]:
+    """n of these masks, without repetition as far as they reach and then with jitter; which, features, scores.
+
+    More than `dim` features are projected to so many.
+    """
+    import numpy as np
+
+    features = features.astype(np.float32)
+    if features.shape[1] > dim:
+        features = features @ (rng.normal(size=(features.shape[1], dim)) / dim**0.5).astype(np.float32)
+    which = rng.permutation(len(features))[:n]
+    which = np.append(which, rng.integers(0, len(features), n - len(which)))
+    out, marks = features[which], scores[which].astype(np.float32)
+    jitter, repeated = 0.3 * features.std(0), len(features)
+    for low in range(repeated, n, 65536):
+        part = out[low : low + 65536]
+        part += rng.normal(size=part.shape).astype(np.float32) * jitter
+    marks[repeated:] += rng.normal(size=max(0, n - repeated)) * 0.02
+    return which, out, marks.clip(0, 1)
 
 
 def _ours(arguments: argparse.Namespace, features: Any, scores: Any) -> dict[str, Any]:
