@@ -45,12 +45,12 @@ def decode_window(rle: dict, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         return window
     edges = np.cumsum(runs)
     starts, ends = edges[0:-1:2], edges[1::2]
-    lo, hi = left * height, right * height
-    # An edge is +1 where a run starts and -1 where it ends, and the running sum is the mask.
-    steps = np.zeros(hi - lo + 1, np.int8)
-    inside = (ends > lo) & (starts < hi)
-    np.add.at(steps, np.maximum(starts[inside], lo) - lo, 1)
-    np.add.at(steps, np.minimum(ends[inside], hi) - lo, -1)
-    columns = np.cumsum(steps[:-1], dtype=np.int8).reshape(right - left, height)
-    window[top - y0 : bottom - y0, left - x0 : right - x0] = columns[:, top:bottom].T
+    inside = (ends > left * height) & (starts < right * height)
+    starts, ends = starts[inside], ends[inside]
+    columns = window[top - y0 : bottom - y0].T
+    first, last = starts // height, (ends - 1) // height
+    # A few hundred runs touch a window as a rule, and each is a short slice of one column.
+    for start, end, column, stop in zip(starts.tolist(), ends.tolist(), first.tolist(), last.tolist(), strict=True):
+        for c in range(max(column, left), min(stop, right - 1) + 1):
+            columns[c - x0, max(start - c * height - top, 0) : max(end - c * height - top, 0)] = True
     return window
