@@ -10,8 +10,9 @@ clusters may be in the hands of annotators at once.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from copy import copy
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -154,6 +155,11 @@ class _Case:
         self.waiting: dict[int, None] = {}  # published masks still without an answer, in order
         self.wanted = 0  # how much of `order` is to be answered before the cluster is considered again
 
+    def fork(self, evidence: Evidence) -> _Case:
+        twin = _Case(evidence, self.order)
+        twin.waiting, twin.wanted = dict(self.waiting), self.wanted
+        return twin
+
 
 class Search:
     """The search of one class's tree under a policy.
@@ -229,6 +235,10 @@ class Search:
 
     # what is known
 
+    def verdict(self, leaf: int) -> Verdict | None:
+        """What was told of a mask, None where nothing was."""
+        return self._facts.get(leaf)
+
     @property
     def questions(self) -> int:
         """Masks put to annotators so far: no mask is ever asked about twice."""
@@ -247,13 +257,34 @@ class Search:
     @property
     def pending(self) -> list[int]:
         """Clusters without a decision, asked about or not yet; empty when the search came to its own end."""
-        waiting = [entry[1] for entry in (*self._heap, *self._unaffordable)]
-        return sorted({*waiting, *(c for c, case in self._cases.items() if case.waiting)})
+        return sorted(evidence.cluster for evidence in self.undecided())
 
     @property
     def done(self) -> bool:
         """Nothing is open and nothing more will be asked, by the policy or for want of budget."""
         return not self._asked_in and not self._answered and not self._heap
+
+    def fork(self) -> Search:
+        """A copy that goes its own way from here; the tree is shared."""
+        twin = copy(self)
+        # evidence still grows while a cluster is undecided, and the heap and the open cases share it
+        fresh: dict[int, Evidence] = {}
+
+        def renew(evidence: Evidence) -> Evidence:
+            return fresh.setdefault(evidence.cluster, replace(evidence))
+
+        twin._heap = [(p, c, renew(e)) for p, c, e in self._heap]
+        twin._unaffordable = [(p, c, renew(e)) for p, c, e in self._unaffordable]
+        twin._cases = {cluster: case.fork(renew(case.evidence)) for cluster, case in self._cases.items()}
+        twin.decisions, twin._answered = list(self.decisions), list(self._answered)
+        twin._facts, twin._published = dict(self._facts), set(self._published)
+        twin._asked_in, twin._inherited = dict(self._asked_in), dict(self._inherited)
+        return twin
+
+    def undecided(self) -> list[Evidence]:
+        """The evidence of all clusters without a decision."""
+        waiting = {e.cluster: e for _, _, e in (*self._heap, *self._unaffordable)}
+        return list((waiting | {c: case.evidence for c, case in self._cases.items()}).values())
 
     @property
     def next_priority(self) -> float | None:
@@ -405,67 +436,3 @@ class Search:
 
     def _push(self, evidence: Evidence) -> None:
         heapq.heappush(self._heap, (-self.policy.priority(evidence, self.thresholds), evidence.cluster, evidence))
-
-
-class Searches:
-    """The searches of several classes under one budget, the best cluster of all classes first.
-
-    `searches` are keyed by class id. `budget` is the most masks that may be asked about in all of them together.
-    """
-
-    def __init__(self, searches: Mapping[int, Search], budget: int | None = None):
-        self.searches = dict(searches)
-        self.budget = budget
-        self._touched = set(self.searches)
-        self._heap: list[tuple[float, int]] = []
-        self._queued: dict[int, float | None] = {}  # the priority under which a search stands in the heap
-        self._spent = sum(search.questions for search in self.searches.values())
-
-    def answer(self, key: int, leaf: int, verdict: Verdict | int) -> None:
-        """Tells the verdict of one mask of a class, see `Search.answer`."""
-        search = self.searches[key]
-        before = search.questions
-        search.answer(leaf, verdict)
-        self._spent += search.questions - before
-        self._touched.add(key)
-
-    @property
-    def questions(self) -> int:
-        """Masks put to annotators so far."""
-        return self._spent
-
-    @property
-    def done(self) -> bool:
-        """All searches are."""
-        return all(search.done for search in self.searches.values())
-
-    def step(self, limit: int | None = None) -> list[tuple[int, Ask]]:
-        """What is to be published now, by class id, see `Search.step`; `limit` counts over all classes."""
-        for key in sorted(self._touched):
-            self.searches[key].settle()
-            self._queue(key)
-        self._touched.clear()
-        asks: list[tuple[int, Ask]] = []
-        open_ = 0 if limit is None else sum(search.outstanding for search in self.searches.values())
-        while self._heap and (limit is None or open_ < limit):
-            priority, key = heapq.heappop(self._heap)
-            if self._queued.get(key) != priority:
-                continue  # an entry from before the search moved on; a newer one is in the heap
-            search, self._queued[key] = self.searches[key], None
-            before = search.questions
-            if self.budget is not None:
-                search.budget = before + self.budget - self._spent
-            ask = search.advance()
-            self._spent += search.questions - before
-            if ask is not None:
-                asks.append((key, ask))
-                open_ += len(ask.leaves)
-            self._queue(key)
-        return asks
-
-    def _queue(self, key: int) -> None:
-        best = self.searches[key].next_priority
-        priority = None if best is None else -best
-        if priority is not None and priority != self._queued.get(key):
-            heapq.heappush(self._heap, (priority, key))
-        self._queued[key] = priority

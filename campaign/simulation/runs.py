@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.search import Policy, Search, Searches, Verdict
+from campaign.search import Policy, Search, Verdict
+from campaign.searches import Searches
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.populations import ClassPopulation
 from campaign.thresholds import Thresholds
