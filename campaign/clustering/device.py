@@ -6,6 +6,7 @@ Runs on any PyTorch device, its CPU included, with the same results up to roundi
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from campaign.clustering.points import Points
 from campaign.clustering.workers import Workers
 
 ROWS, COLUMNS = 4096, 16384  # clusters in a tile
+MASKS = 16384  # masks on a side of what is computed at once
 HANDOVER = 2048  # the last clusters merge faster on the host
 SLAB = 1 << 26  # matrix elements moved at once
 SPARE = 4 << 30  # bytes of device memory left to tiles and PyTorch
@@ -121,40 +123,54 @@ class DeviceClusters(Clusters):
         return device_merges(matrix, leaves, self.team, merging)
 
     def _distances(self, rows: _Layers, columns: _Layers) -> torch.Tensor:
-        total = self.norm[rows.leaves][:, None] + self.norm[columns.leaves]
-        x, y = self.x[rows.leaves], self.x[columns.leaves]
+        plain = len(rows.starts) == len(columns.starts) == 2 and len(rows.leaves) <= MASKS >= len(columns.leaves)
+        if plain:
+            return self._tile(rows.leaves, columns.leaves)
+        out = torch.zeros((len(rows.clusters), len(columns.clusters)), device=self.device)
+        for top in range(0, len(rows.leaves), MASKS):
+            height = min(MASKS, len(rows.leaves) - top)
+            for low in range(0, len(columns.leaves), MASKS):
+                width = min(MASKS, len(columns.leaves) - low)
+                tile = self._tile(rows.leaves[top : top + height], columns.leaves[low : low + width])
+                lines = torch.zeros((len(rows.clusters), width), device=self.device)
+                _raise(lines, tile, rows.starts, top)
+                _raise(out.T, lines.T, columns.starts, low)
+        return out
+
+    def _tile(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        total = self.norm[rows][:, None] + self.norm[columns]
+        x, y = self.x[rows], self.x[columns]
         tile = torch.addmm(total, x, y.T, alpha=-2)
         lost = tile < kernels.CANCELLED * total
         tile = tile.clamp_(min=0).sqrt_()
         if lost.any():
-            near = lost.nonzero()
-            for part in near.split(max(1, SLAB // max(1, x.shape[1]))):
+            for part in lost.nonzero().split(max(1, SLAB // max(1, x.shape[1]))):
                 i, j = part.unbind(1)
                 tile[i, j] = (x[i] - y[j]).square_().sum(1).sqrt_()
-        tile += (self.mark[rows.leaves][:, None] - self.mark[columns.leaves]).abs_()
-        return _raised(_raised(tile, rows.lengths).T, columns.lengths).T
+        return tile.add_((self.mark[rows][:, None] - self.mark[columns]).abs_())
 
 
 class _Layers:
     """Some clusters, largest first, and their masks in layers: the k-th masks of all that have so many."""
 
-    def __init__(self, owner: Clusters, ids: np.ndarray):
+    def __init__(self, owner: DeviceClusters, ids: np.ndarray):
         self.clusters = ids[np.argsort(-owner.size[ids], kind="stable")].astype(np.int64)
         layers, leaves = [], self.clusters
         while len(leaves):
             layers.append(leaves)
             leaves = owner.following[leaves]
             leaves = leaves[leaves >= 0]
-        self.lengths = [len(layer) for layer in layers]
-        self.leaves = torch.from_numpy(np.concatenate(layers).astype(np.int64))
+        self.starts = np.cumsum([0] + [len(layer) for layer in layers]).tolist()
+        self.leaves = torch.from_numpy(np.concatenate(layers).astype(np.int64)).to(owner.device)
 
 
-def _raised(tile: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    out, start = tile[: lengths[0]], lengths[0]
-    for length in lengths[1:]:
-        torch.maximum(out[:length], tile[start : start + length], out=out[:length])
-        start += length
-    return out
+def _raise(out: torch.Tensor, tile: torch.Tensor, starts: list[int], first: int) -> None:
+    """Raise clusters' rows to those of their masks; the tile's rows are the masks from `first` on, in layers."""
+    for begin, end in pairwise(starts):
+        top, bottom = max(begin, first), min(end, first + len(tile))
+        if top < bottom:
+            goal = out[top - begin : bottom - begin]
+            torch.maximum(goal, tile[top - first : bottom - first], out=goal)
 
 
 def device_merges(

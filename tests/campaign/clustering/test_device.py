@@ -19,6 +19,7 @@ def on_device(monkeypatch):
     monkeypatch.setattr(device, "HANDOVER", 20)
     monkeypatch.setattr(device, "ROWS", 32)
     monkeypatch.setattr(device, "COLUMNS", 64)
+    monkeypatch.setattr(device, "MASKS", 50)
     monkeypatch.setattr(device, "SLAB", 1000)
 
 
