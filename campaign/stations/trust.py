@@ -72,10 +72,10 @@ def qualified(store: Store) -> set[str]:
     tests: dict[str, dict[str, list[GoldAnswer]]] = defaultdict(lambda: defaultdict(list))
     sizes: dict[str, int] = defaultdict(int)
     for question, _ in store.gold_questions(QUALIFY):
-        sizes[test_of(question.page_key)] += 1
+        sizes[attempt_of(question.page_key)] += 1
     for user, answers in gold_answers(store, QUALIFY, by_page=True).items():
         for key, answer in answers:
-            tests[user][test_of(key)].append(answer)
+            tests[user][attempt_of(key)].append(answer)
     limit = store.settings.quality.qualification_limit
     return {
         user
@@ -84,7 +84,7 @@ def qualified(store: Store) -> set[str]:
     }
 
 
-def test_of(page_key: str) -> str:
+def attempt_of(page_key: str) -> str:
     """Which qualification test a page belongs to, from its key."""
     return page_key.rsplit("-", 1)[0]
 
@@ -148,12 +148,16 @@ def _judged(folder: str, round_number: int, _shards: tuple) -> tuple[GoldMask, .
 
 
 class GoldPlan:
-    """Gold for the pages that one turn makes. No mask is ever drawn twice in a campaign, nor one that looks like it."""
+    """Gold for the pages that one turn makes. No mask is ever drawn twice in a campaign, nor one that looks like it.
 
-    def __init__(self, store: Store):
+    `wanted` by default where the setting `quality.gold_share` says so.
+    """
+
+    def __init__(self, store: Store, wanted: bool | None = None):
         self.store = store
         self.quality = store.settings.quality
-        if self.quality.gold_share <= 0:
+        self.wanted = self.quality.gold_share > 0 if wanted is None else wanted
+        if not self.wanted:
             return
         asked = store.gold_questions()
         self.used: dict[int, dict[int, Verdict]] = defaultdict(dict)
@@ -168,7 +172,7 @@ class GoldPlan:
 
     def room(self, size: int) -> int:
         """How many masks of the next page should be gold."""
-        if self.quality.gold_share <= 0:
+        if not self.wanted:
             return 0
         newcomers = 0 if self.quality.qualification else 1
         opening = opening_wanted(self.answered, self.waiting, self.quality.gold_opening, newcomers)
@@ -176,7 +180,7 @@ class GoldPlan:
 
     def take(self, class_id: int, count: int) -> dict[int, str]:
         """Gold for the page that is made now, {mask id: known verdict}; fewer where the supply runs out."""
-        if self.quality.gold_share <= 0:
+        if not self.wanted:
             return {}
         drawn: list[GoldMask] = []
         while len(drawn) < count:

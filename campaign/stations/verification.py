@@ -22,7 +22,8 @@ from campaign.policies import make_policy
 from campaign.policies.overridden import LEAD_RULE, overridden
 from campaign.policies.prior import Prior
 from campaign.quality import page_order
-from campaign.search import Decision, Search, Searches
+from campaign.search import Decision, Search
+from campaign.searches import Searches
 from campaign.stations.trust import GoldPlan, ask_again, counted_answers, keep_watch
 from campaign.store import Store
 from campaign.store import models as m
@@ -114,6 +115,10 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         current = store.round()
         if current is None or current.stage != "verify":
             return Turn(read, published, 0, current is None)
+        if store.settings.quality.qualification:
+            from campaign.stations.qualification import read_tests
+
+            read_tests(store, client)
         keep_watch(store, client)
         searches = open_searches(store, current.number)
         asked = {s.class_id: s.asked for s in searches}
@@ -132,11 +137,15 @@ def turn(store: Store, client: Client | None = None) -> Turn:
 
 
 def open_searches(
-    store: Store, round_number: int, overrides: Mapping[int, Mapping[int, str]] | None = None
+    store: Store,
+    round_number: int,
+    overrides: Mapping[int, Mapping[int, str]] | None = None,
+    class_id: int | None = None,
 ) -> list[ClassSearch]:
     """The searches of a round, told every fact: the same facts give the same searches, whenever they are read.
 
-    `overrides` {class: {cluster: kind}} stand in for the stored ones, to see what others would lead to.
+    `overrides` {class: {cluster: kind}} stand in for the stored ones, to see what others would lead to. With `class_id`
+    only that class's search.
     """
     settings = store.settings.search
     asked: dict[int, dict[int, str]] = defaultdict(dict)
@@ -146,7 +155,7 @@ def open_searches(
     known = verdicts(counted_answers(store, keys))
     searches = []
     for entry in store.trees(round_number):
-        if not entry.masks:
+        if not entry.masks or class_id not in (None, entry.class_id):
             continue
         tree, mask_ids = store.tree(round_number, entry.class_id)
         kept = entry.thresholds

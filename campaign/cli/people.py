@@ -1,0 +1,143 @@
+"""`invite`, `qualify`, `annotators`: the people who answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from campaign.cli.lifecycle import Folder
+from campaign.cli.output import Json, emit
+
+if TYPE_CHECKING:
+    from campaign.people import Team
+
+
+def invite(
+    folder: Folder,
+    user: Annotated[list[str] | None, typer.Option(help="Email of an annotator to sign up; may be repeated.")] = None,
+    key: Annotated[str, typer.Option(help="Key with which these annotators submit a page.")] = "space",
+    lead: Annotated[bool, typer.Option("--lead", help="Tell the address and password of the lead's page.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the link with which annotators sign up, or sign them up with one key to submit.
+
+    Passwords of annotators signed up here are printed once and stored nowhere.
+    """
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    if lead:
+        from campaign.lead.login import USER, lead_password
+
+        url = f"{store.settings.page.public_url.rstrip('/')}/lead/"
+        password = lead_password(store)
+        emit({"url": url, "user": USER, "password": password}, json, f"{url}\n  user {USER}\n  password {password}")
+        return
+    from campaign.label_studio.people import invitation
+    from campaign.label_studio.people import invite as sign_up
+    from campaign.stations.verification import connect, ensure_project
+
+    client = connect(store)
+    with store.locked():
+        project = f"{client.url}/projects/{ensure_project(store, client)}/data"
+    link = invitation(client)
+    accounts = [sign_up(client, email, key) for email in user or []]
+    store.save_people(client.users())
+    lines = [f"sign up: {link}", f"answer:  {project}"]
+    lines += [f"{a.email}  password {a.password}  submits with {key}" for a in accounts]
+    if not accounts:
+        lines.append(f"annotators who sign up by the link submit with Ctrl+Enter; --user EMAIL sets {key}")
+    users = [{"email": a.email, "password": a.password, "key": key} for a in accounts]
+    emit({"link": link, "project": project, "users": users}, json, "\n".join(lines))
+
+
+def qualify(
+    folder: Folder,
+    retake: Annotated[bool, typer.Option("--retake", help="Make another test, of masks not seen before.")] = False,
+    pages: Annotated[int | None, typer.Option(min=1, help="Pages of a new test; by default as set.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a test of masks with known verdicts, or score the tests that were made."""
+    from campaign.cli.output import table
+    from campaign.stations.qualification import begin_test, read_tests, results, tests
+    from campaign.stations.verification import connect
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    client = connect(store)
+    if retake or not tests(store):
+        begin_test(store, client, pages)
+    with store.locked():
+        read_tests(store, client)
+    store.save_people(client.users())
+    names, scores = store.people(), results(store)
+    made = [{"test": t["number"], "url": f"{client.url}/projects/{t['project']}/data"} for t in tests(store)]
+    if json:
+        rows = [
+            {
+                "test": r.test, "user": names.get(r.user, r.user), "answered": r.answered, "masks": r.masks,
+                "right": r.right, "passed": r.passed,
+            }
+            for r in scores
+        ]  # fmt: skip
+        emit({"tests": made, "results": rows}, True)
+        return
+    limit = store.settings.quality.qualification_limit
+    lines = [(f"test {t['test']}", t["url"]) for t in made]
+    for r in scores:
+        state = "passed" if r.passed else "not passed" if r.answered == r.masks else "under way"
+        told = f"{r.right} of {r.answered} right, {r.answered} of {r.masks} answered: {state}"
+        lines.append((f"test {r.test}, {names.get(r.user, r.user)}", told))
+    table(f"{store.settings.name}: qualification, passed at {limit:.0%}", lines)
+
+
+def annotators(folder: Folder, json: Json = False) -> None:
+    """Show what each annotator did: answers, gold, agreement, seconds, and what looks careless."""
+    from campaign.people import as_json, team
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    found = team(store)
+    if json:
+        emit(as_json(found), True)
+        return
+    _print(store.settings.name, found)
+
+
+def _print(name: str, found: Team) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING
+
+    shown = Table(title=name, title_justify="left", title_style="bold")
+    for column in ("annotator", "answers", "withdrawn", "gold", "sensitivity", "specificity", "kappa", "s / answer"):
+        shown.add_column(column, justify="left" if column == "annotator" else "right", overflow="fold")
+    for u in found.users:
+        shown.add_row(
+            u.name, str(u.answers), str(u.withdrawn), str(u.gold.asked), _share(u.gold.sensitivity),
+            _share(u.gold.specificity), _plain(u.agreement.kappa), _plain(u.pace.per_answer),
+        )  # fmt: skip
+    console = Console()
+    console.print(shown)
+    for u in found.users:
+        for flag in (*u.flags, *([] if u.trusted else ["does not count until more gold is answered right"])):
+            console.print(f"{u.name}: {flag}", highlight=False)
+    hours = (found.pace.seconds + found.pace.gap_seconds) / 3600
+    console.print(
+        f"{hours:.2f} hours, {_plain(found.pace.per_answer)} s per answer (published {PUBLISHED_ANSWER:g}), "
+        f"{_plain(found.seconds_per_mask)} s per mask (drawing one: {PUBLISHED_DRAWING:g})",
+        highlight=False,
+    )
+
+
+def _share(value) -> str:
+    return "–" if value is None else f"{value.value:.0%} ({value.low:.0%}–{value.high:.0%})"
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+COMMANDS = (invite, qualify, annotators)

@@ -1,0 +1,219 @@
+"""What the annotators did, and how well: one row per user and class, from the facts in the store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from campaign.answers import standing_answers
+from campaign.quality import (
+    Agreement,
+    GoldAnswer,
+    Pace,
+    PageAnswer,
+    Reliability,
+    agreement,
+    first_answers,
+    flags,
+    fleiss_kappa,
+    pace,
+    page_order,
+    reliability,
+    vote_counts,
+)
+from campaign.results import final_masks
+from campaign.search import Verdict
+from campaign.stations.trust import counted_answers, gold_answers, qualified, withdrawals
+from campaign.store import Store
+from campaign.store import models as m
+from campaign.store.trust import QUALIFY
+
+PUBLISHED_ANSWER, PUBLISHED_DRAWING = 1.5, 80.0  # seconds for an answer and for a drawn mask
+
+
+@dataclass(frozen=True)
+class AnnotatorFigures:
+    """One user. `answers` are on questions, gold aside; `withdrawn` of them do not count."""
+
+    user: str
+    name: str
+    answers: int
+    withdrawn: int
+    pages: int
+    unsure: int
+    gold: Reliability
+    gold_wrong: tuple[GoldAnswer, ...]
+    agreement: Agreement
+    pace: Pace
+    flags: tuple[str, ...]
+    trusted: bool
+    qualified: bool | None
+
+
+@dataclass(frozen=True)
+class ClassCost:
+    """One class: how long its answers took and how many masks they brought."""
+
+    name: str
+    pace: Pace
+    masks: int
+    kappa: float | None
+
+    @property
+    def seconds_per_mask(self) -> float | None:
+        """None without masks."""
+        return (self.pace.seconds + self.pace.gap_seconds) / self.masks if self.masks else None
+
+
+@dataclass(frozen=True)
+class Team:
+    """All annotators, by number of answers, and what the campaign cost."""
+
+    users: tuple[AnnotatorFigures, ...]
+    classes: tuple[ClassCost, ...]
+    pace: Pace
+    masks: int
+    kappa: float | None
+    gold: Reliability
+
+    @property
+    def seconds_per_mask(self) -> float | None:
+        """None without masks."""
+        return (self.pace.seconds + self.pace.gap_seconds) / self.masks if self.masks else None
+
+
+def team(store: Store) -> Team:
+    """The annotators of a campaign as it stands."""
+    names = store.people()
+    pages = page_answers(store)
+    gold = {user: first_answers(told) for user, told in gold_answers(store, "verify").items()}
+    real = {(q.page_key, q.mask_id) for q, p in store.questions()}
+    class_of = {p.key: p.class_id for p in store.pages() if p.kind != QUALIFY}
+    standing = [a for a in standing_answers(store.answers(class_of)) if (a.page_key, a.mask_id) in real]
+    counted = {a.id for a in counted_answers(store, class_of)}
+    agreed = agreement(_votes(standing))
+    distrusted = {user for user, times in withdrawals(store).items() if times[-1].until is None}
+    known = qualified(store) if store.settings.quality.qualification else None
+    of_user: dict[str, list[m.Answer]] = defaultdict(list)
+    for a in standing:
+        of_user[a.annotator].append(a)
+    rows = []
+    for user in sorted(of_user.keys() | pages.keys() | gold.keys()):
+        mine = of_user[user]
+        told = gold.get(user, [])
+        rows.append(
+            AnnotatorFigures(
+                user=user,
+                name=names.get(user, f"user {user}"),
+                answers=len(mine),
+                withdrawn=sum(a.id not in counted for a in mine),
+                pages=len(pages.get(user, [])),
+                unsure=sum(a.verdict == "unsure" for a in mine),
+                gold=reliability(told),
+                gold_wrong=tuple(a for a in told if a.verdict == Verdict(1 - a.truth)),
+                agreement=agreed.get(user, Agreement(None, 0)),
+                pace=pace(pages.get(user, [])),
+                flags=tuple(flags(pages.get(user, []), store.settings.quality.seconds_least)),
+                trusted=user not in distrusted,
+                qualified=None if known is None else user in known,
+            )
+        )
+    every = [page for given in pages.values() for page in given]
+    masks = final_masks(store)
+    costs = [
+        ClassCost(
+            name,
+            pace(p for p in every if class_of.get(p.key) == class_id),
+            int((masks.class_id == class_id).sum()),
+            fleiss_kappa(vote_counts(_votes(a for a in standing if class_of[a.page_key] == class_id))),
+        )
+        for class_id, name in store.classes().items()
+    ]
+    return Team(
+        users=tuple(sorted(rows, key=lambda r: (-r.answers, r.user))),
+        classes=tuple(costs),
+        pace=pace(every),
+        masks=len(masks),
+        kappa=fleiss_kappa(vote_counts(_votes(standing))),
+        gold=reliability(a for told in gold.values() for a in told),
+    )
+
+
+def page_answers(store: Store) -> dict[str, list[PageAnswer]]:
+    """Every page as each user answered it, in order of time; qualification tests left out."""
+    masks: dict[str, list[tuple[int, bool]]] = defaultdict(list)
+    wrong: dict[str, set[int]] = defaultdict(set)
+    for question, page in store.questions(gold=True):
+        if page.kind != QUALIFY:
+            masks[page.key].append((question.mask_id, question.gold is not None))
+            if question.gold == "no":
+                wrong[page.key].add(question.mask_id)
+    given: dict[tuple[str, int], dict[int, m.Answer]] = defaultdict(dict)
+    for a in standing_answers(store.answers(masks)):
+        given[a.page_key, a.annotation_id][a.mask_id] = a
+    found: dict[str, list[PageAnswer]] = defaultdict(list)
+    for (key, _), answers in given.items():
+        first = next(iter(answers.values()))
+        shown = [mask for mask in page_order(key, masks[key]) if mask in answers]
+        found[first.annotator].append(
+            PageAnswer(
+                user=first.annotator,
+                key=key,
+                verdicts=tuple(Verdict[answers[mask].verdict.upper()] for mask in shown),
+                seconds=first.lead_time,
+                at=_seconds(first.answered_at),
+                traps=sum(mask in wrong[key] for mask in shown),
+            )
+        )
+    return {user: sorted(pages, key=lambda p: (p.at or 0.0, p.key)) for user, pages in found.items()}
+
+
+def _votes(answers: Iterable[m.Answer]) -> dict[int, dict[str, Verdict]]:
+    votes: dict[int, dict[str, Verdict]] = defaultdict(dict)
+    for a in answers:
+        votes[a.mask_id][a.annotator] = Verdict[a.verdict.upper()]
+    return votes
+
+
+def _seconds(at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+def as_json(found: Team) -> dict:
+    """For programs: shares 0 to 1 and seconds."""
+
+    def share(value) -> dict | None:
+        return None if value is None else value._asdict()
+
+    def trust(gold: Reliability) -> dict:
+        return {
+            "gold": gold.asked, "sensitivity": share(gold.sensitivity), "specificity": share(gold.specificity),
+        }  # fmt: skip
+
+    return {
+        "users": [
+            {
+                "user": u.user, "name": u.name, "answers": u.answers, "withdrawn": u.withdrawn, "pages": u.pages,
+                "unsure": u.unsure, **trust(u.gold), "kappa": u.agreement.kappa, "shared": u.agreement.shared,
+                "seconds_per_answer": u.pace.per_answer, "seconds": u.pace.seconds + u.pace.gap_seconds,
+                "flags": list(u.flags), "trusted": u.trusted, "qualified": u.qualified,
+            }
+            for u in found.users
+        ],
+        "classes": [
+            {
+                "class": c.name, "masks": c.masks, "answers": c.pace.answers, "kappa": c.kappa,
+                "seconds_per_answer": c.pace.per_answer, "seconds_per_mask": c.seconds_per_mask,
+            }
+            for c in found.classes
+        ],
+        "masks": found.masks, "kappa": found.kappa, **trust(found.gold),
+        "hours": (found.pace.seconds + found.pace.gap_seconds) / 3600,
+        "seconds_per_answer": found.pace.per_answer, "seconds_per_mask": found.seconds_per_mask,
+        "published_seconds_per_answer": PUBLISHED_ANSWER, "published_seconds_per_drawn_mask": PUBLISHED_DRAWING,
+    }  # fmt: skip
