@@ -1,4 +1,4 @@
-"""`campaign serve`: crops for Label Studio's pages, webhooks that wake the reader, and the ML backend."""
+"""`campaign serve`: crops for Label Studio's pages, webhooks, the ML backend, and the lead's page."""
 
 from __future__ import annotations
 
@@ -158,6 +158,7 @@ def build_app(folder: str | Path) -> Flask:
     from campaign.jobs.broker import connect
     from campaign.jobs.queues import enqueue_due, waiting
     from campaign.jobs.supervisor import start_campaign
+    from campaign.lead import mount
 
     store = Store.open(folder)
     images = ImageFiles(user_cache_path("label-studio-cluster-verification") / "images")
@@ -185,7 +186,7 @@ def build_app(folder: str | Path) -> Flask:
 
     backend.train = train
     local = urlparse(store.settings.page.public_url).hostname in ("127.0.0.1", "localhost", "::1")
-    return create_app(
+    app = create_app(
         StoreCrops(store),
         secret=store.secret("crop_key"),
         backend=backend,
@@ -195,6 +196,8 @@ def build_app(folder: str | Path) -> Flask:
         basic_auth=None if local else ("campaign", store.secret("backend_password")),
         webhook_secret=store.secret("webhook_secret"),
     )
+    mount(app, store)
+    return app
 
 
 class Server(BaseApplication):

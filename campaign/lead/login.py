@@ -1,0 +1,100 @@
+"""Who may see the lead's page: one user with one password, and forms that no other site can send."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Flask, abort, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+
+from campaign.store import Store
+from ml_backend.errors import InputError
+
+USER = "lead"
+SECRET = "lead_password"
+OPEN = ("lead.log_in", "lead.style", "lead.icon")
+
+
+def lead_password(store: Store) -> str:
+    """The password of the lead's page; campaigns made before there was one get theirs now."""
+    try:
+        return store.secret(SECRET)
+    except InputError:
+        store.save_secrets({SECRET: secrets.token_urlsafe(24)})
+        return store.secret(SECRET)
+
+
+def protect(app: Flask, pages: Blueprint, store: Store) -> None:
+    """Puts the pages behind the login, and every form on them behind a token of the session."""
+    password = lead_password(store)
+    # Follows from the password, so that a new one ends every session.
+    app.secret_key = hashlib.blake2b(password.encode(), key=b"lead session", digest_size=32).digest()
+    app.config.update(
+        SESSION_COOKIE_NAME=f"campaign_{store.key}",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_PATH="/lead",
+        SESSION_COOKIE_SECURE=store.settings.page.public_url.startswith("https:"),
+    )
+
+    @pages.before_request
+    def check() -> ResponseReturnValue | None:
+        if request.endpoint not in OPEN and not session.get("lead"):
+            if request.method != "GET":
+                abort(401)
+            return redirect(url_for("lead.log_in", then=request.full_path.rstrip("?")))
+        if request.method == "POST" and not _same(request.form.get("token", ""), session.get("token", "")):
+            abort(400, "This form is out of date: go back, load the page again and repeat it.")
+        return None
+
+    @pages.after_request
+    def harden(response):
+        response.headers["Content-Security-Policy"] = (
+            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+            "base-uri 'none'"
+        )
+        response.headers["Referrer-Policy"] = "same-origin"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if request.endpoint not in ("lead.style", "lead.icon"):
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @pages.context_processor
+    def form() -> dict:
+        return {"token": _token(), "campaign": store.settings.name}
+
+    @pages.route("/login", methods=["GET", "POST"])
+    def log_in() -> ResponseReturnValue:
+        then = _own(request.values.get("then", ""))
+        if request.method == "GET":
+            return render_template("login.html", then=then, wrong=False)
+        right = [_same(request.form.get("user", ""), USER), _same(request.form.get("password", ""), password)]
+        if not all(right):
+            return render_template("login.html", then=then, wrong=True), 401
+        session.clear()
+        session["lead"] = True
+        return redirect(then or url_for("lead.overview"))
+
+    @pages.post("/logout")
+    def log_out() -> ResponseReturnValue:
+        session.clear()
+        return redirect(url_for("lead.log_in"))
+
+
+def _token() -> str:
+    return session.setdefault("token", secrets.token_urlsafe(16))
+
+
+def _same(given: str, wanted: str) -> bool:
+    return bool(wanted) and hmac.compare_digest(given.encode(), wanted.encode())
+
+
+def _own(address: str) -> str:
+    """An address on the lead's page, or nothing: a link must not lead elsewhere after the login."""
+    parts = urlsplit(address)
+    if parts.scheme or parts.netloc or "\\" in address or not parts.path.startswith("/lead/"):
+        return ""
+    return address
