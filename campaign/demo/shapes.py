@@ -185,7 +185,7 @@ def _metal(rng: np.random.Generator) -> np.ndarray:
 
 def _washer(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
     r = np.hypot(u, v)
-    hole = radius * rng.uniform(0.34, 0.48)
+    hole = radius * rng.uniform(0.42, 0.54)
     distance = np.maximum(r - radius, hole - r)
     if rng.random() < 0.2:  # a tab washer has a tongue
         tongue = radius * rng.uniform(1.1, 1.2)
@@ -197,15 +197,16 @@ def _washer(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: floa
 def _nut(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
     r = np.hypot(u, v)
     flat = radius * 0.88
-    hole = flat * rng.uniform(0.40, 0.52)
-    distance = np.maximum(_polygon(u, v, 6, flat), hole - r)
-    relief = -0.5 * np.clip(r - flat * 0.9, 0, None) - 1.2 * np.exp(-(((r - hole) / 2.0) ** 2))
+    hole = flat * rng.uniform(0.34, 0.44)
+    outline = _polygon(u, v, 6, flat)
+    distance = np.maximum(outline, hole - r)
+    relief = 0.7 * np.clip(-outline, 0, flat * 0.3) - 1.5 * np.exp(-(((r - hole) / 2.0) ** 2))
     return distance, relief, np.broadcast_to(_metal(rng), (*u.shape, 3)), rng.uniform(0.4, 0.9)
 
 
 def _bolt(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
-    length, half = radius * rng.uniform(1.9, 2.6), radius * rng.uniform(0.30, 0.38)
-    head, width = radius * rng.uniform(0.5, 0.7), half * rng.uniform(1.7, 2.0)
+    length, half = radius * rng.uniform(1.8, 2.4), radius * rng.uniform(0.36, 0.44)
+    head, width = radius * rng.uniform(0.5, 0.7), half * rng.uniform(1.55, 1.75)
     left = -length / 2
     shaft = _bar(u, v, left + head - 1, length / 2, half, 2.0)
     top = _bar(u, v, left, left + head, width, 1.0 if rng.random() < 0.6 else head * 0.45)
