@@ -51,6 +51,13 @@ def dense_merges(
 class _Rows:
     """The rows of the matrix; a cluster's number is its column, which changes when rows are closed up."""
 
+    slot: np.ndarray  # of each cluster's row in the matrix
+    leaf: np.ndarray  # that stands for it
+    nearest: np.ndarray
+    least: np.ndarray  # distance to the nearest, or a lower bound of it where that is not known
+    known: np.ndarray
+    stale: np.ndarray  # clusters whose nearest is not known
+
     def __init__(self, matrix: np.ndarray, leaves: np.ndarray, team: Workers):
         np.fill_diagonal(matrix, np.inf)
         self.matrix, self.team, self.left = matrix, team, len(matrix)

@@ -141,7 +141,7 @@ class DeviceClusters(Clusters):
         total = self.norm[rows][:, None] + self.norm[columns]
         x, y = self.x[rows], self.x[columns]
         tile = torch.addmm(total, x, y.T, alpha=-2)
-        lost = tile < kernels.CANCELLED * total
+        lost = tile < float(kernels.CANCELLED) * total
         tile = tile.clamp_(min=0).sqrt_()
         if lost.any():
             for part in lost.nonzero().split(max(1, SLAB // max(1, x.shape[1]))):
@@ -155,7 +155,8 @@ class _Layers:
 
     def __init__(self, owner: DeviceClusters, ids: np.ndarray):
         self.clusters = ids[np.argsort(-owner.size[ids], kind="stable")].astype(np.int64)
-        layers, leaves = [], self.clusters
+        layers: list[np.ndarray] = []
+        leaves: np.ndarray = self.clusters
         while len(leaves):
             layers.append(leaves)
             leaves = owner.following[leaves]
@@ -182,10 +183,13 @@ def device_merges(
     """All merges of complete linkage on a symmetric (m, m) float32 matrix on a device, which is used up."""
     total = width = left = len(matrix)
     matrix.fill_diagonal_(torch.inf)
-    leaf = np.asarray(leaves)
-    nearest, least = np.zeros(total, np.int64), np.zeros(total, np.float32)
-    known, alive, merged = np.zeros(total, bool), np.ones(total, bool), np.zeros(total, bool)
-    first, second, stale = (np.arange(total) for _ in range(3))
+    leaf: np.ndarray = np.asarray(leaves)
+    nearest: np.ndarray = np.zeros(total, np.int64)
+    least: np.ndarray = np.zeros(total, np.float32)
+    known: np.ndarray = np.zeros(total, bool)
+    alive, merged = np.ones(total, bool), np.zeros(total, bool)
+    first, second = np.arange(total), np.arange(total)
+    stale: np.ndarray = np.arange(total)
     merges: list[Merges] = []
     readings = 0
     while left > HANDOVER:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from campaign.clustering import kernels
+from campaign.clustering import walks
 from campaign.clustering.dense import Merges
 from campaign.clustering.micro import approximate_merges
 from campaign.clustering.neighbours import LIST, Clusters
@@ -91,14 +91,14 @@ def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Poin
     """The clustering of all merges, each after its parts, and the row of its linkage that each one became."""
     left, right, given = merges
     height = given.copy()
-    kernels.lift(left, right, height)
+    walks.lift(left, right, height)
     order = np.argsort(height, kind="stable")
     linkage = np.empty((len(order), 4))
-    kernels.label(left[order], right[order], height[order], linkage)
+    walks.label(left[order], right[order], height[order], linkage)
     error = None
     if reach is not None:
         error = np.empty(len(linkage))
-        kernels.bounds(linkage, given[order], reach, error)
+        walks.bounds(linkage, given[order], reach, error)
     row = np.empty_like(order)
     row[order] = np.arange(len(order))
     engine = "exact" if reach is None else "approximate"
@@ -108,7 +108,7 @@ def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Poin
 def room_for(features: np.ndarray, options: LinkageOptions) -> int:
     """Bytes of the budget left to a matrix; InputError where there is not even enough for the rest."""
     budget = options.memory or int(psutil.virtual_memory().available * FREE_SHARE)
-    room = budget - _fixed(*features.shape, options.threads or os.cpu_count() or 1)
+    room = budget - _fixed(len(features), features.shape[1], options.threads or os.cpu_count() or 1)
     if room < 0:
         raise InputError("memory", f"at least {budget - room} bytes for {features.shape} features", budget)
     return room
@@ -183,7 +183,7 @@ def _cuda_driver() -> bool:
 
 def _fixed(n: int, d: int, threads: int) -> int:
     """Bytes that an exact run takes beside the matrix: points, their copy in tiles, lists, tiles."""
-    return n * (8 * d + 12 * LIST + 100) + threads * 3 * 4 * BLOCK**2 + WORKING_SET
+    return n * (8 * d + 12 * LIST + 200) + threads * 3 * 4 * BLOCK**2 + WORKING_SET
 
 
 def _step(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:

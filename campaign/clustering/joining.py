@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from campaign.clustering import kernels
+from campaign.clustering import kernels, walks
 from campaign.clustering.engine import (
     Clustering,
     Progress,
@@ -111,7 +111,7 @@ def _holds(old: Tree, points: Points, team: Workers) -> np.ndarray | None:
     free = np.zeros(2 * known - 1, bool)
     while newcomers:
         _disturb(points, known, newcomers, since, (left, right, height, broken), team)
-        kernels.rise(left, right, broken)
+        walks.rise(left, right, broken)
         whole = np.append(np.ones(known, bool), ~broken)
         whole[:-1] &= np.append(np.zeros(known, bool), broken)[old.parent[:-1]]
         whole &= ~free
@@ -144,7 +144,7 @@ def _disturb(
         kernels.add_marks(tile, masks.mark, old.mark)
         # two clusters are at least as far apart as any of their masks
         starts = np.cumsum([0] + [len(one) for one in some[:-1]])
-        kernels.disturb(np.maximum.reduceat(tile, starts), since[low : low + ROWS], *merges)
+        walks.disturb(np.maximum.reduceat(tile, starts), since[low : low + ROWS], *merges)
 
     for _ in team.each(work, range(0, len(newcomers), ROWS)):
         pass
@@ -160,10 +160,10 @@ def _extended(
     progress: Progress | None,
 ) -> Joined:
     known, total = len(old.linkage) + 1, len(points)
-    first, second = kernels.leaves_of(old.linkage)
+    first, second = walks.leaves_of(old.linkage)
     kept = np.flatnonzero(holds)
     piece = np.empty(total, np.int64)
-    kernels.join(first[kept], second[kept], piece)
+    walks.join(first[kept], second[kept], piece)
     above = exact_merges(points, room, team, progress, piece, device)
     merges = tuple(
         np.concatenate(pair) for pair in zip((first[kept], second[kept], old.linkage[kept, 2]), above, strict=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from campaign.clustering import kernels
+from campaign.clustering import chains, walks
 from campaign.clustering.dense import Merges
 from campaign.clustering.grouping import groups
 from campaign.clustering.points import Points
@@ -54,7 +54,7 @@ def approximate_merges(
     keep = np.sort(np.argsort(height, kind="stable")[: max(0, len(points) - max(pieces, len(parts)))])
     left, right, height = left[keep], right[keep], height[keep]
     piece = np.empty(len(points), np.int64)
-    kernels.join(left, right, piece)
+    walks.join(left, right, piece)
     order = np.argsort(piece, kind="stable")
     starts = np.flatnonzero(np.diff(piece[order], prepend=-1))
     starts = np.append(starts, len(order))
@@ -63,7 +63,7 @@ def approximate_merges(
 
     def represent(low: int) -> None:
         high = min(low + 256, len(starts) - 1)
-        kernels.represent(points.x, points.mark, order, starts, low, high, REPRESENTATIVES, chosen, reach)
+        chains.represent(points.x, points.mark, order, starts, low, high, REPRESENTATIVES, chosen, reach)
 
     for _ in team.each(represent, range(0, len(starts) - 1, 256)):
         pass

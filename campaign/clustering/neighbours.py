@@ -14,7 +14,7 @@ from threading import Lock
 
 import numpy as np
 
-from campaign.clustering import kernels
+from campaign.clustering import chains, kernels
 from campaign.clustering.dense import Merges, dense_merges
 from campaign.clustering.points import BLOCK, Points, tiles
 from campaign.clustering.pruning import WORTH, Centres, Pieces
@@ -47,10 +47,10 @@ class Clusters:
         n = len(points)
         self.points, self.team, self.n = points, team, n
         self.alive = np.ones(n, bool)
-        self.size = np.ones(n, np.int32)
-        self.parent = np.arange(n, dtype=np.int32)
+        self.size: np.ndarray = np.ones(n, np.int32)
+        self.parent: np.ndarray = np.arange(n, dtype=np.int32)
         self.following = np.full(n, -1, np.int32)
-        self.last = np.arange(n, dtype=np.int32)
+        self.last: np.ndarray = np.arange(n, dtype=np.int32)
         self.version = np.zeros(n, np.int32)
         self.near = np.full((n, LIST), -1, np.int32)
         self.far = np.full((n, LIST), np.inf, np.float32)
@@ -82,7 +82,7 @@ class Clusters:
     def settle(self) -> int:
         """Make every merge that the lists prove; returns how many."""
         before = self.merged
-        self.merged = kernels.settle(
+        self.merged = chains.settle(
             self.points.x,
             self.points.mark,
             self.alive,
@@ -146,11 +146,11 @@ class Clusters:
             if i == j:
                 np.fill_diagonal(tile, np.inf)
             with locks[i]:
-                kernels.list_rows(tile, rows.clusters, columns.clusters, self.near, self.far, guard)
+                chains.list_rows(tile, rows.clusters, columns.clusters, self.near, self.far, guard)
             if i != j and j * BLOCK < wanted:
                 with locks[j]:
                     scratch = np.empty(len(columns.clusters), np.float32)
-                    kernels.list_columns(tile, rows.clusters, columns.clusters, scratch, self.near, self.far, guard)
+                    chains.list_columns(tile, rows.clusters, columns.clusters, scratch, self.near, self.far, guard)
             return sums
 
         for done, sums in enumerate(self.team.each(work, jobs), 1):

@@ -111,7 +111,7 @@ def tiles(count: int) -> list[tuple[slice, slice]]:
 
 
 def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    step = max(1, (1 << 22) // max(1, array[:1].size))
+    step = max(1, (1 << 20) // max(1, array[:1].size))
     for low in range(0, len(array), step):
         yield low, np.asarray(array[low : low + step], np.float64)
 

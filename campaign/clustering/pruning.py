@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.clustering import kernels
+from campaign.clustering import chains, kernels
 from campaign.clustering.grouping import groups
 from campaign.clustering.points import Points
 from campaign.clustering.workers import Workers
@@ -36,7 +36,7 @@ class Centres:
         """The centres of clusters given as chains of leaves that begin at `ids`."""
         x, mark = np.zeros((len(ids), points.x.shape[1]), np.float32), np.zeros(len(ids), np.float32)
         variance = np.zeros(len(ids), np.float32)
-        kernels.centres(points.x, points.mark, following, ids, x, mark, variance)
+        chains.centres(points.x, points.mark, following, ids, x, mark, variance)
         norm = np.einsum("ij,ij->i", x, x)
         return cls(Points(x, norm, mark, points.feature_scale, points.score_scale), variance)
 
@@ -84,4 +84,4 @@ class Pieces:
         tile = here.x @ there.x.T
         kernels.lengths(tile, here.x, here.norm, there.x, there.norm)
         marks, variances = (here.mark, there.mark), (self.centres.variance, other.centres.variance)
-        return bool(kernels.any_near(tile, *marks, *variances, own_bound, other_bound))
+        return bool(chains.any_near(tile, *marks, *variances, own_bound, other_bound))

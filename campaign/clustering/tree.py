@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -96,14 +97,17 @@ class Tree:
         n = len(scores)
         if linkage.shape != (max(n - 1, 0), 4):
             raise InputError("linkage", f"shape {(max(n - 1, 0), 4)} for {n} scores", linkage.shape)
-        total, index = max(2 * n - 1, 0), np.int32 if n < 2**30 else np.int64
+        total = max(2 * n - 1, 0)
+        index = np.dtype(np.int32 if n < 2**30 else np.int64)
         children = np.full((total, 2), -1, dtype=index)
         children[n:] = linkage[:, :2]
         merges = np.arange(n, total, dtype=index)
         parent = np.full(total, -1, dtype=index)
-        parent[children[n:, 0]] = merges
-        parent[children[n:, 1]] = merges
-        if (n and (children[n:] >= merges[:, None]).any()) or (parent[: max(total - 1, 0)] < 0).any():
+        early = (children[n:] < 0) | (children[n:] >= merges[:, None])
+        if not early.any():
+            parent[children[n:, 0]] = merges
+            parent[children[n:, 1]] = merges
+        if early.any() or (parent[: max(total - 1, 0)] < 0).any():
             raise InputError("linkage", "every cluster merged once, after it was made", "another order")
         size = np.ones(total, dtype=index)
         size[n:] = linkage[:, 3]
@@ -111,7 +115,7 @@ class Tree:
         height[n:] = linkage[:, 2]
         start = np.zeros(total, dtype=index)
         if n > 1:
-            from campaign.clustering.kernels import descend
+            from campaign.clustering.walks import descend
 
             descend(children, size, start, n)
         order = np.empty(n, dtype=index)
@@ -140,7 +144,7 @@ class Tree:
         if not (folder / "tree.json").is_file():
             raise InputError(folder, "a saved tree", "no tree.json")
         n = json.loads((folder / "tree.json").read_text())["n"]
-        mode = "r" if mmap and n else None
+        mode: Literal["r"] | None = "r" if mmap and n else None
         arrays = {field.name: np.load(folder / f"{field.name}.npy", mmap_mode=mode) for field in fields(cls)}
         if len(arrays["order"]) != n:
             raise InputError(folder, f"a tree of {n} masks", f"{len(arrays['order'])} leaves")

@@ -77,6 +77,7 @@ def test_million_deep_tree():
         (np.zeros((2, 4)), np.zeros(2), "shape"),
         (np.array([[0, 1, 1, 2], [0, 2, 1, 3.0]]), np.zeros(3), "merged once"),
         (np.array([[0, 4, 1, 2], [1, 2, 1, 3.0]]), np.zeros(3), "merged once"),
+        (np.array([[0, 9, 1, 2], [1, -2, 1, 3.0]]), np.zeros(3), "merged once"),
     ],
 )
 def test_malformed_linkage_is_refused(merges, scores, message):

@@ -1,0 +1,246 @@
+"""Compiled work on clusters as chains of leaves: their lists of nearest clusters, centres, representatives."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from campaign.clustering.kernels import FAST, INF, TIED, pair
+from campaign.clustering.walks import root_of
+
+
+@numba.njit(cache=True, nogil=True)
+def _insert(near, far, bound, own, other, value) -> None:
+    """Put a cluster in the place of the farthest one of a list; `bound` is the list's largest distance."""
+    worst = 0
+    for e in range(1, far.shape[1]):
+        if far[own, e] > far[own, worst]:
+            worst = e
+    far[own, worst], near[own, worst] = value, other
+    most = far[own, 0]
+    for e in range(1, far.shape[1]):
+        most = max(most, far[own, e])
+    bound[own] = most
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def list_rows(tile, rows, columns, near, far, bound) -> None:
+    """Enter a tile's columns in the lists of its rows wherever they beat the bound."""
+    for i in range(tile.shape[0]):
+        own, line, hits = rows[i], tile[i], 0
+        limit = bound[own]
+        for j in range(len(line)):
+            hits += line[j] < limit
+        if hits:
+            for j in range(len(line)):
+                if line[j] < bound[own]:
+                    _insert(near, far, bound, own, columns[j], line[j])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
+    """Enter a tile's rows in the lists of its columns; `limits` is scratch for the columns' bounds."""
+    for j in range(tile.shape[1]):
+        limits[j] = bound[columns[j]]
+    for i in range(tile.shape[0]):
+        line, hits = tile[i], 0
+        for j in range(len(line)):
+            hits += line[j] < limits[j]
+        if hits:
+            for j in range(len(line)):
+                if line[j] < limits[j]:
+                    _insert(near, far, bound, columns[j], rows[i], line[j])
+                    limits[j] = bound[columns[j]]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def centres(x, mark, following, ids, out, out_mark, variance) -> None:
+    """Write mean features, mean mark and mean squared distance from the mean of clusters (chains of leaves)."""
+    for c in range(len(ids)):
+        count, leaf, mean = 0, ids[c], out[c]
+        while leaf >= 0:
+            for k in range(len(mean)):
+                mean[k] += x[leaf, k]
+            out_mark[c] += mark[leaf]
+            count += 1
+            leaf = following[leaf]
+        for k in range(len(mean)):
+            mean[k] /= count
+        out_mark[c] /= count
+        leaf = ids[c]
+        while count > 1 and leaf >= 0:
+            gap = pair(x[leaf], mean)
+            variance[c] += gap * gap / count
+            leaf = following[leaf]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def any_near(tile, row_mark, column_mark, row_variance, column_variance, row_bound, column_bound) -> bool:
+    """Whether a lower bound of any two clusters' distance is below either one's bound; the tile holds centres'."""
+    for i in range(tile.shape[0]):
+        line, mark, variance, limit, hits = tile[i], row_mark[i], row_variance[i], row_bound[i], 0
+        for j in range(len(line)):
+            plain = line[j] + abs(mark - column_mark[j])
+            wide = np.sqrt(line[j] * line[j] + variance + column_variance[j])
+            hits += max(plain, wide) * TIED < max(limit, column_bound[j])
+        if hits:
+            return True
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def _resolve(own, near, far, part, bound, parent, size) -> int:
+    """Bring a list up to date with merges, drop what is no longer certain; where the nearest stands, or -1.
+
+    A listed cluster that has merged keeps its place only where all its parts were listed (the largest
+    distance counts); otherwise its distance is at least the bound, which is all that needs to be known.
+    """
+    length, used = near.shape[1], 0
+    for e in range(length):
+        other = near[own, e]
+        if other < 0:
+            continue
+        root = root_of(parent, other)
+        value, count = far[own, e], part[own, e]
+        near[own, e] = -1
+        if root == own:
+            continue
+        place = used
+        for q in range(used):
+            if near[own, q] == root:
+                place = q
+        if place < used:
+            far[own, place] = max(far[own, place], value)
+            part[own, place] += count
+        else:
+            near[own, used], far[own, used], part[own, used] = root, value, count
+            used += 1
+    kept, best = 0, -1
+    for q in range(used):
+        root, value, count = near[own, q], far[own, q], part[own, q]
+        near[own, q] = -1
+        if count == size[root]:
+            near[own, kept], far[own, kept], part[own, kept] = root, value, count
+            if best < 0 or value < far[own, best]:
+                best = kept
+            kept += 1
+    return best
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _farthest(x, mark, following, a, b, least) -> np.float32:
+    """Complete-linkage distance of two clusters given by their chains of leaves, or more than it is known to be."""
+    most, i = least, a
+    while i >= 0:
+        j = b
+        while j >= 0:
+            value = pair(x[i], x[j]) + abs(mark[i] - mark[j])
+            most = max(most, value)
+            j = following[j]
+        i = following[i]
+    return most
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
+    """Choose up to `most` members of pieces [low:high], farthest first, and how far the others are from them."""
+    for piece in range(low, high):
+        members = order[starts[piece] : starts[piece + 1]]
+        if len(members) <= most:
+            chosen[members] = True
+            continue
+        current = members[0]
+        for i in range(1, len(members)):  # the farthest from any one member is at the rim
+            reach[members[i]] = pair(x[members[0]], x[members[i]]) + abs(mark[members[0]] - mark[members[i]])
+            if reach[members[i]] > reach[current]:
+                current = members[i]
+        reach[members] = INF
+        for _ in range(most):
+            chosen[current] = True
+            farthest = current
+            reach[current] = 0
+            for i in range(len(members)):
+                own = members[i]
+                reach[own] = min(reach[own], pair(x[current], x[own]) + abs(mark[current] - mark[own]))
+                if reach[own] > reach[farthest]:
+                    farthest = own
+            current = farthest
+
+
+@numba.njit(cache=True, nogil=True)
+def settle(
+    x, mark, alive, near, far, part, bound, parent, size, following, last, version, first, second, height, count
+) -> int:
+    """Merge mutually nearest clusters for as long as the lists prove that they are; returns the merges so far.
+
+    A cluster's nearest one is proven where its distance is within the list's bound. Afterwards `bound` is
+    negative for the clusters whose lists have run out.
+    """
+    n = len(alive)
+    own_ids = np.flatnonzero(alive)
+    nearest, seen = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    least, lower = np.full(n, INF, np.float32), np.zeros(n, np.float32)
+    length, again = near.shape[1], True
+    while again:
+        again = False
+        live = 0
+        for position in range(len(own_ids)):
+            own = own_ids[position]
+            if not alive[own]:
+                continue
+            own_ids[live] = own
+            live += 1
+            other = nearest[own]
+            if seen[own] < 0 or (other >= 0 and (not alive[other] or version[other] != seen[own])):
+                place = _resolve(own, near, far, part, bound, parent, size)
+                nearest[own], seen[own], least[own], lower[own] = -1, 0, INF, bound[own]
+                if place >= 0 and far[own, place] <= bound[own]:
+                    other = near[own, place]
+                    nearest[own], seen[own] = other, version[other]
+                    least[own] = lower[own] = far[own, place]
+            other = nearest[own]
+            if other < 0:
+                continue
+            mutual = nearest[other] == own and seen[other] == version[own]
+            if not mutual and lower[other] < least[own] * TIED:
+                continue
+            # `other` may not have been read since its own nearest merged, but distances only grow
+            first[count], second[count], height[count] = own, other, least[own]
+            count += 1
+            again = True
+            _resolve(other, near, far, part, bound, parent, size)
+            base, added = (own, other) if bound[own] >= bound[other] else (other, own)
+            reach = bound[base]
+            for e in range(length):
+                third = near[base, e]
+                if third < 0 or third == added:
+                    near[base, e] = -1
+                    continue
+                value, found = far[base, e], False
+                for q in range(length):
+                    if near[added, q] == third:
+                        value, found = max(value, far[added, q]), True
+                if not found:
+                    if size[added] * size[third] <= 64:
+                        value = _farthest(x, mark, following, added, third, value)
+                    else:
+                        reach = min(reach, max(value, bound[added]))
+                        near[base, e] = -1
+                        continue
+                far[base, e] = value
+            for e in range(length):
+                near[own, e], far[own, e], part[own, e] = near[base, e], far[base, e], part[base, e]
+            bound[own] = reach
+            following[last[own]] = other
+            last[own] = last[other]
+            size[own] += size[other]
+            parent[other] = own
+            alive[other] = False
+            version[own] += 1
+            seen[own], nearest[own], lower[own] = -1, -1, least[own]
+        own_ids = own_ids[:live]
+    for position in range(len(own_ids)):
+        own = own_ids[position]
+        if alive[own] and nearest[own] < 0:
+            bound[own] = -1
+    return count
