@@ -20,7 +20,7 @@ from ml_backend.errors import InputError
 from ml_backend.signing import crop_url
 
 WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
-EVENTS, DECISIONS = 30, 100  # shown at most
+EVENTS, DECISIONS = 30, 60  # shown at most
 HOUR = 3600
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#14532d"/>'
