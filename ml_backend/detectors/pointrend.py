@@ -59,7 +59,7 @@ class PointRend:
             torch.set_num_threads(options.threads)
         self.network = build(options, len(classes), pretrained=False)
         self.network.load_state_dict(state)
-        self.network.half = _bfloat16(options, self.device)
+        self.network.mixed = _bfloat16(options, self.device)
         self.network.to(self.device).eval()
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last)
@@ -154,7 +154,7 @@ class PointRend:
         if finished.is_file() and _read(finished)["fingerprint"] == fingerprint:
             return finished
         weights = earlier["network"] if earlier else None
-        run = Run(data, heldout, classes, chosen, output / UNFINISHED, fingerprint, weights)
+        run = Run(data, heldout, classes, chosen, output / UNFINISHED, fingerprint, weights, again=bool(earlier))
         state, best = train(run, progress)
         detector = cls(chosen, classes, state, Calibration(), {})
         if heldout is not None and heldout.images:
@@ -174,8 +174,9 @@ class PointRend:
         (output / UNFINISHED).unlink(missing_ok=True)
         return finished
 
-    # Calibration, and what is reported of it, is that of the torchvision detector.
-    _measure = MaskScoringRCNN._measure
+    def _measure(self, heldout: CocoDataset, progress: Progress | None) -> None:
+        """Sets calibration and metrics as the torchvision detector does."""
+        MaskScoringRCNN._measure(self, heldout, progress)  # type: ignore[arg-type]
 
 
 def _continued(options: PointRendOptions, earlier: dict[str, Any], classes: dict[int, str]) -> PointRendOptions:

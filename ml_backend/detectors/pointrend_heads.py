@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ml_backend.detectors.network import Target, covered, mask_targets
+from ml_backend.detectors.network import Target, _balanced, covered, mask_targets
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.iou_head import IoUHead, iou_loss, soft_iou
 
@@ -124,12 +124,17 @@ class ScoredROIHeads(StandardROIHeads):
                 count = self.scored_per_image if self.scoring and target.exhaustive else 0
                 chosen.append(part[torch.randperm(len(part), device=part.scores.device)[:count]])
             masks, roi_features = self._masks(features, chosen)
-            wanted = [
-                final_iou(m, part.pred_boxes.tensor, target)
-                for m, part, target in zip(masks.split([len(c) for c in chosen]), chosen, targets, strict=True)
-            ]
-        predicted, _ = self.iou_head(roi_features, masks)
-        return iou_loss(predicted, torch.cat(wanted))
+            parts = masks.split([len(c) for c in chosen])
+            wanted = torch.cat(
+                [
+                    final_iou(part, one.pred_boxes.tensor, target)
+                    for part, one, target in zip(parts, chosen, targets, strict=True)
+                ]
+            )
+            # As in the torchvision detector: a head that sees mostly misses would settle on 0.
+            rows = _balanced(wanted)
+        predicted, _ = self.iou_head(roi_features[rows], masks[rows])
+        return iou_loss(predicted, wanted[rows])
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
         masks, roi_features = self._masks(features, instances)

@@ -97,7 +97,7 @@ class Pipeline:
         records, size = iter(images), self.options.predict_batch
         ahead = deque(reader.submit(self._read, r) for r in islice(records, size + self.options.readers))
         while ahead:
-            group = []
+            group: list[Read] = []
             while ahead and len(group) < size:
                 group.append(ahead.popleft().result())
                 ahead.extend(reader.submit(self._read, r) for r in islice(records, 1))
@@ -154,14 +154,11 @@ class Pipeline:
         for kind in self.kinds:
             raw = raw_feature(kind, found.roi_features[rows], masks, found.hidden[rows])
             features[kind] = project(kind, raw, self.options.feature_width).cpu().numpy()
-        return Found(
-            boxes.float().cpu().numpy(),
-            found.labels[rows].cpu().numpy(),
-            found.confidence[rows].float().cpu().numpy(),
-            found.predicted_iou[rows].float().cpu().numpy(),
-            features,
-            edges(masks, boxes, record.height, record.width, self.options.paste_pixels),
-        )
+        columns = (boxes, *(c[rows, None] for c in (found.labels, found.confidence, found.predicted_iou)))
+        # One transfer for all numbers: each waits for the device.
+        numbers = torch.cat([c.float() for c in columns], 1).cpu().numpy()
+        places = edges(masks, boxes, record.height, record.width, self.options.paste_pixels)
+        return Found(numbers[:, :4], numbers[:, 4].astype(int), numbers[:, 5], numbers[:, 6], features, places)
 
     def _encode(self, record: ImageRecord, parts: list[Found]) -> tuple[Predictions, dict[str, np.ndarray]]:
         boxes, labels, confidence, predicted = (

@@ -20,7 +20,8 @@ from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.detectors.pointrend_heads import build_config
 from ml_backend.errors import InputError
 
-log = logging.getLogger(__name__)
+# It warns of weights without a version, which ours, kept as plain tensors, never have.
+logging.getLogger("detectron2.projects.point_rend.mask_head").setLevel(logging.ERROR)
 
 # Where the published weights lie, as detectron2 names it.
 ZOO = {
@@ -46,7 +47,8 @@ class PointRendNetwork(nn.Module):
         self.model = GeneralizedRCNN(build_config(options, classes))
         # The published weights know images as blue, green, red of deviation 1 grey level.
         self.published_input = options.preset != "small"
-        self.half = False
+        self.mixed = False
+        self.deviation: Tensor
         self.register_buffer("deviation", torch.tensor(_DEVIATION).view(1, 3, 1, 1), persistent=False)
 
     @property
@@ -58,7 +60,7 @@ class PointRendNetwork(nn.Module):
         if self.published_input:
             images = (images * self.deviation).flip(1)
         # Only the backbone computes in bfloat16: boxes and the choice of points need more digits.
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
             features = self.model.backbone(images)
         return {name: level.float() for name, level in features.items()}
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Run:
     """All that a process of a run must know; it can be sent to another process.
 
     checkpoint: file for the state of the unfinished run. fingerprint: names data and options, so that no other
-    run's state is taken up. earlier: weights to start from, none for those that the options name.
+    run's state is taken up. weights: to start from, none for those that the options name. again: they are those of
+    an earlier round, whose masks are worth scoring from the first step on.
     """
 
     data: CocoDataset
@@ -47,7 +48,8 @@ class Run:
     options: PointRendOptions
     checkpoint: Path
     fingerprint: str
-    earlier: dict[str, Tensor] | None = None
+    weights: dict[str, Tensor] | None = None
+    again: bool = False
 
 
 class ImageSampler(CropSampler):
@@ -101,6 +103,9 @@ def train(run: Run, progress: Progress | None) -> tuple[dict[str, Tensor], dict[
     if processes == 1:
         _work(run, progress, None)
     else:
+        if run.weights is None:
+            # Here, where an error of the files is told as one.
+            run = replace(run, weights=build(run.options, len(run.classes)).state_dict())
         context = multiprocessing.get_context("spawn")
         steps = context.SimpleQueue()
         listener = threading.Thread(target=_listen, args=(steps, progress), daemon=True)
@@ -136,12 +141,12 @@ def _work(run: Run, progress: Progress | None, steps: Any) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     report: Progress = progress or (lambda *step: steps.put(step) if steps is not None else None)
-    network = build(options, len(run.classes), pretrained=run.earlier is None).to(device)
-    network.half = _bfloat16(options, device)
+    network = build(options, len(run.classes), pretrained=run.weights is None).to(device)
+    network.mixed = _bfloat16(options, device)
     if device.type == "cpu":
         network.to(memory_format=torch.channels_last)
-    if run.earlier is not None:
-        network.load_state_dict(run.earlier)
+    if run.weights is not None:
+        network.load_state_dict(run.weights)
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimiser = _optimiser(options, parameters)
     mean = {k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -162,7 +167,7 @@ def _work(run: Run, progress: Progress | None, steps: Any) -> None:
         images = images.to(device, non_blocking=True)
         if device.type == "cpu":
             images = images.contiguous(memory_format=torch.channels_last)
-        score = run.earlier is not None or step >= options.steps * options.score_from
+        score = run.again or step >= options.steps * options.score_from
         losses = learner(images, [t.to(device) for t in targets], score)
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
@@ -181,7 +186,7 @@ def _work(run: Run, progress: Progress | None, steps: Any) -> None:
                 kept = {"fingerprint": run.fingerprint, "step": done, "mean": mean, "best": best}
                 save(run.checkpoint, {**kept, "network": network.state_dict(), "optimiser": optimiser.state_dict()})
             if step % 20 == 0:
-                log.info("step %d: %s", done, ", ".join(f"{k} {float(v):.3f}" for k, v in losses.items()))
+                log.info("step %d: %s", done, ", ".join(f"{k} {float(v.detach()):.3f}" for k, v in losses.items()))
             report("train", done, options.steps)
         comm.synchronize()
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_util
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ml_backend.detectors.device_pasting import chunks, edges, edges_rle
 from ml_backend.pasting import full_mask, paste, window_rle
@@ -62,13 +63,32 @@ def test_chunks_hold_every_row_once_and_stay_small(pixels):
         assert len(rows) == 1 or len(rows) * sizes[rows].max(0).prod() <= pixels
 
 
+class Largest(TorchDispatchMode):
+    """Watches the largest tensor that is made while it is entered, in bytes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
+        return made
+
+
 def test_memory_follows_the_chunk_and_not_the_image():
-    """300 masks of a 4000x3000 image: whole images of bytes would be 3.6 GB."""
+    """300 masks of a 4000x3000 image, one over all of it: as whole images of bytes they would be 3.6 GB."""
     count, rng = 300, np.random.default_rng(0)
     corner = rng.uniform(0, [3700, 2700], (count, 2))
     boxes = torch.tensor(np.concatenate([corner, corner + rng.uniform(20, 120, (count, 2))], 1), dtype=torch.float32)
+    masks = blobs(count, 28)
+    with Largest() as largest:
+        found = edges(masks[1:], boxes[1:], 3000, 4000, 1 << 20)
+    assert largest.bytes <= 8 << 20
     boxes[0] = torch.tensor([0.0, 0.0, 4000.0, 3000.0])
-    found = edges(blobs(count, 28), boxes, 3000, 4000, 1 << 20)
+    with Largest() as largest:
+        found = edges(masks, boxes, 3000, 4000, 1 << 20) + found
+    assert largest.bytes <= 4 * 4000 * 3000
     areas = [int((places[1::2] - places[0::2]).sum()) for places in found]
     assert min(areas) > 0
     assert max(areas) == areas[0] > 1_000_000

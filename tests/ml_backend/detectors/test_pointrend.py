@@ -1,0 +1,135 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as mask_util
+
+pytest.importorskip("detectron2", reason="needs detectron2, installed from its repository")
+
+from ml_backend.calibration import Calibration
+from ml_backend.coco import Annotation, CocoDataset, ImageRecord
+from ml_backend.detectors.pointrend import PointRend
+from ml_backend.detectors.pointrend_config import PointRendOptions
+from ml_backend.detectors.pointrend_inference import project
+from ml_backend.detectors.pointrend_network import build
+from ml_backend.detectors.pointrend_training import ImageSampler, rate
+from ml_backend.features import KINDS
+from ml_backend.features import project as shared_project
+from tests.ml_backend.detectors.drawn import draw
+from tests.ml_backend.detectors.test_device_pasting import Largest
+
+pytestmark = pytest.mark.detectron2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("images"), 4, seed=1)
+
+
+def untrained(data, **values):
+    """A detector with random weights that reports what it would never dare to."""
+    options = {"min_score": 0.0, "max_detections": 20, "scale": 1.0, "min_area": 0.0, "threads": 1, **values}
+    chosen = PointRendOptions.create(options).resolve(data)
+    state = build(chosen, 2).state_dict()
+    return PointRend(chosen, data.classes, state, Calibration(), {})
+
+
+@pytest.mark.parametrize("width", [512, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_projection_is_the_shared_one(kind, width):
+    raw = torch.randn(5, 3136, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(project(kind, raw, width), shared_project(kind, raw, width))
+
+
+def test_all_kinds_come_from_one_pass(data):
+    detector = untrained(data)
+    passes = []
+    detect = detector.network.detect
+    detector.network.detect = lambda *batch: passes.append(1) or detect(*batch)
+    found = list(detector.predict_kinds(data.images[:2]))
+    assert len(passes) == 2
+    for predictions, features in found:
+        assert list(features) == list(KINDS)
+        assert {k: v.shape for k, v in features.items()} == {
+            k: (len(predictions), 256 if k == "mask_iou" else 512) for k in KINDS
+        }
+    for kind in KINDS:
+        detector.options = detector.options.model_copy(update={"feature": kind})
+        part = next(iter(detector.predict(data.images[:1])))
+        assert np.array_equal(part.features, found[0][1][kind])
+
+
+def test_order_is_kept_whatever_the_threads(data):
+    images = [replace(i, id=n) for n, i in enumerate(data.images * 3)]
+    detector = untrained(data, readers=3, encoders=3, predict_batch=2)
+    assert [set(p.image_id.tolist()) for p in detector.predict(iter(images))] == [{n} for n in range(len(images))]
+
+
+def test_the_published_way_resizes_whole_images(data):
+    detector = untrained(data, schedule="published", short_edges=(128, 160), long_edge=200, predict_batch=1)
+    sizes = []
+    detect = detector.network.detect
+    detector.network.detect = lambda pixels, size: sizes.extend(size) or detect(pixels, size)
+    part = next(iter(detector.predict(data.images[:1])))
+    assert sizes == [(160, 160)]
+    assert (part.box[:, :2] + part.box[:, 2:]).max() <= 96.01
+
+
+def test_whole_training_images(data):
+    options = {"schedule": "published", "short_edges": (128, 160), "long_edge": 400, "batch": 4}
+    chosen = PointRendOptions.create(options).resolve(data)
+    sampler = ImageSampler(data, sorted(data.classes), chosen)
+    images, targets = sampler.batch(3)
+    again, _ = ImageSampler(data, sorted(data.classes), chosen).batch(3)
+    assert torch.equal(images, again)
+    assert images.shape[0] == 4
+    assert {t.masks.shape[-1] for t in targets} <= {128, 160}
+    for image, target in zip(images, targets, strict=True):
+        assert len(target.boxes) == 5
+        for mask, box, label in zip(target.masks, target.boxes, target.labels, strict=True):
+            rows, columns = torch.nonzero(mask, as_tuple=True)
+            tight = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert (tight - box).abs().max() <= 2
+            # Disks, label 1, are brighter than their ground and squares, label 2, darker.
+            inside = image[:, rows, columns].mean()
+            outside = image[:, : mask.shape[0], : mask.shape[1]][:, target.masks.amax(0) == 0].mean()
+            assert (inside > outside) == (label == 1)
+
+
+def test_large_images_with_many_objects(tmp_path):
+    """4000x3000 with 300 masks: no tensor is larger than the decoded image itself, let alone all masks."""
+    Image.fromarray(np.full((3000, 4000, 3), 90, np.uint8)).save(tmp_path / "a.jpg")
+    record = ImageRecord(1, "a.jpg", 4000, 3000, tmp_path / "a.jpg")
+    rle = mask_util.encode(np.ones((3000, 4000), np.uint8, order="F"))
+    data = CocoDataset([record], {1: "disk", 2: "square"}, [Annotation(1, 1, 1, rle)])
+    anchors = ((16.0,), (32.0,), (64.0,))
+    detector = untrained(data, scale=0.125, anchors=anchors, max_detections=300, nms=0.9, mask_nms=1.0)
+    torch.nn.init.constant_(detector.network.heads.mask_head.point_head.predictor.bias, 5.0)
+    with Largest() as largest:
+        (part,) = detector.predict([record])
+    assert len(part) == 300
+    assert (part.size == [3000, 4000]).all()
+    assert largest.bytes <= 4 * 3 * 4000 * 3000
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.02 / 1000), (499, 0.01), (1000, 0.02), (209_999, 0.02), (210_000, 0.002), (250_000, 0.0002)],
+)
+def test_the_published_rate(step, expected):
+    assert rate(PointRendOptions.create({"preset": "r50"}), step) == pytest.approx(expected)
+
+
+def test_two_processes_learn_together(data, tmp_path):
+    """detectron2's launcher, on CPUs; each process has half of a step's crops."""
+    seen = []
+    options = {"steps": 2, "batch": 2, "crop": 64, "scale": 1.0, "processes": 2, "threads": 1, "score_from": 0}
+    path = PointRend.train(data, None, tmp_path, options=options, progress=lambda *step: seen.append(step))
+    assert seen == [("train", 1, 2), ("train", 2, 2)]
+    trained = PointRend.load(path)
+    start = build(trained.options, 2).state_dict()
+    state = trained.network.state_dict()
+    assert all(torch.isfinite(v).all() for v in state.values())
+    assert any(not torch.equal(state[k], start[k]) for k in state)
