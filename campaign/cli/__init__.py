@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from campaign.cli import lifecycle, results, steps, trial
+from campaign.cli import lifecycle, people, results, steps, trial
 from ml_backend.errors import InputError
 
 app = typer.Typer(
@@ -18,13 +18,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (lifecycle, steps, results, trial):
+for module in (lifecycle, steps, results, people, trial):
     for command in module.COMMANDS:
         app.command()(command)
 
 
 # Typer carries a click of its own and exports this much of its errors.
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
 
 
 def main() -> None:

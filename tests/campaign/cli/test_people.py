@@ -1,0 +1,64 @@
+"""`invite`, `qualify`, `annotators`: what they print, and what they refuse in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from campaign.cli import people
+from campaign.store import Store
+from tests.campaign.cli.test_cli import campaign
+from tests.campaign.stations.gold import answer, finish, gold_store, turn
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = gold_store(tmp_path / "a", {"gold_share": 0.1})
+    for key in turn(store):
+        answer(store, key, 8, wrong=True)
+        answer(store, key, 7)
+    finish(store, 7)
+    store.save_people({7: "careful@example.com", 8: "careless@example.com"})
+    return store
+
+
+def test_annotators_are_shown_with_what_they_are_worth(store):
+    told = json.loads(campaign("annotators", store.folder, "--json").stdout)
+    users = {u["name"]: u for u in told["users"]}
+    assert users["careful@example.com"]["sensitivity"]["value"] == 1 and users["careful@example.com"]["trusted"]
+    assert users["careless@example.com"]["specificity"]["value"] == 0 and not users["careless@example.com"]["trusted"]
+    assert users["careful@example.com"]["kappa"] < 0 and told["seconds_per_answer"] > 0
+    text = campaign("annotators", store.folder, COLUMNS="200").stdout
+    assert "careless@example.com: does not count until more gold is answered right" in text
+
+
+def test_the_lead_is_told_the_address_and_the_password(store):
+    told = json.loads(campaign("invite", store.folder, "--lead", "--json").stdout)
+    assert told["url"].endswith("/lead/") and told["user"] == "lead"
+    assert told["password"] == Store.open(store.folder).secret("lead_password")
+
+
+@pytest.mark.parametrize("command", ["invite", "qualify"])
+def test_without_label_studio_one_line_says_so(store, command):
+    done = campaign(command, store.folder)
+    assert done.returncode == 1 and "label_studio.url" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.label_studio
+def test_annotators_are_invited_and_tested(tmp_path, label_studio):
+    store = gold_store(tmp_path / "a", url=label_studio.url)
+    token = {"LABEL_STUDIO_API_KEY": label_studio.token}
+    email = f"new-{label_studio.port}@example.com"
+    told = json.loads(campaign("invite", store.folder, "--user", email, "--json", **token).stdout)
+    assert told["users"][0]["email"] == email and told["link"].startswith(label_studio.url)
+    again = campaign("invite", store.folder, "--user", email, **token)
+    assert again.returncode == 1 and email in again.stderr and len(again.stderr.splitlines()) == 1
+    made = json.loads(campaign("qualify", store.folder, "--pages", "1", "--json", **token).stdout)
+    scored = json.loads(campaign("qualify", store.folder, "--json", **token).stdout)
+    assert made["tests"] == scored["tests"] and len(made["tests"]) == 1 and scored["results"] == []
+
+
+def test_every_command_is_documented():
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    for command in people.COMMANDS:
+        assert f"`campaign {command.__name__}`" in readme
