@@ -178,8 +178,8 @@ def _work(run: Run, progress: Progress | None, steps: Any) -> None:
         _average(mean, network.state_dict(), min(options.averaging, (1 + step) / (10 + step)))
         done = step + 1
         if rank == 0:
-            last = done == options.steps
-            measured = last or (done >= options.steps / 2 and done % _evaluate_every(options) == 0)
+            measured = done == options.steps or (_is_measured(run) and done % _evaluate_every(options) == 0)
+            measured &= done >= options.steps / 2
             if measured:
                 best = _better(run, best, mean, done)
             if measured or done % options.checkpoint_every == 0:
@@ -232,6 +232,10 @@ def rate(options: PointRendOptions, step: int) -> float:
     return options.learning_rate * 0.1 ** sum(step >= share * options.steps for share in options.drops)
 
 
+def _is_measured(run: Run) -> bool:
+    return run.heldout is not None and bool(run.heldout.images)
+
+
 def _evaluate_every(options: PointRendOptions) -> int:
     return options.evaluate_every or max(options.steps // 4, 1)
 
@@ -239,7 +243,7 @@ def _evaluate_every(options: PointRendOptions) -> int:
 def _better(run: Run, best: dict[str, Any], mean: dict[str, Tensor], step: int) -> dict[str, Any]:
     """The better of `best` and the weights `mean` by held-out AP; without held-out images the later."""
     found: dict[str, Any] = {"step": step, "network": {k: v.detach().cpu().clone() for k, v in mean.items()}}
-    if run.heldout is None or not run.heldout.images:
+    if not _is_measured(run):
         return found
     found["ap"] = heldout_ap(run, found["network"])
     log.info("step %d: held-out AP %.3f", step, found["ap"])
