@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.search import Decision, Verdict
+from campaign.search import Verdict
 from ml_backend.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -129,10 +129,20 @@ _COLUMNS: dict[str, tuple[type, int]] = {
 assert [f.name for f in fields(DatasetMasks)] == list(_COLUMNS)
 
 
+class Decided(Protocol):
+    """A decision as far as it is needed here: one of `campaign.search`, or the store's row of one."""
+
+    cluster: Any
+    kind: Any
+    rule: Any
+    asked: Any
+    yes: Any
+
+
 def propagate(
     predictions: Predictions,
     tree: Tree | None,
-    decisions: Sequence[Decision],
+    decisions: Sequence[Decided],
     verdicts: Mapping[int, Verdict],
     *,
     round_number: int,
@@ -186,7 +196,7 @@ def propagate(
     return masks.select(keep)
 
 
-def nearest_decided(parent: np.ndarray, n: int, decisions: Sequence[Decision]) -> np.ndarray:
+def nearest_decided(parent: np.ndarray, n: int, decisions: Sequence[Decided]) -> np.ndarray:
     """For each of the n leaves the smallest decided cluster that holds it, (n,) int64; -1 where there is none.
 
     `parent` is (2n-1,), the tree's; ids of a merge are above those of its children, the root's parent is negative or

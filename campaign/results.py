@@ -22,8 +22,8 @@ from campaign.store.shards import write_whole
 def final_masks(store: Store) -> DatasetMasks:
     """The dataset as it stands: every ended round's masks, and those of the running round decided so far.
 
-    A mask that the answers since then, an audit's too, no longer confirm is left out. Of masks of several rounds that show
-    the same object the earlier one stays.
+    A mask that the answers since then, an audit's too, no longer confirm is left out. Of masks of several rounds that
+    show the same object the earlier one stays.
     """
     parts = [store.dataset()]
     current = store.round()

@@ -136,7 +136,7 @@ class StoredPredictions:
         finished = {s.number for s in self.store.shards(row.number, "pool")}
         wanted: dict[int, list[int]] = defaultdict(list)
         for n, task in enumerate(tasks):
-            image = self._images.get(task.get("id"))
+            image = self._images.get(int(task.get("id") or 0))
             if image is not None and place[image.id] in finished:
                 wanted[place[image.id]].append(n)
         for number, places in wanted.items():

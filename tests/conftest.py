@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 # One Label Studio serves all tests of a session.
 pytest_plugins = ["tests.label_studio_fixture"]
 

@@ -117,7 +117,8 @@ def recover(connection: Redis, dead_workers: Iterable[str]) -> int:
             job = _fetch(job_id, connection)
             if job is None or job.worker_name not in names:
                 continue
-            connection.zrem(registry.key, *[m for m in connection.zrange(registry.key, 0, -1) if _is_of(m, job_id)])
+            members: list = connection.zrange(registry.key, 0, -1)
+            connection.zrem(registry.key, *[m for m in members if _is_of(m, job_id)])
             job.set_status(JobStatus.QUEUED)
             queue.push_job_id(job_id, at_front=True)
             count += 1

@@ -132,7 +132,8 @@ class QuestionRecords:
         with self.session() as session:
             if page_keys is None:
                 return list(session.scalars(query))
-            keys, found = list(page_keys), []
+            keys = list(page_keys)
+            found: list[m.Answer] = []
             for start in range(0, len(keys), 500):
                 found += session.scalars(query.where(m.Answer.page_key.in_(keys[start : start + 500])))
             return sorted(found, key=lambda a: a.id)

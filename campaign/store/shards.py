@@ -16,7 +16,7 @@ from ml_backend.predictions import Predictions
 COLUMNS = ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou")
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path` and renames it. Raises InputError where the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")

@@ -1,0 +1,130 @@
+"""Policies side by side through Label Studio, on the detector and trees of a campaign that has run.
+
+    python -m tests.benchmarks.policies CAMPAIGN TRUTH.json IMAGES --policies paper adaptive [--audit 300] [--json]
+
+Each policy gets a copy of the campaign's first round as it was before the first question, a verification project of
+its own in a Label Studio started for this, and simulated annotators who are right but for `--error`. Figures are
+scored against the truth one to one, duplicates count as wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, update
+
+from campaign.demo.trial import DemoOptions, figures, simulated
+from campaign.label_studio.client import Client
+from campaign.label_studio.server import LabelStudioServer
+from campaign.stations.audit import begin_audit, finish_audit
+from campaign.stations.propagation import finish_round
+from campaign.stations.verification import turn
+from campaign.store import Store
+from campaign.store import models as m
+from ml_backend.coco import CocoDataset
+
+
+def fork(source: Path, target: Path, policy: str, search: dict, url: str, token: str) -> Store:
+    """A copy of a campaign with the masks and trees of its first round and none of its questions."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+    for folder in (target / "rounds").iterdir():
+        if folder.name != "001":
+            shutil.rmtree(folder)
+    content = json.loads((target / "campaign.json").read_text())
+    content["settings"]["search"] |= {"policy": policy, **search}
+    content["settings"]["label_studio"]["url"] = url
+    content["settings"]["rounds"]["rounds"] = 1
+    (target / "campaign.json").write_text(json.dumps(content))
+    store = Store.open(target)
+    with store.session() as session:
+        for table in (m.Question, m.Answer, m.Page, m.Decision, m.Event):
+            session.execute(delete(table))
+        for table in (m.Shard, m.ClassTree):
+            session.execute(delete(table).where(table.round > 1))
+        session.execute(delete(m.Round).where(m.Round.number > 1))
+        session.execute(update(m.ClassTree).values(searched=False))
+        session.execute(update(m.Round).values(stage="verify", ended_at=None))
+        session.execute(delete(m.Meta).where(m.Meta.name != "campaign"))
+    store.dataset_path(1).unlink(missing_ok=True)
+    store.save_secrets({"label_studio_token": token})
+    from campaign.stations.detection import assess
+
+    assess(store, 1)  # thresholds as the present code learns them
+    thresholds = store.rounds()[0].metrics["thresholds"]
+    with store.session() as session:
+        for row in session.query(m.ClassTree):
+            row.thresholds = thresholds[str(row.class_id)]
+    store.update_round(1, stage="verify")
+    return store
+
+
+def measure(
+    store: Store, server: LabelStudioServer, truth: CocoDataset, truth_path: Path, error: float, audit: int
+) -> dict:
+    """Runs one round to its end and audits it; gives its figures."""
+    # The key names the pages; two copies must not share a project.
+    client = Client(server.url, server.token)
+    project = create_own_project(store, client)
+    options = DemoOptions(store.folder, users=3, error=error)
+    started = time.monotonic()
+    with simulated(store, server, truth_path, options):
+        while not turn(store, client).done:
+            time.sleep(0.2)
+        finish_round(store, 1)
+        certificate: Any = 0
+        if audit:
+            begin_audit(store, audit)
+            while isinstance(certificate, int):
+                turn(store, client)
+                certificate = finish_audit(store)
+                time.sleep(0.2)
+    result = figures(store, truth) | {"seconds": round(time.monotonic() - started), "project": project}
+    result["clusters_accepted"] = sum(d.kind == "accept" for d in store.decisions())
+    if audit:
+        result["certified"] = certificate.sentence()
+    return result
+
+
+def create_own_project(store: Store, client: Client) -> int:
+    """A fresh verification project for this copy."""
+    from campaign.label_studio.verification import create_project
+
+    project = create_project(client, f"{store.settings.search.policy} {store.folder.name}"[:50])
+    store.set_meta("verification_project", {"id": project})
+    return project
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("campaign", type=Path)
+    parser.add_argument("truth", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--policies", nargs="+", default=["paper", "curtailed", "adaptive"])
+    parser.add_argument("--budget", type=int)
+    parser.add_argument("--k-a", type=float)
+    parser.add_argument("--error", type=float, default=0.0)
+    parser.add_argument("--audit", type=int, default=300)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    truth = CocoDataset.load(args.truth, args.images)
+    results = {}
+    with tempfile.TemporaryDirectory() as folder, LabelStudioServer(Path(folder) / "label-studio") as server:
+        for policy in args.policies:
+            search = {"budget_questions": args.budget} | ({"k_a": args.k_a} if args.k_a else {})
+            store = fork(args.campaign, Path(folder) / policy, policy, search, server.url, server.token)
+            results[policy] = measure(store, server, truth, args.truth, args.error, args.audit)
+            if not args.json:
+                print(policy, results[policy], flush=True)
+    if args.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
