@@ -39,31 +39,40 @@ class AnnotatorError(RuntimeError):
 
 
 class Truth:
-    """True masks of a COCO file, found by an image's file name and a class's name.
+    """True masks of some COCO files, found by an image's file name and a class's name.
 
-    Label Studio puts eight hexadecimal digits before an upload's name, so a name is also found without them.
+    Label Studio puts eight hexadecimal digits before an upload's name, so a name is also found without them. Gold
+    hidden among the questions shows images kept out of the pool, so their file is needed too.
     """
 
-    def __init__(self, path: str | Path):
-        try:
-            coco = json.loads(Path(path).read_text())
-            self._classes = {c["name"]: c["id"] for c in coco["categories"]}
-            self._sizes = {i["id"]: (i["height"], i["width"]) for i in coco["images"]}
-            self._images = {i["file_name"]: i["id"] for i in coco["images"]}
-            self._segments: dict[tuple[int, int], list[Any]] = defaultdict(list)
-            for a in coco["annotations"]:
-                if not a.get("iscrowd"):
-                    self._segments[a["image_id"], a["category_id"]].append(a["segmentation"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AnnotatorError(
-                f"{path}: expected a COCO file with true masks, got {type(error).__name__} {error}"
-            ) from None
+    def __init__(self, *paths: str | Path):
+        self._classes: dict[tuple[int, str], int] = {}
+        self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
+        self._images: dict[str, tuple[int, int]] = {}
+        self._segments: dict[tuple[tuple[int, int], int], list[Any]] = defaultdict(list)
+        for number, path in enumerate(paths):
+            try:
+                self._read(number, json.loads(Path(path).read_text()))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise AnnotatorError(
+                    f"{path}: expected a COCO file with true masks, got {type(error).__name__} {error}"
+                ) from None
         self._by_name = {Path(name).name: i for name, i in self._images.items()}
-        self._rles: dict[tuple[int, int], list[dict]] = {}
+        self._rles: dict[tuple[tuple[int, int], int], list[dict]] = {}
         self._lock = threading.Lock()
 
-    def image(self, name: str) -> int | None:
-        """The id of the image called `name`, or None."""
+    def _read(self, number: int, coco: dict) -> None:
+        """Adds one file. Files number their images and classes as they like, so ids are kept with the file's number."""
+        self._classes |= {(number, c["name"]): c["id"] for c in coco["categories"]}
+        for image in coco["images"]:
+            self._sizes[number, image["id"]] = (image["height"], image["width"])
+            self._images.setdefault(image["file_name"], (number, image["id"]))
+        for a in coco["annotations"]:
+            if not a.get("iscrowd"):
+                self._segments[(number, a["image_id"]), a["category_id"]].append(a["segmentation"])
+
+    def image(self, name: str) -> tuple[int, int] | None:
+        """The file and id of the image called `name`, or None."""
         base = Path(name).name
         for table, key in (
             (self._images, name),
@@ -76,7 +85,8 @@ class Truth:
 
     def best_iou(self, image: str, class_name: str, rle: dict) -> float:
         """The largest IoU of a mask with a true mask of its class on its image; 0 where there is none."""
-        image_id, class_id = self.image(image), self._classes.get(class_name)
+        image_id = self.image(image)
+        class_id = None if image_id is None else self._classes.get((image_id[0], class_name))
         if image_id is None or class_id is None:
             return 0.0
         with self._lock:
@@ -349,7 +359,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="annotators", description="Simulated annotators for a verification project.")
     p.add_argument("--url", required=True, help="address of Label Studio")
     p.add_argument("--project", type=int, action="append", required=True, help="verification project; may be repeated")
-    p.add_argument("--truth", required=True, help="COCO file with the true masks")
+    p.add_argument("--truth", required=True, action="append", help="COCO file with the true masks; may be repeated")
     p.add_argument("--users", type=int, default=1, help="number of users, annotator-1@example.com and so on")
     p.add_argument(
         "--user", action="append", default=[], metavar="EMAIL", help="a user by name instead; may be repeated"
@@ -384,7 +394,7 @@ def main(arguments: list[str] | None = None) -> int:
         emails = options.user or [f"annotator-{i + 1}@example.com" for i in range(options.users)]
         errors = per_user(options.error or [0.0], len(emails), "error")
         paces = per_user(options.seconds or [0.0], len(emails), "seconds")
-        truth = Truth(options.truth)
+        truth = Truth(*options.truth)
         annotators = [
             Annotator(
                 options.url,

@@ -112,8 +112,11 @@ def simulated(store: Store, server: LabelStudioServer, truth: Path, options: Dem
     """Runs the simulated annotators, which know Label Studio's address and the ground truth and nothing else."""
     meta = store.get_meta("verification_project")
     assert meta is not None
+    # Gold is hidden on images that were kept out of the pool.
+    files = [truth, *(p for name in ("heldout", "labelled") if (p := truth.with_name(f"{name}.json")).exists())]
     command = [
-        sys.executable, annotators.__file__, "--url", server.url, "--project", str(meta["id"]), "--truth", str(truth),
+        sys.executable, annotators.__file__, "--url", server.url, "--project", str(meta["id"]),
+        *(argument for path in files for argument in ("--truth", str(path))),
         "--users", str(options.users), "--invite", server.invite_token(), "--error", str(options.error),
         "--k-iou", str(store.settings.search.k_iou), "--seed", str(store.settings.seed),
     ]  # fmt: skip
