@@ -50,4 +50,75 @@ def demo(
     table("Campaign finished", rows.items())
 
 
-COMMANDS = (demo,)
+def simulate(
+    policy: Annotated[str, typer.Option(help="adaptive, paper or curtailed.")] = "adaptive",
+    masks: Annotated[int, typer.Option(min=1, help="Masks of the simulated pool.")] = 100_000,
+    classes: Annotated[int, typer.Option(min=1, help="Classes; their sizes are equal unless --skew.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
+    answer_error: Annotated[float, typer.Option(min=0, max=0.5, help="Share of wrong answers.")] = 0.0,
+    unsure: Annotated[float, typer.Option(min=0, max=0.9, help="Share of unsure answers.")] = 0.0,
+    skew: Annotated[float, typer.Option(min=0, help="Class sizes fall off as rank to this power.")] = 0.0,
+    order: Annotated[str, typer.Option(help="Of the search: score, bfs, dfs, dfs-score or oracle.")] = "score",
+    n_s: Annotated[int, typer.Option(min=1, help="Masks sampled from a cluster.")] = 15,
+    k_a: Annotated[float, typer.Option(help="Accept at this quality.")] = 0.85,
+    k_iou: Annotated[float, typer.Option(help="Correct at this IoU.")] = 0.75,
+    budget: Annotated[int | None, typer.Option(min=0, help="Questions; unset: no limit.")] = None,
+    mixtures: Annotated[Path | None, typer.Option(help="A mixture's JSON file, or a folder of them.")] = None,
+    campaign: Annotated[Path | None, typer.Option(help="A campaign whose masks to use, with --truth.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="COCO file of its pool; images/ lies beside it.")] = None,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also run the baselines.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Try settings and name the cheapest good one.")] = False,
+    plots: Annotated[Path | None, typer.Option(help="Folder for the curves as PNG and JSON.")] = None,
+    json: Json = False,
+) -> None:
+    """Simulate a campaign's search and decisions, without Label Studio, on masks whose truth is known."""
+    from campaign.cli.output import steps_progress
+    from campaign.simulation import SimulationOptions
+    from campaign.simulation import grid as run_grid
+    from campaign.simulation import simulate as run_simulation
+
+    options = SimulationOptions(
+        policy=policy, masks=masks, classes=classes, seed=seed, answer_error=answer_error, unsure=unsure, skew=skew,
+        order=order, n_s=n_s, k_a=k_a, k_iou=k_iou, budget=budget, mixtures=mixtures, baselines=baselines,
+    )  # fmt: skip
+    display = Display()
+    with display.live():
+        progress = steps_progress(display, "simulation")
+        population = None
+        if campaign is not None:
+            if truth is None:
+                raise typer.BadParameter("--campaign needs --truth")
+            from campaign.simulation.predictions import campaign_population
+            from campaign.store import Store
+
+            population = campaign_population(Store.open(campaign), truth, truth.parent / "images", progress=progress)
+        if grid:
+            result = run_grid(options, population, progress=progress)
+        else:
+            outcome = run_simulation(options, population, progress=progress)
+            result = outcome.as_dict(courses=plots is not None)
+    if plots is not None:
+        import json as json_module
+
+        from campaign.simulation.plots import draw_courses, draw_grid, draw_thresholds
+        from campaign.store.shards import write_whole
+
+        if grid:
+            draw_grid(result, plots / "grid.png")
+        else:
+            draw_courses({policy: outcome.course} | outcome.courses, plots)
+            draw_thresholds(outcome.thresholds, plots / "thresholds.png")
+        write_whole(plots / "simulation.json", lambda p: p.write_text(json_module.dumps(result)))
+        result.pop("curves", None)
+    if json:
+        emit(result, True)
+    elif grid:
+        best = result["cheapest"]
+        table("Cheapest setting", (best or {"none": f"no setting has an SQ of {result['least_sq']}"}).items())
+    else:
+        table("Simulated campaign", outcome.summary.items())
+        for name, summary in outcome.baselines.items():
+            table(name, summary.items())
+
+
+COMMANDS = (demo, simulate)

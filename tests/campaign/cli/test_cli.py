@@ -12,7 +12,7 @@ from campaign.demo.shapes import draw_shapes
 CAMPAIGN = str(Path(sys.executable).with_name("campaign"))
 COMMANDS = {
     "init", "run", "worker", "serve", "status", "publish", "sync", "cluster", "retrain", "replay", "export", "report",
-    "demo",
+    "certify", "simulate", "demo",
 }  # fmt: skip
 
 

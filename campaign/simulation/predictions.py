@@ -1,0 +1,44 @@
+"""Populations from a campaign's own predictions, on images whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from campaign.simulation.mixtures import Triplets
+from campaign.simulation.populations import ClassPopulation, given_population
+from campaign.store import Store
+from ml_backend.coco import CocoDataset
+from ml_backend.detector import Progress
+from ml_backend.errors import InputError
+from ml_backend.evaluation import true_iou
+from ml_backend.predictions import Predictions
+
+
+def campaign_population(
+    store: Store, truth: Path, images: Path, round_number: int = 1, progress: Progress | None = None
+) -> list[ClassPopulation]:
+    """The classes of a campaign with the (feature, score, IoU) triplets of its masks, by the pool's true masks.
+
+    A mask's IoU is that with its best true mask, as a person sees it who looks at the one mask. Raises InputError
+    where the round has no predictions or `truth` is no COCO file of the pool's images.
+    """
+    data = CocoDataset.load(truth, images)
+    coco_ids = {r.id: r.coco_id for r in store.image_rows("pool")}
+    found = store.predictions(round_number)
+    if not len(found):
+        raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
+    pool = replace(found, image_id=np.array([coco_ids[int(i)] for i in found.image_id], np.int64))
+    heldout = store.predictions(round_number, "heldout")
+    return given_population(_triplets(pool, data), _triplets(heldout, store.annotated("heldout")), progress=progress)
+
+
+def _triplets(masks: Predictions, truth: CocoDataset) -> dict[int, Triplets]:
+    iou = true_iou(masks, truth, one_to_one=False)
+    found = {}
+    for class_id in np.unique(masks.class_id).tolist():
+        rows = np.flatnonzero(masks.class_id == class_id)
+        found[class_id] = Triplets(masks.features[rows], masks.score[rows], iou[rows])
+    return found
