@@ -132,11 +132,16 @@ assert [f.name for f in fields(DatasetMasks)] == list(_COLUMNS)
 class Decided(Protocol):
     """A decision as far as it is needed here: one of `campaign.search`, or the store's row of one."""
 
-    cluster: Any
-    kind: Any
-    rule: Any
-    asked: Any
-    yes: Any
+    @property
+    def cluster(self) -> Any: ...
+    @property
+    def kind(self) -> Any: ...
+    @property
+    def rule(self) -> Any: ...
+    @property
+    def asked(self) -> Any: ...
+    @property
+    def yes(self) -> Any: ...
 
 
 def propagate(

@@ -29,15 +29,15 @@ class IoUHead(nn.Module):
     def __init__(self, channels: int = 256, width: int = 256, hidden: int = 1024):
         super().__init__()
         widths = [channels + 1, width, width, width, width]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(widths[i], widths[i + 1], 3, stride=2 if i == 3 else 1, padding=1) for i in range(4)
-        )
+        convolutions = [nn.Conv2d(widths[i], widths[i + 1], 3, stride=2 if i == 3 else 1, padding=1) for i in range(4)]
+        self.convolutions = nn.ModuleList(convolutions)
         self.first = nn.Linear(width * (RESOLUTION // 2) ** 2, hidden)
         self.second = nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, 1)
-        for convolution in self.convolutions:
+        for convolution in convolutions:
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(convolution.bias)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
         for layer in (self.first, self.second):
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)

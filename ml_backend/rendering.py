@@ -185,8 +185,8 @@ def _paint(picture: np.ndarray, shape: np.ndarray, style: CropStyle) -> None:
     if style.fill:
         filled = cv2.addWeighted(view, 1 - style.fill, np.full_like(view, LIGHT), style.fill, 0)
         cv2.copyTo(filled, shape, view)
-    cv2.copyTo(np.full_like(view, DARK), dark - light, view)
-    cv2.copyTo(np.full_like(view, LIGHT), light - shape, view)
+    cv2.copyTo(np.full_like(view, DARK), cv2.subtract(dark, light), view)
+    cv2.copyTo(np.full_like(view, LIGHT), cv2.subtract(light, shape), view)
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from campaign.search import Evidence, Outcome, Policy
+from campaign.search import Evidence, Kind, Outcome, Policy
 
 LEAD_RULE = "decided by the lead"
 
@@ -24,7 +24,7 @@ class _Overridden:
         kind = self._kinds.get(evidence.cluster)
         if kind is None or not isinstance(outcome, Outcome):
             return outcome
-        return outcome._replace(kind=kind, rule=f"{LEAD_RULE}, against {outcome.kind}: {outcome.rule}")
+        return outcome._replace(kind=cast(Kind, kind), rule=f"{LEAD_RULE}, against {outcome.kind}: {outcome.rule}")
 
 
 def overridden(policy: Policy, kinds: Mapping[int, str]) -> Policy:

@@ -48,7 +48,7 @@ ORDERS: dict[str, Order | None] = {
 }
 
 
-def oracle_order(values: Sequence[float]) -> Order:
+def oracle_order(values: Sequence[float] | np.ndarray) -> Order:
     """The order by a value of each cluster that only a simulation knows: the true mean IoU."""
     return lambda evidence: float(values[evidence.cluster])
 

@@ -112,14 +112,17 @@ def cascade(
     only, never the truth.
     """
     totals: list[float] = [0, 0, 0, 0.0]
-    datasets, undecided, verdicts = {}, {}, {}
+    datasets: dict[int, Dataset] = {}
+    undecided: dict[int, np.ndarray] = {}
+    verdicts: dict[int, np.ndarray] = {}
     for c in population:
         if c.features is None:
             raise InputError("cascade", "a population that keeps its features", "none")
         datasets[c.class_id] = Dataset.empty(c.iou, k_iou, totals)
         undecided[c.class_id] = np.arange(len(c))
         verdicts[c.class_id] = annotators.verdicts(c.iou, seed * 1009 + c.class_id)
-    questions, accepted, rows = 0, 0, [(0, 0, 0, 0, 0, 0.0, 0)]
+    questions, accepted = 0, 0
+    rows: list[tuple] = [(0, 0, 0, 0, 0, 0.0, 0)]
     for number in range(most_rounds):
         for c in population:
             left = undecided[c.class_id]
@@ -133,6 +136,7 @@ def cascade(
             questions += len(asked)
             left = np.setdiff1d(left, asked)
             if len(left):
+                assert c.features is not None
                 values = np.column_stack([c.features, c.score])
                 low, high, chance = _stage(values, asked, verdict[asked] == Verdict.YES, left, number)
                 taken = left[chance >= high]

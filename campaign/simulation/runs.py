@@ -158,7 +158,8 @@ def run_campaign(
     together = Searches(searches, None if budget is None else max(0, budget - asked_before))
     told = {key: verdict.tolist() for key, verdict in verdicts.items()}
     seen = dict.fromkeys(searches, 0)
-    accepted, rows = 0, [(0, 0, 0, 0, 0, 0.0, 0)]
+    accepted = 0
+    rows: list[tuple] = [(0, 0, 0, 0, 0, 0.0, 0)]
     while not together.done:
         for key, ask in together.step(limit=1):
             verdict, dataset = told[key], datasets[key]

@@ -28,7 +28,7 @@ class Scene:
 
     pixels: np.ndarray
     mean: np.ndarray
-    deviation: float
+    deviation: float | np.ndarray
     windows: list[tuple[int, int, np.ndarray]]
     labels: np.ndarray
     exhaustive: bool

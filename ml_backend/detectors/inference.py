@@ -24,15 +24,16 @@ _STRIDE = 32
 
 @dataclass
 class Tile:
-    """A part of a scaled image: pixels (3, h, w), its corner, and whether its sides are cut through the image.
+    """A part of a scaled image: pixels (3, h, w), its corner, and the core that no other tile answers for.
 
-    cut: left, top, right, bottom.
+    core: left, top, right, bottom in the tile's own pixels; up to the middle of each overlap, and without limit at
+    the sides of the image.
     """
 
     pixels: Tensor
     x: int
     y: int
-    cut: tuple[bool, bool, bool, bool]
+    core: tuple[float, float, float, float]
 
 
 @dataclass
@@ -51,39 +52,45 @@ def prepare(record: ImageRecord, options: DetectorOptions) -> Prepared:
     height, width = (max(round(n * options.scale), 1) for n in pixels.shape[:2])
     image = scaled(pixels, mean, deviation, height, width)
     tiles = []
-    for y, h in tile_spans(height, options.tile):
-        for x, w in tile_spans(width, options.tile):
-            cut = (x > 0, y > 0, x + w < width, y + h < height)
-            tiles.append(Tile(image[:, y : y + h, x : x + w], x, y, cut))
+    for y, h, top, bottom in tile_spans(height, options.tile):
+        for x, w, left, right in tile_spans(width, options.tile):
+            tiles.append(Tile(image[:, y : y + h, x : x + w], x, y, (left - x, top - y, right - x, bottom - y)))
     return Prepared(record, (width / record.width, height / record.height), tiles)
 
 
-def tile_spans(length: int, tile: int) -> list[tuple[int, int]]:
-    """(start, length) of tiles along one side, all of one length, that overlap by at least a quarter."""
+def tile_spans(length: int, tile: int) -> list[tuple[int, int, float, float]]:
+    """(start, length, core's start, core's end) of tiles along one side, which overlap by at least a quarter.
+
+    Cores meet in the middle of the overlaps; the first and the last are open to the outside.
+    """
     if length <= tile:
-        return [(0, length)]
+        return [(0, length, -np.inf, np.inf)]
     count = int(np.ceil((length - tile) / (tile * 0.75))) + 1
     starts = np.linspace(0, length - tile, count).round().astype(int)
-    return [(int(s), tile) for s in starts]
+    borders = [-np.inf, *((starts[1:] + starts[:-1] + tile) / 2).tolist(), np.inf]
+    return [(int(s), tile, borders[i], borders[i + 1]) for i, s in enumerate(starts)]
 
 
 def batched(tiles: list[Tile]) -> tuple[Tensor, list[tuple[int, int]]]:
     """Tiles padded to one size of whole strides, (b, 3, h, w), and their sizes before."""
-    sizes = [tuple(t.pixels.shape[-2:]) for t in tiles]
+    sizes = [(int(t.pixels.shape[-2]), int(t.pixels.shape[-1])) for t in tiles]
     height = -(-max(s[0] for s in sizes) // _STRIDE) * _STRIDE
     width = -(-max(s[1] for s in sizes) // _STRIDE) * _STRIDE
     padded = [functional.pad(t.pixels, (0, width - s[1], 0, height - s[0])) for t, s in zip(tiles, sizes, strict=True)]
     return torch.stack(padded), sizes
 
 
-def whole(detections: Detections, tile: Tile) -> Tensor:
-    """Which detections are not cut off by a side of their tile that lies inside the image, (n,) bool."""
-    height, width = tile.pixels.shape[-2:]
-    boxes = detections.boxes
-    left, top, right, bottom = tile.cut
-    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-    keep &= ~((boxes[:, 0] < 2) & left) & ~((boxes[:, 1] < 2) & top)
-    return keep & ~((boxes[:, 2] > width - 2) & right) & ~((boxes[:, 3] > height - 2) & bottom)
+def central(detections: Detections, tile: Tile, slack: float = 4.0) -> Tensor:
+    """Which detections have their middle in their tile's core, (n,) bool.
+
+    Others are another tile's, which sees more of them. Within `slack` of the core's sides both keep theirs, as they
+    may place the middle differently; one of the two goes as a double.
+    """
+    left, top, right, bottom = tile.core
+    x = (detections.boxes[:, 0] + detections.boxes[:, 2]) / 2
+    y = (detections.boxes[:, 1] + detections.boxes[:, 3]) / 2
+    inside = (x >= left - slack) & (x <= right + slack)
+    return inside & (y >= top - slack) & (y <= bottom + slack)
 
 
 def to_predictions(
@@ -104,7 +111,7 @@ def to_predictions(
     """
     parts = []
     for tile, detections in zip(image.tiles, found, strict=True):
-        keep = whole(detections, tile)
+        keep = central(detections, tile)
         corner = detections.boxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
         raw = raw_feature(options.feature, detections.roi_features, detections.masks, detections.hidden)
         parts.append(
