@@ -91,26 +91,33 @@ def _results(predictions: Predictions) -> list[dict]:
     ]
 
 
-def true_iou(predictions: Predictions, truth: CocoDataset, one_to_one: bool = True) -> np.ndarray:
-    """IoU of each predicted mask with a true mask of its image and class, (n,) float32; 0 where there is none.
+def true_iou(
+    predictions: Predictions, truth: CocoDataset, one_to_one: bool = True, same_class: bool = True
+) -> np.ndarray:
+    """IoU of each predicted mask with a true mask of its image, (n,) float32; 0 where there is none.
 
     Args:
         one_to_one: pairs are made best IoU first and a true mask is used once, so a duplicate gets 0 (what an export
             is worth). Otherwise each mask gets its best IoU (what a person sees who looks at the one mask).
+        same_class: only true masks of the predicted class count.
     """
+
+    def key(image_id: int, class_id: int) -> tuple[int, int]:
+        return image_id, class_id if same_class else 0
+
     true: dict[tuple[int, int], list[dict]] = defaultdict(list)
     for annotation in truth.annotations:
         if not annotation.iscrowd:
-            true[annotation.image_id, annotation.class_id].append(annotation.rle)
+            true[key(annotation.image_id, annotation.class_id)].append(annotation.rle)
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row, key in enumerate(zip(predictions.image_id.tolist(), predictions.class_id.tolist(), strict=True)):
-        groups[key].append(row)
+    for row, pair in enumerate(zip(predictions.image_id.tolist(), predictions.class_id.tolist(), strict=True)):
+        groups[key(*pair)].append(row)
     result = np.zeros(len(predictions), np.float32)
     rles = predictions.rles()
-    for key, members in groups.items():
-        if not true[key]:
+    for place, members in groups.items():
+        if not true[place]:
             continue
-        iou = np.asarray(mask_util.iou([rles[i] for i in members], true[key], [0] * len(true[key])))
+        iou = np.asarray(mask_util.iou([rles[i] for i in members], true[place], [0] * len(true[place])))
         result[members] = one_to_one_iou(iou) if one_to_one else iou.max(axis=1)
     return result
 

@@ -190,15 +190,16 @@ class MaskScoringRCNN:
             if progress:
                 progress("heldout", done, len(heldout.images))
         found = Predictions.concatenate(parts)
-        true = true_iou(found, heldout, one_to_one=False)
+        # The IoU head knows no classes; a wrong class is the business of the confidence.
+        true = true_iou(found, heldout, one_to_one=False, same_class=False)
         before = calibration_report(found.predicted_iou, true)
         after = before
         if self.options.calibrate:
             # Honest figures: each half of the images is judged by what the other half taught.
             crossed = np.array(found.predicted_iou)
             half = np.isin(found.image_id, [i.id for i in heldout.images][::2])
-            for part in (half, ~half):
-                crossed[part] = Calibration.fit(found.predicted_iou[~part], true[~part])(found.predicted_iou[part])
+            for rows in (half, ~half):
+                crossed[rows] = Calibration.fit(found.predicted_iou[~rows], true[~rows])(found.predicted_iou[rows])
             after = calibration_report(crossed, true)
             self.calibration = Calibration.fit(found.predicted_iou, true)
         calibrated = Predictions(

@@ -109,7 +109,7 @@ def _tiny(options: DetectorOptions, classes: int) -> MaskScoringNetwork:
 
 
 def _resnet50(options: DetectorOptions, classes: int, pretrained: bool) -> MaskScoringNetwork:
-    model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, trainable_backbone_layers=5)
+    model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
     if pretrained and options.weights != "none":
         _load_weights(model, options.weights)
     heads = model.roi_heads

@@ -136,6 +136,7 @@ def test_true_iou_keeps_images_and_classes_apart():
     )
     assert true_iou(found, truth).tolist() == pytest.approx([1, 0, 0, 0, 0.5, 0])
     assert true_iou(found, truth, one_to_one=False).tolist() == pytest.approx([1, 0.5, 0, 0, 0.5, 0])
+    assert true_iou(found, truth, False, same_class=False).tolist() == pytest.approx([1, 0.5, 1, 1, 0.5, 0])
 
 
 @pytest.mark.parametrize(
