@@ -114,7 +114,8 @@ class Annotators:
         elif project is not None:
             command = [
                 sys.executable, annotators.__file__, "--url", self.server.url, "--project", str(project["id"]),
-                "--truth", str(self.truth), "--user", "loop-1@example.com", "--user", "loop-2@example.com", "--invite", self.server.invite_token(), "--k-iou", "0.6",
+                "--truth", str(self.truth), "--user", "loop-1@example.com", "--user", "loop-2@example.com",
+                "--invite", self.server.invite_token(), "--k-iou", "0.6",
             ]  # fmt: skip
             env = os.environ | {"ANNOTATORS_PASSWORD": "discs and bars 1"}
             with self.log.open("wb") as out:
