@@ -29,13 +29,19 @@ from campaign.stations.trust import counted_answers, gold_answers, qualified, wi
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.trust import QUALIFY
+from ml_backend.errors import InputError
 
+MODEL_MASKS = 30  # with three answers each, before annotators are estimated from each other
 PUBLISHED_ANSWER, PUBLISHED_DRAWING = 1.5, 80.0  # seconds for an answer and for a drawn mask
 
 
 @dataclass(frozen=True)
 class AnnotatorFigures:
-    """One user. `answers` are on questions, gold aside; `withdrawn` of them do not count."""
+    """One user. `answers` are on questions, gold aside; `withdrawn` of them do not count.
+
+    `estimated` are sensitivity and specificity by Dawid and Skene's model, which needs no gold but masks that several
+    users answered.
+    """
 
     user: str
     name: str
@@ -46,6 +52,7 @@ class AnnotatorFigures:
     gold: Reliability
     gold_wrong: tuple[GoldAnswer, ...]
     agreement: Agreement
+    estimated: tuple[float | None, float | None]
     pace: Pace
     flags: tuple[str, ...]
     trusted: bool
@@ -93,7 +100,8 @@ def team(store: Store) -> Team:
     class_of = {p.key: p.class_id for p in store.pages() if p.kind != QUALIFY}
     standing = [a for a in standing_answers(store.answers(class_of)) if (a.page_key, a.mask_id) in real]
     counted = {a.id for a in counted_answers(store, class_of)}
-    agreed = agreement(_votes(standing))
+    votes = _votes(standing)
+    agreed, estimated = agreement(votes), _estimated(votes)
     distrusted = {user for user, times in withdrawals(store).items() if times[-1].until is None}
     known = qualified(store) if store.settings.quality.qualification else None
     of_user: dict[str, list[m.Answer]] = defaultdict(list)
@@ -114,6 +122,7 @@ def team(store: Store) -> Team:
                 gold=reliability(told),
                 gold_wrong=tuple(a for a in told if a.verdict == Verdict(1 - a.truth)),
                 agreement=agreed.get(user, Agreement(None, 0)),
+                estimated=estimated.get(user, (None, None)),
                 pace=pace(pages.get(user, [])),
                 flags=tuple(flags(pages.get(user, []), store.settings.quality.seconds_least)),
                 trusted=user not in distrusted,
@@ -136,7 +145,7 @@ def team(store: Store) -> Team:
         classes=tuple(costs),
         pace=pace(every),
         masks=len(masks),
-        kappa=fleiss_kappa(vote_counts(_votes(standing))),
+        kappa=fleiss_kappa(vote_counts(votes)),
         gold=reliability(a for told in gold.values() for a in told),
     )
 
@@ -177,6 +186,19 @@ def _votes(answers: Iterable[m.Answer]) -> dict[int, dict[str, Verdict]]:
     return votes
 
 
+def _estimated(votes: dict[int, dict[str, Verdict]]) -> dict[str, tuple[float | None, float | None]]:
+    """Rates by Dawid and Skene's model, where enough masks have three answers and crowd-kit is installed."""
+    from campaign.aggregation import Opinion, aggregate
+
+    if sum(len(given) >= 3 for given in votes.values()) < MODEL_MASKS:
+        return {}
+    opinions = [Opinion(mask, user, v) for mask, given in votes.items() if len(given) > 1 for user, v in given.items()]
+    try:
+        return {str(user): rates for user, rates in aggregate(opinions, "dawid-skene").annotators.items()}
+    except InputError:  # an extra that is not installed leaves out a column
+        return {}
+
+
 def _seconds(at: str) -> float | None:
     try:
         return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
@@ -200,6 +222,7 @@ def as_json(found: Team) -> dict:
             {
                 "user": u.user, "name": u.name, "answers": u.answers, "withdrawn": u.withdrawn, "pages": u.pages,
                 "unsure": u.unsure, **trust(u.gold), "kappa": u.agreement.kappa, "shared": u.agreement.shared,
+                "dawid_skene": {"sensitivity": u.estimated[0], "specificity": u.estimated[1]},
                 "seconds_per_answer": u.pace.per_answer, "seconds": u.pace.seconds + u.pace.gap_seconds,
                 "flags": list(u.flags), "trusted": u.trusted, "qualified": u.qualified,
             }

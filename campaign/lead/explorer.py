@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaign.answers import standing_answers
+from campaign.answers import standing_answers, verdicts
 from campaign.search import draw_keys
 from campaign.stations.trust import counted_answers
 from campaign.store import Store
@@ -90,7 +90,8 @@ class ClassExplorer:
         self.tree, self.mask_ids = store.tree(round_number, class_id)
         self.decisions = {d.cluster: d for d in store.decisions(round_number, class_id)}
         self.overrides = store.overrides(round_number, class_id)
-        self.verdicts = _verdicts(store)
+        pages = {page.key for page in store.pages() if page.class_id == class_id}
+        self.verdicts = {mask: v.name.lower() for mask, v in verdicts(counted_answers(store, pages)).items()}
 
     def icicle(self, top: int | None = None) -> tuple[list[Block], int]:
         """The tree below `top` (the root by default) as blocks, and how many rows they take.
@@ -201,7 +202,7 @@ def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
     """A mask with its scores and every standing answer on it. Raises KeyError where there is none."""
     found = store.masks([mask_id])
     names, gold = store.people(), {(q.page_key, q.mask_id): q.gold for q, _ in store.gold_questions()}
-    answers = [a for a in standing_answers(store.answers()) if a.mask_id == mask_id]
+    answers = standing_answers(store.answers_on(mask_id))
     counted = {a.id for a in counted_answers(store, {a.page_key for a in answers})}
     return {
         "mask_id": mask_id,
@@ -224,9 +225,3 @@ def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
             for a in answers
         ],
     }
-
-
-def _verdicts(store: Store) -> dict[int, str]:
-    from campaign.answers import verdicts
-
-    return {mask: verdict.name.lower() for mask, verdict in verdicts(counted_answers(store)).items()}

@@ -214,14 +214,13 @@ class GoldPlan:
 
 def keep_watch(store: Store, client: Client) -> None:
     """Learns the names of new users, and writes a line into the log where answers are withdrawn or count again."""
-    met = {a.annotator for a in standing_answers(store.answers())}
-    if met - store.people().keys():
+    if store.annotators() - store.people().keys():
         store.save_people(client.users())
     known = dict(store.get_meta(WITHDRAWALS) or {})
     names, found = store.people(), withdrawals(store)
     now = {f"{user} {t.found}": [user, *t] for user, times in found.items() for t in times}
-    for key, (user, since, _, until, wrong, asked) in now.items():
-        name = names.get(user, user)
+    for user, (since, at, until, wrong, asked) in [(user, t) for user, times in found.items() for t in times]:
+        key, name = f"{user} {at}", names.get(user, user)
         if key not in known:
             told = f"since {since}" if since else "from the first on"
             store.log(
@@ -240,6 +239,8 @@ def wanted_overlaps(store: Store, round_number: int) -> dict[str, tuple[int, boo
     A page chosen for overlap is answered by two; every user whose answers do not count makes room for another.
     """
     share = store.settings.quality.overlap_share
+    if not share and not store.settings.quality.qualification and not withdrawals(store):
+        return {}
     pages = {p.key for p in store.pages(published=True, round_number=round_number) if p.kind == "verify"}
     real = {p.key for _, p in store.questions(round_number, "verify")}
     users: dict[str, set[str]] = defaultdict(set)

@@ -53,6 +53,16 @@ class TrustRecords:
             newest = {row.cluster: row.kind for row in session.scalars(query.order_by(m.Override.id))}
         return {cluster: kind for cluster, kind in newest.items() if kind is not None}
 
+    def annotators(self) -> set[str]:
+        """Everyone who has ever answered."""
+        with self.session() as session:
+            return set(session.scalars(select(m.Answer.annotator).distinct()))
+
+    def answers_on(self, mask_id: int) -> list[m.Answer]:
+        """The facts about one mask, in the order they were read."""
+        with self.session() as session:
+            return list(session.scalars(select(m.Answer).where(m.Answer.mask_id == mask_id).order_by(m.Answer.id)))
+
     def people(self) -> dict[str, str]:
         """{annotator: email} as far as Label Studio told."""
         return dict(self.get_meta(PEOPLE) or {})

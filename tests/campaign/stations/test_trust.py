@@ -101,6 +101,17 @@ def test_some_pages_are_put_to_two_users(tmp_path):
     assert found.kappa == 1.0 and {u.agreement.kappa for u in found.users} == {1.0}
 
 
+def test_annotators_are_estimated_from_each_other_without_gold(tmp_path):
+    pytest.importorskip("crowdkit")
+    store = gold_store(tmp_path / "a", search={"n_s": 40})
+    for key in turn(store):
+        for user in (1, 2, 3, CARELESS):
+            answer(store, key, user, wrong=user == CARELESS)
+    found = {u.user: u.estimated for u in team(store).users}
+    assert found[str(CARELESS)] == (pytest.approx(0, abs=0.1), pytest.approx(0, abs=0.1))
+    assert found["1"] == (pytest.approx(1, abs=0.1), pytest.approx(1, abs=0.1))
+
+
 def test_the_team_shows_who_is_careless(tmp_path):
     store = gold_store(tmp_path / "a", GOLD)
     for n, key in enumerate(turn(store)):
