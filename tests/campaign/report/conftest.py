@@ -95,7 +95,7 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
             _date_decisions(store, clock)
             if not pages:
                 break
-            for key, round_number, class_id, questions in pages:
+            for key, round_number, class_id, questions, *_ in pages:
                 store.add_page(key, round_number, class_id, questions)
                 annotation += 1
                 clock += timedelta(seconds=1.2 * len(questions))
