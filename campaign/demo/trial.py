@@ -31,6 +31,9 @@ from ml_backend.evaluation import true_iou
 from ml_backend.predictions import Predictions
 
 
+BUILT_IN_STEPS = 300  # of training on the built-in data set: two rounds within ten minutes on two cores
+
+
 @dataclass(frozen=True)
 class DemoOptions:
     """What a demo runs on, and how its simulated annotators answer.
@@ -99,6 +102,9 @@ def open_store(folder: Path, data: Path, server: LabelStudioServer, options: Dem
     values.setdefault("name", data.name)
     values["label_studio"] = {"url": server.url}
     values.setdefault("jobs", {}).setdefault("poll_seconds", 2)
+    if options.data is None:
+        detector = values.setdefault("detector", {})
+        detector.setdefault("options", {}).setdefault("steps", BUILT_IN_STEPS)
     values.setdefault("page", {})["public_url"] = f"http://127.0.0.1:{free_port()}"
     heldout = data / "heldout.json"
     return create_from_files(
