@@ -57,7 +57,7 @@ _PLASTICS = _array(
 
 def draw_shapes(
     folder: str | Path,
-    labelled: int = 24,
+    labelled: int = 32,
     pool: int = 120,
     heldout: int = 24,
     seed: int = 0,
@@ -111,7 +111,7 @@ def draw_scene(rng: np.random.Generator, noise: _NoiseBank) -> tuple[np.ndarray,
     rng.shuffle(kinds)
     for kind in kinds:
         for _ in range(4):  # a place that hides too much of another object is given up after four trials
-            if rng.random() < 0.5:
+            if rng.random() < 0.4:
                 x, y = heaps[rng.integers(len(heaps))] + rng.normal(0, 40, 2)
             else:
                 x, y = rng.uniform(8, width - 8), rng.uniform(8, height - 8)
@@ -179,8 +179,10 @@ def _bar(u: np.ndarray, v: np.ndarray, left: float, right: float, half: float, c
     return np.hypot(np.maximum(du, 0), np.maximum(dv, 0)) + np.minimum(np.maximum(du, dv), 0) - corner
 
 
-def _metal(rng: np.random.Generator) -> np.ndarray:
-    return _METALS[rng.integers(len(_METALS))] * rng.uniform(0.8, 1.15)
+def _metal(rng: np.random.Generator, usual: tuple[int, ...] = ()) -> np.ndarray:
+    """The colour of a metal, three times of four one of the `usual` ones."""
+    usual = usual if usual and rng.random() < 0.75 else tuple(range(len(_METALS)))
+    return _METALS[rng.choice(usual)] * rng.uniform(0.8, 1.15)
 
 
 def _washer(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
@@ -191,7 +193,7 @@ def _washer(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: floa
         tongue = radius * rng.uniform(1.1, 1.2)
         distance = np.minimum(distance, _bar(u, v, radius * 0.8, tongue, radius * 0.22, 1.5))
     groove = 0.3 * np.cos((r - hole) / (radius - hole) * 2 * np.pi)
-    return distance, groove, np.broadcast_to(_metal(rng), (*u.shape, 3)), rng.uniform(0.4, 0.9)
+    return distance, groove, np.broadcast_to(_metal(rng, (0, 2)), (*u.shape, 3)), rng.uniform(0.4, 0.9)
 
 
 def _nut(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
@@ -201,11 +203,11 @@ def _nut(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) 
     outline = _polygon(u, v, 6, flat)
     distance = np.maximum(outline, hole - r)
     relief = 0.7 * np.clip(-outline, 0, flat * 0.3) - 1.5 * np.exp(-(((r - hole) / 2.0) ** 2))
-    return distance, relief, np.broadcast_to(_metal(rng), (*u.shape, 3)), rng.uniform(0.4, 0.9)
+    return distance, relief, np.broadcast_to(_metal(rng, (1, 4)), (*u.shape, 3)), rng.uniform(0.4, 0.9)
 
 
 def _bolt(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
-    length, half = radius * rng.uniform(1.8, 2.4), radius * rng.uniform(0.36, 0.44)
+    length, half = radius * rng.uniform(1.7, 2.2), radius * rng.uniform(0.38, 0.46)
     head, width = radius * rng.uniform(0.5, 0.7), half * rng.uniform(1.55, 1.75)
     left = -length / 2
     shaft = _bar(u, v, left + head - 1, length / 2, half, 2.0)
@@ -213,7 +215,7 @@ def _bolt(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float)
     thread = 0.8 * np.sin((u + 0.25 * v) * 2 * np.pi / rng.uniform(3.2, 4.6)) * (u > left + head)
     barrel = np.where(u > left + head, half, width)
     relief = 0.75 * np.sqrt(np.clip(barrel**2 - v**2, 0, None)) + thread
-    return np.minimum(shaft, top), relief, np.broadcast_to(_metal(rng), (*u.shape, 3)), rng.uniform(0.3, 0.8)
+    return np.minimum(shaft, top), relief, np.broadcast_to(_metal(rng, (0, 3)), (*u.shape, 3)), rng.uniform(0.3, 0.8)
 
 
 def _button(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> _Drawn:
