@@ -17,7 +17,7 @@ from torch.nn import functional
 from ml_backend.coco import ImageRecord
 from ml_backend.detectors.augmentation import load_pixels, statistics
 from ml_backend.detectors.device_pasting import edges, edges_rle
-from ml_backend.detectors.inference import Tile, batched, suppress, tile_spans, whole
+from ml_backend.detectors.inference import Tile, batched, central, suppress, tile_spans
 from ml_backend.detectors.network import Detections
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.features import SEED, feature_width, projection, raw_feature
@@ -124,10 +124,10 @@ class Pipeline:
         deviation = torch.as_tensor(image.deviation, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         scaled = ((pixels - mean) / deviation)[0]
         tiles = []
-        for y, h in tile_spans(height, self.options.tile):
-            for x, w in tile_spans(width, self.options.tile):
-                cut = (x > 0, y > 0, x + w < width, y + h < height)
-                tiles.append(Tile(scaled[:, y : y + h, x : x + w], x, y, cut))
+        for y, h, top, bottom in tile_spans(height, self.options.tile):
+            for x, w, left, right in tile_spans(width, self.options.tile):
+                core = (left - x, top - y, right - x, bottom - y)
+                tiles.append(Tile(scaled[:, y : y + h, x : x + w], x, y, core))
         return tiles, (width / record.width, height / record.height)
 
     @torch.inference_mode()
@@ -148,7 +148,7 @@ class Pipeline:
         corner = found.boxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
         boxes = (found.boxes + corner) / found.boxes.new_tensor([*zoom, *zoom])
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        rows = torch.nonzero(whole(found, tile) & (area > (self.options.min_area or 0.0)))[:, 0]
+        rows = torch.nonzero(central(found, tile) & (area > (self.options.min_area or 0.0)))[:, 0]
         boxes, masks = boxes[rows], found.masks[rows]
         features = {}
         for kind in self.kinds:
