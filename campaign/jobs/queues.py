@@ -73,7 +73,7 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
             result = job.latest_result()
             text = (result.exc_string if result else None) or "no reason kept"
             return Failure(step, text.strip().splitlines()[-1])
-        job.delete()
+        _forget(job)
     jobs = store.settings.jobs
     Queue(step.queue, connection=connection).enqueue(
         PERFORM,
@@ -97,7 +97,7 @@ def clear_failures(store: Store, connection: Redis) -> None:
         except NoSuchJobError:
             continue
         if job.get_status() == JobStatus.FAILED:
-            job.delete()
+            _forget(job)
 
 
 def recover(connection: Redis, dead_workers: Iterable[str]) -> int:
@@ -139,6 +139,14 @@ def running(store: Store, connection: Redis) -> list[tuple[str, list]]:
 def waiting(connection: Redis) -> int:
     """Jobs that wait on the queues."""
     return sum(Queue(name, connection=connection).count for name in ("gpu", "default"))
+
+
+def _forget(job: Job) -> None:
+    """Removes a job that is over, so that its id can be used again.
+
+    `Job.delete` also visits the job's executions, which the worker that has just finished it may be removing.
+    """
+    job.connection.delete(job.key)
 
 
 def _fetch(job_id: str, connection: Redis) -> Job | None:
