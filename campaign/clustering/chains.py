@@ -5,8 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from campaign.clustering.kernels import FAST, INF, TIED, pair
+from campaign.clustering.kernels import CONTEST, FAST, INF, TIED, UNSURE, pair
 from campaign.clustering.walks import root_of
+
+COSTLY = 1 << 16  # pairs of masks from which a look in double precision is not worth it
 
 
 @numba.njit(cache=True, nogil=True)
@@ -167,6 +169,70 @@ def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
             current = farthest
 
 
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _apart(x, mark, following, a, b) -> float:
+    """Complete-linkage distance of two clusters, in double precision."""
+    most, i = 0.0, a
+    while i >= 0:
+        j = b
+        while j >= 0:
+            one, other, total = x[i], x[j], 0.0
+            for k in range(len(one)):
+                gap = np.float64(one[k]) - np.float64(other[k])
+                total += gap * gap
+            most = max(most, np.sqrt(total) + abs(np.float64(mark[i]) - np.float64(mark[j])))
+            j = following[j]
+        i = following[i]
+    return most
+
+
+@numba.njit(cache=True, nogil=True)
+def decide(x, mark, following, size, owner, candidate, best) -> None:
+    """Which of its candidates each owner (leaves that stand for clusters, equal ones in a row) is nearest to.
+
+    Writes the row of the choice to all rows of the owner.
+    """
+    begin = 0
+    while begin < len(owner):
+        end, choice, least = begin, begin, np.inf
+        while end < len(owner) and owner[end] == owner[begin]:
+            if size[owner[end]] * size[candidate[end]] <= COSTLY:
+                value = _apart(x, mark, following, owner[end], candidate[end])
+                if value < least:
+                    choice, least = end, value
+            end += 1
+        best[begin:end] = choice
+        begin = end
+
+
+@numba.njit(cache=True, nogil=True)
+def append(following, last, size, kept, gone) -> None:
+    """Append the chains of leaves of some clusters to those of others."""
+    for p in range(len(kept)):
+        a, b = kept[p], gone[p]
+        following[last[a]] = b
+        last[a] = last[b]
+        size[a] += size[b]
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(own, place, x, mark, following, size, near, far) -> int:
+    """The listed cluster that is nearest in double precision, where several are too near to tell."""
+    limit, count = far[own, place] * UNSURE, 0
+    for e in range(near.shape[1]):
+        count += near[own, e] >= 0 and far[own, e] <= limit
+    if count == 1 or count > CONTEST or limit == 0:
+        return place
+    least = np.inf
+    for e in range(near.shape[1]):
+        other = near[own, e]
+        if other >= 0 and far[own, e] <= limit and size[own] * size[other] <= COSTLY:
+            value = _apart(x, mark, following, own, other)
+            if value < least:
+                place, least = e, value
+    return place
+
+
 @numba.njit(cache=True, nogil=True)
 def settle(
     x, mark, alive, near, far, part, bound, parent, size, following, last, version, first, second, height, count
@@ -195,6 +261,7 @@ def settle(
                 place = _resolve(own, near, far, part, bound, parent, size)
                 nearest[own], seen[own], least[own], lower[own] = -1, 0, INF, bound[own]
                 if place >= 0 and far[own, place] <= bound[own]:
+                    place = _choose(own, place, x, mark, following, size, near, far)
                     other = near[own, place]
                     nearest[own], seen[own] = other, version[other]
                     least[own] = lower[own] = far[own, place]
@@ -202,7 +269,9 @@ def settle(
             if other < 0:
                 continue
             mutual = nearest[other] == own and seen[other] == version[own]
-            if not mutual and lower[other] < least[own] * TIED:
+            # a list that has run out or is to be read again still tells how near anything can be
+            taken = nearest[other] >= 0 and seen[other] == version[nearest[other]] and lower[other] != least[own]
+            if not mutual and (taken or lower[other] < least[own]):
                 continue
             # `other` may not have been read since its own nearest merged, but distances only grow
             first[count], second[count], height[count] = own, other, least[own]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from campaign.clustering import kernels, neighbours
-from campaign.clustering.dense import PATIENCE, SHRINK, Merges, dense_merges
+from campaign.clustering.dense import Merges, Rows, dense_merges, joined
 from campaign.clustering.neighbours import Clusters
 from campaign.clustering.points import Points
 from campaign.clustering.workers import Workers
@@ -120,7 +120,7 @@ class DeviceClusters(Clusters):
     ) -> Merges:
         """The merges still to be made, on a matrix that stays on the device."""
         matrix, leaves = self.device_matrix(computing)
-        return device_merges(matrix, leaves, self.team, merging)
+        return device_merges(matrix, leaves, self, merging)
 
     def _distances(self, rows: _Layers, columns: _Layers) -> torch.Tensor:
         plain = len(rows.starts) == len(columns.starts) == 2 and len(rows.leaves) <= MASKS >= len(columns.leaves)
@@ -174,90 +174,81 @@ def _raise(out: torch.Tensor, tile: torch.Tensor, starts: list[int], first: int)
             torch.maximum(goal, tile[top - first : bottom - first], out=goal)
 
 
+class DeviceRows(Rows):
+    """Rows on a device, merged at once."""
+
+    def __init__(self, matrix: torch.Tensor, leaves: np.ndarray, clusters: DeviceClusters):
+        matrix.fill_diagonal_(torch.inf)
+        self.matrix = matrix
+        super().__init__(leaves, clusters)
+
+    def look(self, rows: np.ndarray) -> None:
+        """Set `nearest`, `least` and `rivals` of some rows."""
+        done = 0
+        for part in self._index(rows).split(max(1, SLAB // self.width)):
+            lines = self.matrix[part, : self.width]
+            value, place = lines.min(1)
+            near = (lines <= value[:, None] * float(kernels.UNSURE)).sum(1)
+            tied = ((lines == value[:, None]).sum(1) > 1).nonzero()[:, 0]
+            for some in tied.split(max(1, SLAB // (4 * self.width))):
+                # the next one after the row's own place, so that ties pair off along a line
+                steps = (torch.arange(self.width, device=self.matrix.device) - part[some, None]) % self.width
+                place[some] = torch.where(lines[some] == value[some, None], steps, self.width).argmin(1)
+            near[(near > kernels.CONTEST) | (value == 0)] = 1
+            own = rows[done : done + len(part)]
+            for goal, found in ((self.nearest, place), (self.least, value), (self.rivals, near)):
+                goal[own] = found.cpu().numpy()
+            done += len(part)
+
+    def contest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Owner, rival for its nearest and their distance, for the rows that have several rivals."""
+        several = rows[self.rivals[rows] > 1]
+        found = []
+        for part in np.array_split(several, -(-len(several) * self.width // SLAB)):
+            lines = self.matrix[self._index(part), : self.width]
+            limit = torch.from_numpy(self.least[part] * kernels.UNSURE).to(lines.device)
+            i, j = (lines <= limit[:, None]).nonzero(as_tuple=True)
+            found.append((part[i.cpu().numpy()], j.cpu().numpy(), lines[i, j].cpu().numpy()))
+        owner, rival, distance = (np.concatenate(column) for column in zip(*found, strict=True))
+        return owner, rival, distance
+
+    def unite(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Make rows and columns `a` the larger of `a` and `b` (complete linkage), and drop `b`."""
+        width, matrix = self.width, self.matrix
+        kept, gone = self._index(a), self._index(b)
+        step = max(1, SLAB // width)
+        for some, others in zip(kept.split(step), gone.split(step), strict=True):
+            matrix[some, :width] = torch.maximum(matrix[some, :width], matrix[others, :width])
+        step = max(1, SLAB // len(a))
+        for low in range(0, width, step):
+            lines = matrix[low : min(low + step, width), :width]
+            lines[:, kept] = torch.maximum(lines[:, kept], lines[:, gone])
+            lines[:, gone] = torch.inf
+        matrix[kept, kept] = torch.inf
+
+    def close_up(self, keep: np.ndarray) -> None:
+        """Drop all rows and columns but these; rows move towards the front only, so none is overwritten unread."""
+        index = self._index(keep)
+        step = max(1, SLAB // len(self.matrix))
+        for low in range(0, len(keep), step):
+            part = index[low : low + step]
+            self.matrix[low : low + len(part), : len(keep)] = self.matrix[part, : self.width][:, index]
+
+    def _index(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(numbers).to(self.matrix.device)
+
+
 def device_merges(
     matrix: torch.Tensor,
     leaves: np.ndarray,
-    team: Workers,
+    clusters: DeviceClusters,
     progress: Callable[[int, int], None] | None = None,
 ) -> Merges:
     """All merges of complete linkage on a symmetric (m, m) float32 matrix on a device, which is used up."""
-    total = width = left = len(matrix)
-    matrix.fill_diagonal_(torch.inf)
-    leaf: np.ndarray = np.asarray(leaves)
-    nearest: np.ndarray = np.zeros(total, np.int64)
-    least: np.ndarray = np.zeros(total, np.float32)
-    known: np.ndarray = np.zeros(total, bool)
-    alive, merged = np.ones(total, bool), np.zeros(total, bool)
-    first, second = np.arange(total), np.arange(total)
-    stale: np.ndarray = np.arange(total)
-    merges: list[Merges] = []
-    readings = 0
-    while left > HANDOVER:
-        if readings > PATIENCE * total:
-            stale = np.array([kernels.tip(nearest, known, alive)])
-        nearest[stale], least[stale] = _nearest(matrix, stale, width)
-        known[stale] = True
-        readings += len(stale)
-        pairs = kernels.pair_up(width, nearest, least, known, alive, first, second)
-        a, b = first[:pairs].copy(), second[:pairs].copy()
-        if pairs:
-            _merge(matrix, a, b, width)
-            merges.append((leaf[a], leaf[b], least[a]))
-            left -= pairs
-            merged[a] = merged[b] = True
-            if progress:
-                progress(total - left, total - 1)
-        stale = np.empty(left, np.int64)
-        stale = stale[: kernels.forget(width, nearest, known, alive, merged, stale)]
-        merged[a] = merged[b] = False
-        if left < SHRINK * width:
-            keep = np.flatnonzero(alive[:width])
-            _close_up(matrix, keep)
-            place = np.cumsum(alive[:width]) - 1
-            stale, width = place[stale], len(keep)
-            leaf, least, known = leaf[keep], least[keep], known[keep]
-            nearest = place[nearest[keep]]
-            alive, merged = np.ones(width, bool), np.zeros(width, bool)
-    keep = np.flatnonzero(alive[:width])
-    _close_up(matrix, keep)
-    rest = np.ascontiguousarray(matrix[: len(keep), : len(keep)].cpu().numpy())
-    merges.append(
-        dense_merges(rest, leaf[keep], team, progress and (lambda done, _: progress(total - left + done, total - 1)))
-    )
-    joined = [np.concatenate(part) for part in zip(*merges, strict=True)]
-    return joined[0], joined[1], joined[2].astype(np.float64)
-
-
-def _nearest(matrix: torch.Tensor, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    places, values = [], []
-    for part in torch.from_numpy(rows).to(matrix.device).split(max(1, SLAB // width)):
-        lines = matrix[part, :width]
-        value, place = lines.min(1)
-        tied = ((lines == value[:, None]).sum(1) > 1).nonzero()[:, 0]
-        for some in tied.split(max(1, SLAB // (4 * width))):
-            # the next one after the row's own place, so that ties pair off along a line
-            steps = (torch.arange(width, device=matrix.device) - part[some, None]) % width
-            place[some] = torch.where(lines[some] == value[some, None], steps, width).argmin(1)
-        places.append(place)
-        values.append(value)
-    return torch.cat(places).cpu().numpy(), torch.cat(values).cpu().numpy()
-
-
-def _merge(matrix: torch.Tensor, a: np.ndarray, b: np.ndarray, width: int) -> None:
-    kept, gone = (torch.from_numpy(part).to(matrix.device) for part in (a, b))
-    for some, others in zip(kept.split(max(1, SLAB // width)), gone.split(max(1, SLAB // width)), strict=True):
-        matrix[some, :width] = torch.maximum(matrix[some, :width], matrix[others, :width])
-    step = max(1, SLAB // len(a))
-    for low in range(0, width, step):
-        lines = matrix[low : min(low + step, width), :width]
-        lines[:, kept] = torch.maximum(lines[:, kept], lines[:, gone])
-        lines[:, gone] = torch.inf
-    matrix[kept, kept] = torch.inf
-
-
-def _close_up(matrix: torch.Tensor, keep: np.ndarray) -> None:
-    index = torch.from_numpy(keep).to(matrix.device)
-    step = max(1, SLAB // len(matrix))
-    for low in range(0, len(keep), step):  # rows move towards the front only, so none is overwritten unread
-        part = index[low : low + step]
-        matrix[low : low + len(part), : len(keep)] = matrix[part][:, index]
+    total, rows = len(matrix), DeviceRows(matrix, leaves, clusters)
+    merges = list(rows.merges(HANDOVER, progress))
+    rows.shrink()
+    left = rows.left
+    rest = np.ascontiguousarray(matrix[:left, :left].cpu().numpy())
+    report = progress and (lambda done, _: progress(total - left + done, total - 1))
+    return joined([*merges, dense_merges(rest, rows.leaf, clusters.team, report, clusters)])

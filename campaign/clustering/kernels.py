@@ -11,7 +11,9 @@ import numpy as np
 # Everything but infinities: dead columns of a distance matrix hold them.
 FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
 CANCELLED = np.float32(0.1)  # a squared distance below this share of the norms has lost digits
-TIED = np.float32(1 - 2e-6)  # distances this close count as ties
+TIED = np.float32(1 - 2e-6)  # float32 distances are not to be told apart more closely
+UNSURE = np.float32(1 + 8e-6)  # the nearest is looked for again, in double precision, among those so near
+CONTEST = 8  # so many at most; more of them are ties, and any will do
 INF = np.float32(np.inf)
 
 
@@ -131,7 +133,7 @@ def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, least):
+def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, least, rivals):
     """Bring rows[low:high] up to date with the merges since their stamp and find their nearest clusters."""
     for r in range(low, high):
         own = rows[r]
@@ -139,6 +141,10 @@ def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, 
         _catch_up(line, kept, gone, stamp[own], now)
         stamp[own] = now
         nearest[own], least[own] = _nearest(line, own, width)
+        limit, near = least[own] * UNSURE, 0
+        for j in range(width):
+            near += line[j] <= limit
+        rivals[own] = near if near <= CONTEST and least[own] > 0 else 1
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
@@ -172,12 +178,27 @@ def pair_up(count, nearest, least, known, alive, first, second) -> int:
     for i in range(count):
         if alive[i] and known[i]:
             j = nearest[i]
-            if alive[j] and known[j] and least[j] == least[i]:
+            if alive[j] and known[j] and (nearest[j] == i or least[j] == least[i]):
                 first[pairs], second[pairs] = i, j
                 pairs += 1
                 known[i] = known[j] = False
                 alive[j] = False
     return pairs
+
+
+@numba.njit(cache=True, nogil=True)
+def contest(matrix, slot, rows, width, least, rivals, owner, candidate) -> int:
+    """List the rivals for nearest cluster of the rows that have several; returns how many."""
+    count = 0
+    for r in range(len(rows)):
+        own = rows[r]
+        if rivals[own] > 1:
+            line = matrix[slot[own]]
+            for j in range(width):
+                if line[j] <= least[own] * UNSURE:
+                    owner[count], candidate[count] = own, j
+                    count += 1
+    return count
 
 
 @numba.njit(cache=True, nogil=True)

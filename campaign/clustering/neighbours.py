@@ -224,7 +224,21 @@ class Clusters:
     ) -> Merges:
         """The merges still to be made, on a matrix of all distances between the clusters."""
         matrix, leaves = self.matrix(computing)
-        return dense_merges(matrix, leaves, self.team, merging)
+        return dense_merges(matrix, leaves, self.team, merging, self)
+
+    def unite(self, kept: np.ndarray, gone: np.ndarray) -> None:
+        """Take note of merges made elsewhere."""
+        chains.append(self.following, self.last, self.size, kept, gone)
+
+    def nearest_of(self, owner: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+        """For each row the row of the candidate that is nearest to its owner, in double precision.
+
+        owner, candidate: (k,) clusters; rows of one owner stand together.
+        """
+        best = np.empty(len(owner), np.int64)
+        points = self.points
+        chains.decide(points.x, points.mark, self.following, self.size, owner, candidate, best)
+        return best
 
     def _arranged(self, ids: np.ndarray, wanted: int) -> tuple[np.ndarray, Centres, np.ndarray]:
         """The ids with near clusters together (the first `wanted` still first), their centres and pieces."""

@@ -38,7 +38,7 @@ def test_same_tree_as_scipy(monkeypatch, n, kind, room):
 
 @pytest.mark.usefixtures("on_device")
 def test_chain_on_device(monkeypatch):
-    monkeypatch.setattr(device, "PATIENCE", 0)
+    monkeypatch.setattr("campaign.clustering.dense.PATIENCE", 0)
     features, scores = masks("normal", 150, 4, 0)
     assert_same_tree(linkage(features, scores), fused(features, scores))
 
