@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from campaign.thresholds import Thresholds
 
 _BATCHES = (1, 2, 3, 5, 8)
+_VERIFIED_AT_ONCE = 2  # masks of a small cluster, before it is asked again whether the rest is worth it
 _MOST = 4  # times the sample size: the most masks drawn from a cluster
+_TRIES = 2  # of Algorithm 1 on its way down a tree, see `_Tables.level`
+_STRICT = 3.0  # a mask wrongly let in weighs as much as so many wrongly left out
+_STAKE = 15.0  # and a misjudged mask as much as so many single ones verified
 _DEFAULT_PRIOR = Prior()
 
 
@@ -46,17 +50,19 @@ class Adaptive:
     specificity. All clusters draw from one random order of the masks, so the answers of a parent's sample that lie in a
     child are a uniform sample of the child.
 
-    Accepted are clusters whose expected quality reaches that at which Algorithm 1 would accept as often as not
-    (`n_s` answers against `k_a`); the others are split, or rejected when next to nothing can be gained inside. Before
-    deciding, more masks are asked about if that is expected to put right decisions worth `price` masks per
-    question: some answers more for thousands of masks at stake, none for ten. A cluster of m masks is not accepted
-    on fewer than 1 + log2 m answers, or `n_s` if that is less. Clusters of up to `n_s` masks that are not good enough
-    as a whole are verified completely if a question is expected to bring `price` masks or more.
+    Accepted is a cluster where that is the lesser regret: falling short of the level weighs `_STRICT` times as much as
+    splitting a cluster above it, so an uncertain cluster needs better answers than a certain one. The level is the
+    quality at which Algorithm 1 (`n_s` answers against `k_a`) accepts as often as not in two tries. Others are split,
+    or rejected when next to nothing can be gained inside. Before deciding, more masks are asked about as long as it is
+    expected to put right decisions worth the price: some answers more for thousands of masks at stake, none for ten. A
+    cluster of m masks is not accepted on fewer than 1 + log2 m answers, or `n_s` if that is less. Clusters of up to
+    `n_s` masks that are not good enough as a whole are verified mask by mask, as long as a question is expected to
+    bring `price` masks or more.
     """
 
     n_s: int = SAMPLE_SIZE
     k_a: float = ACCEPT_QUALITY
-    price: float = 0.75
+    price: float = 0.4
     annotators: AnnotatorQuality = AnnotatorQuality()
     name: str = "adaptive"
     shared_draw: bool = True
@@ -82,9 +88,8 @@ class Adaptive:
     def priority(self, evidence: Evidence, thresholds: Thresholds) -> float:
         """Masks that the next questions are expected to bring, per question."""
         tables, density = _tables(self.n_s, self.k_a, self.annotators), self.density(evidence, thresholds)
-        rest = evidence.size - evidence.drawn
-        expected = float(density @ QUALITIES)
-        if expected >= tables.level:
+        rest, expected = evidence.size - evidence.drawn, float(density @ QUALITIES)
+        if tables.good_enough(density):
             missing = self.least_answers(evidence.size) - evidence.yes - evidence.no
             return rest * expected / max(1, missing)
         hoped = float(density @ tables.good) * rest / (self.n_s / 2)
@@ -97,24 +102,24 @@ class Adaptive:
         rest, answered = evidence.size - evidence.drawn, evidence.yes + evidence.no
         expected = float(density @ QUALITIES)
         bound = float(QUALITIES[min(int(np.searchsorted(np.cumsum(density), 0.05)), len(QUALITIES) - 1)])
-        if rest == 0:
-            kind: Kind = "accept" if answered and expected >= tables.level else "reject"
+        if rest == 0:  # every mask goes by its own verdict, whatever the cluster is called
+            kind: Kind = "accept" if answered and evidence.yes >= self.k_a * answered else "reject"
             return Outcome(kind, "all masks verified", evidence.yes / answered if answered else None, bound)
         left = self.draw_limit(evidence.size) - evidence.drawn
-        more = tables.worth_asking(density, rest, left, self.price)
+        more = tables.worth_asking(density, rest, left, self.price / _STAKE)
         if more:
             return more
-        if expected >= tables.level:
+        if tables.good_enough(density):
             missing = self.least_answers(evidence.size) - answered
             if missing <= 0:
-                return Outcome("accept", "expected quality reaches K_a", expected, bound)
+                return Outcome("accept", "quality reaches K_a", expected, bound)
             if left > 0:
                 return min(missing, left)
         elif evidence.size <= self.n_s and expected >= self.price:
-            return rest
+            return min(rest, _VERIFIED_AT_ONCE)
         if rest * expected < 1:
             return Outcome("reject", "less than one correct mask expected", expected, bound)
-        return Outcome("split", "expected quality below K_a", expected, bound)
+        return Outcome("split", "quality below K_a", expected, bound)
 
     def density(self, evidence: Evidence, thresholds: Thresholds) -> np.ndarray:
         """Probabilities of the cluster's quality on the grid `QUALITIES`, given all answers so far."""
@@ -147,16 +152,24 @@ class _Tables:
         from scipy.special import betaincinv
 
         accepted = smallest_accepted(n_s, k_a)
-        # the quality at which Algorithm 1 accepts as often as not: P(at least `accepted` of n_s) = 1/2
-        self.level = float(betaincinv(accepted, n_s - accepted + 1, 0.5))
+        # The quality at which Algorithm 1 has accepted as often as not after some tries: it comes back to a mask with
+        # every cluster on the way down, and each time a sample may pass, P(at least `accepted` of n_s).
+        chance = 1 - 0.5 ** (1 / _TRIES)
+        self.level = float(betaincinv(accepted, n_s - accepted + 1, chance))
         yes = QUALITIES * annotators.sensitivity + (1 - QUALITIES) * (1 - annotators.specificity)
         self.log_yes, self.log_no = np.log(yes), np.log1p(-yes)
-        # masks misjudged, per mask: in a cluster accepted below the level, or split above it
-        self.regret = np.column_stack([np.maximum(self.level - QUALITIES, 0), np.maximum(QUALITIES - self.level, 0)])
+        # what is lost, per mask, by accepting a cluster below the level and by splitting one above it
+        short = self.level - QUALITIES
+        self.regret = np.column_stack([_STRICT * np.maximum(short, 0), np.maximum(-short, 0)])
         self.good = np.where(self.level <= QUALITIES, QUALITIES, 0)
         ways = [(b, j) for b in _BATCHES for j in range(b + 1)]
         self.outcomes = np.array([math.comb(b, j) * yes**j * (1 - yes) ** (b - j) for b, j in ways])
         self.first = np.cumsum([0, *(b + 1 for b in _BATCHES[:-1])])
+
+    def good_enough(self, density: np.ndarray) -> bool:
+        """Whether accepting is the lesser regret."""
+        accepting, splitting = density @ self.regret
+        return bool(accepting <= splitting)
 
     def worth_asking(self, density: np.ndarray, rest: int, left: int, price: float) -> int:
         """How many more masks to ask about: the batch that puts right most per question, 0 if none brings `price`."""
