@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from pycocotools import mask as mask_util
+
+from ml_backend.rle import decode_window
 
 _CHANNELS = 4
 _WORD = 8
@@ -19,8 +22,33 @@ def encode_brush(mask: np.ndarray) -> list[int]:
     if flat.size == 0:
         raise ValueError("mask: expected at least one pixel, got none")
     edges = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
-    lengths = np.diff(edges) * _CHANNELS
-    values = np.where(flat[edges[:-1]], 255, 0).astype(np.int64)
+    return _pack(edges, np.where(flat[edges[:-1]], 255, 0).astype(np.int64))
+
+
+def encode_brush_rle(rle: dict) -> list[int]:
+    """The same as `encode_brush` of a COCO compressed RLE, without ever unfolding the whole image."""
+    height, width = (int(v) for v in rle["size"])
+    x, y, w, h = (int(v) for v in mask_util.toBbox(rle))
+    part = np.zeros((h, w + 2), np.int8)
+    part[:, 1:-1] = decode_window(rle, x, y, x + w, y + h)
+    steps = np.diff(part, axis=1)
+    (rows, columns), (end_rows, end_columns) = np.nonzero(steps > 0), np.nonzero(steps < 0)
+    starts, ends = (rows + y) * width + columns + x, (end_rows + y) * width + end_columns + x
+    # A run that reaches the border of the image goes on in the next row.
+    apart = starts[1:] != ends[:-1]
+    starts, ends = (
+        starts[np.concatenate(([True], apart))[: len(starts)]],
+        ends[np.concatenate((apart, [True]))[: len(ends)]],
+    )
+    edges = np.concatenate(([0], np.column_stack((starts, ends)).ravel(), [height * width]))
+    kept = np.concatenate((edges[1:] > edges[:-1], [True]))
+    values = np.where(np.arange(len(edges) - 1) % 2, 255, 0)[kept[:-1]]
+    return _pack(edges[kept], values)
+
+
+def _pack(edges: np.ndarray, values: np.ndarray) -> list[int]:
+    """The bytes for pixels of `values` (k,), each from edges[i] to edges[i + 1]; edges (k + 1,) rise from 0."""
+    pixels, lengths = int(edges[-1]), np.diff(edges) * _CHANNELS
     # A run longer than 16 bits can tell is written in several.
     longest = 1 << _WIDTHS[-1]
     pieces = -(-lengths // longest)
@@ -35,7 +63,7 @@ def encode_brush(mask: np.ndarray) -> list[int]:
     size = 3 + width + _WORD
     start = _HEADER_BITS + np.cumsum(size) - size
     bits = np.zeros(_HEADER_BITS + int(size.sum()), np.uint8)
-    header = f"{flat.size * _CHANNELS:032b}{_WORD - 1:05b}" + "".join(f"{w - 1:04b}" for w in _WIDTHS)
+    header = f"{pixels * _CHANNELS:032b}{_WORD - 1:05b}" + "".join(f"{w - 1:04b}" for w in _WIDTHS)
     bits[:_HEADER_BITS] = np.frombuffer(header.encode(), np.uint8) - ord("0")
     for place in range(int(size.max())):
         held = place < size

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as mask_util
 
-from ml_backend.brush import encode_brush
+from ml_backend.brush import encode_brush_rle
 from ml_backend.errors import InputError
 from ml_backend.predictions import Predictions
 
@@ -106,7 +106,7 @@ def to_regions(rle: dict, target: Target, score: float | None = None) -> list[di
     """The mask `rle` as regions for `target`: one brush or rectangle, or one polygon per part."""
     height, width = (int(v) for v in rle["size"])
     if target.kind == "BrushLabels":
-        values: list[dict[str, Any]] = [{"format": "rle", "rle": encode_brush(mask_util.decode(rle))}]
+        values: list[dict[str, Any]] = [{"format": "rle", "rle": encode_brush_rle(rle)}]
     elif target.kind == "PolygonLabels":
         values = [{"points": points, "closed": True} for points in polygons(mask_util.decode(rle))]
     else:

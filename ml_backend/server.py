@@ -86,7 +86,7 @@ def create_app(
     """
     if source is not None and not secret:
         raise InputError("secret", "at least one character", "none")
-    app = Flask("ml_backend")
+    app = Flask("ml_backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     metrics = backend.metrics if backend else Metrics()
     if queue_depth is not None:

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from label_studio_sdk.converter import brush as sdk
+from pycocotools import mask as mask_util
 
-from ml_backend.brush import decode_brush, encode_brush
+from ml_backend.brush import decode_brush, encode_brush, encode_brush_rle
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 50), st.integers(1, 50)))
 
@@ -19,6 +20,21 @@ def test_the_round_trip_is_exact_and_the_sdk_reads_it(mask):
     assert (decode_brush(rle, *mask.shape) == mask).all()
     read = sdk.decode_rle(rle).reshape(*mask.shape, 4)
     assert (read[..., 3] == mask * 255).all()
+
+
+@given(MASKS)
+@settings(max_examples=150, deadline=None)
+def test_a_coco_mask_gives_the_same_bytes(mask):
+    rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert encode_brush_rle(rle) == encode_brush(mask)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_an_empty_and_a_full_coco_mask_too(value):
+    mask = np.full((7, 9), value)
+    mask[3:5] = True
+    rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert encode_brush_rle(rle) == encode_brush(mask)
 
 
 @given(MASKS)

@@ -2,8 +2,10 @@
 
 import io
 import logging
+import re
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from werkzeug.serving import make_server
 
+import ml_backend
 from ml_backend.backend import Backend
 from ml_backend.errors import InputError
 from ml_backend.image_files import ImageFiles
@@ -280,3 +283,14 @@ def test_health_is_answered_while_the_model_works(tmp_path):
     finally:
         server.shutdown()
         thread.join()
+
+
+def test_every_route_and_setting_is_documented(folder, backend):
+    text = (Path(ml_backend.__file__).parent / "README.md").read_text()
+    app = create_app(folder, secret=SECRET, backend=backend)
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint != "static":
+            assert f"{rule.rule.replace('<path:', '<')}`" in text, f"{rule.rule}: expected it in README.md"
+    sources = " ".join(p.read_text() for p in (Path(ml_backend.__file__).parent).glob("*.py"))
+    names = set(re.findall(r'(?:environ\.get\(|environ\[)"(\w+)"', sources)) - {"MODEL_DIR"}
+    assert len(names) > 5 and all(f"`{name}`" in text for name in names), names
