@@ -30,7 +30,6 @@ from ml_backend.errors import InputError
 from ml_backend.evaluation import true_iou
 from ml_backend.predictions import Predictions
 
-
 BUILT_IN_STEPS = 300  # of training on the built-in data set: two rounds within ten minutes on two cores
 
 
