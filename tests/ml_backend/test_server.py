@@ -59,7 +59,7 @@ def path_of(url: str) -> str:
     return url.removeprefix("http://h")
 
 
-def crop(mask_id: int = 1, seconds: float = 60) -> str:
+def crop(mask_id: int = 1, seconds: float = 86400) -> str:
     return path_of(crop_url("http://h", SECRET, mask_id, time.time() + seconds))
 
 
