@@ -84,11 +84,11 @@ class DeviceClusters(Clusters):
                 best, near = torch.cat([best, value], 1), torch.cat([near, names[place]], 1)
                 best, place = best.topk(min(length, best.shape[1]), 1, largest=False)
                 near = near.gather(1, place)
-            self._enter(rows.clusters, near.cpu().numpy(), best.cpu().numpy(), complete=length == len(ids) - 1)
+            self._fill(rows.clusters, near.cpu().numpy(), best.cpu().numpy(), complete=length == len(ids) - 1)
             if progress:
                 progress(min(low + ROWS, wanted), wanted)
 
-    def _enter(self, rows: np.ndarray, near: np.ndarray, far: np.ndarray, complete: bool) -> None:
+    def _fill(self, rows: np.ndarray, near: np.ndarray, far: np.ndarray, complete: bool) -> None:
         length = near.shape[1]
         self.near[rows], self.far[rows] = -1, np.inf
         self.near[rows, :length], self.far[rows, :length] = near, far

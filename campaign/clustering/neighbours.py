@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 
@@ -124,7 +123,6 @@ class Clusters:
             pieces = [Pieces(centres.select(block.origin), piece[block.origin]) for block in blocks]
         else:
             blocks = self._blocks(ids)
-        locks = [Lock() for _ in blocks]
         jobs = [(i, j) for i in range(-(-wanted // BLOCK)) for j in range(i, len(blocks))]
         if pieces:
             jobs.sort(key=lambda job: job[1] - job[0])  # near ones first: they lower the bounds
@@ -132,7 +130,7 @@ class Clusters:
         first = second = 0.0
         skipped = 0
 
-        def work(job: tuple[int, int]) -> tuple[float, float] | None:
+        def work(job: tuple[int, int]) -> tuple[np.ndarray, tuple[float, float]] | None:
             i, j = job
             rows, columns = blocks[i], blocks[j]
             if pieces and i != j:
@@ -142,22 +140,15 @@ class Clusters:
                 masks, pairs = len(rows.x) * len(columns.x), len(rows.clusters) * len(columns.clusters)
                 if masks > LAYERED * pairs and not pieces[i].some_near(pieces[j], *limits):
                     return None
-            tile, sums = _distances(rows, columns, centre, i == j)
-            if i == j:
-                np.fill_diagonal(tile, np.inf)
-            with locks[i]:
-                chains.list_rows(tile, rows.clusters, columns.clusters, self.near, self.far, guard)
-            if i != j and j * BLOCK < wanted:
-                with locks[j]:
-                    scratch = np.empty(len(columns.clusters), np.float32)
-                    chains.list_columns(tile, rows.clusters, columns.clusters, scratch, self.near, self.far, guard)
-            return sums
+            return _distances(rows, columns, centre, i == j)
 
-        for done, sums in enumerate(self.team.each(work, jobs), 1):
-            if sums is None:
+        # entered here, in the order of the jobs, so that ties fall the same way whatever the threads do
+        for done, (job, found) in enumerate(zip(jobs, self.team.each(work, jobs), strict=True), 1):
+            if found is None:
                 skipped += 1
             else:
-                first, second = first + sums[0], second + sums[1]
+                self._enter(blocks[job[0]], blocks[job[1]], found[0], guard, job[1] * BLOCK < wanted)
+                first, second = first + found[1][0], second + found[1][1]
             if progress:
                 progress(done, len(jobs))
         self.bound[lost] = guard[lost]
@@ -165,6 +156,14 @@ class Clusters:
             self._rescale(first, second)
         self.part[lost] = np.where(self.near[lost] >= 0, self.size[self.near[lost]], 1)
         self.prunes = self.prunes and (measuring or skipped >= WORTH * len(jobs))
+
+    def _enter(self, rows: _Block, columns: _Block, tile: np.ndarray, guard: np.ndarray, both: bool) -> None:
+        if rows is columns:
+            np.fill_diagonal(tile, np.inf)
+        chains.list_rows(tile, rows.clusters, columns.clusters, self.near, self.far, guard)
+        if rows is not columns and both:
+            limits = np.empty(len(columns.clusters), np.float32)
+            chains.list_columns(tile, rows.clusters, columns.clusters, limits, self.near, self.far, guard)
 
     def measure(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Measure σ_f over all pairs of masks, where that is still to be done."""

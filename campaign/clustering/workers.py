@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +19,17 @@ class Workers:
         self.threads, self._pool = threads, pool
 
     def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Results of work(item), in order, `threads` at a time."""
-        return map(work, items) if self._pool is None else self._pool.map(work, items)
+        """Results of work(item), in order, `threads` at a time and a few ahead of the caller."""
+        if self._pool is None:
+            yield from map(work, items)
+            return
+        ahead: deque[Future] = deque()
+        for item in items:
+            ahead.append(self._pool.submit(work, item))
+            if len(ahead) > 3 * self.threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
     def ranges(self, work: Callable[[int, int], Any], count: int, heavy: bool = True) -> None:
         """Run work(low, high) over 0 … count in pieces; in this thread where it is too little to share."""
@@ -39,5 +49,8 @@ def workers(threads: int | None) -> Iterator[Workers]:
         if count == 1:
             yield Workers(1, None)
             return
-        with ThreadPoolExecutor(count, "linkage") as pool:
+        pool = ThreadPoolExecutor(count, "linkage")
+        try:
             yield Workers(count, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupted run does not finish its pass first

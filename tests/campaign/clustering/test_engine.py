@@ -139,6 +139,29 @@ def test_same_input_same_tree_whatever_the_threads():
         np.testing.assert_array_equal(tree, trees[0])
 
 
+@pytest.mark.usefixtures("small_passes")
+def test_ties_fall_the_same_way_whatever_the_threads(monkeypatch):
+    features, scores = masks("grid", 400, 3, 0)
+    trees = [linkage(features, scores, LinkageOptions(device="cpu", threads=threads)) for threads in (1, 2, 2, 3)]
+    for tree in trees[1:]:
+        np.testing.assert_array_equal(tree, trees[0])
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_interruption_stops_a_pass(monkeypatch):
+    features, scores = masks("normal", 2000, 3, 0)
+    computed = []
+    distances = lists._distances
+    monkeypatch.setattr(lists, "_distances", lambda *given: (computed.append(1), distances(*given))[1])
+
+    def interrupt(step, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        linkage(features, scores, CPU, interrupt)
+    assert len(computed) < 20
+
+
 def test_progress_counts_up_to_the_whole():
     seen = {}
     features, scores = masks("normal", 400, 3, 0)
