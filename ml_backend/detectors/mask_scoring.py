@@ -56,7 +56,7 @@ class MaskScoringRCNN:
     ):
         self.options, self.calibration, self.metrics = options, calibration, metrics
         self.classes = dict(sorted(classes.items()))
-        self.device = _device(options)
+        self.device = chosen_device(options)
         if options.threads:
             torch.set_num_threads(options.threads)
         self.network = build(options, len(classes), pretrained=False)
@@ -112,7 +112,9 @@ class MaskScoringRCNN:
             pixels = pixels.to(self.device)
             if self.device.type == "cpu":
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=_bfloat16(self.options, self.device)):
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=bfloat16_where_fast(self.options, self.device)
+            ):
                 found += self.network.detect(pixels, sizes)
         at = 0
         for image in group:
@@ -157,7 +159,7 @@ class MaskScoringRCNN:
             chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS),
             classes,
             [[i.id, i.file_name, i.exhaustive] for i in data.images],
-            [[a.id, a.image_id, a.class_id] for a in data.annotations],
+            [[a.id, a.image_id, a.class_id, a.rle["counts"].decode()] for a in data.annotations],
             earlier["network"] if earlier else {},
         )
         finished = output / CHECKPOINT
@@ -166,7 +168,7 @@ class MaskScoringRCNN:
         network = _train_network(data, list(classes), chosen, output / UNFINISHED, fingerprint, earlier, progress)
         state = {k: v.detach().cpu() for k, v in network.state_dict().items()}
         detector = cls(chosen, classes, state, Calibration(), {})
-        if heldout is not None and heldout.images:
+        if heldout is not None and heldout.annotations:
             detector._measure(heldout, progress)
         stored = {
             "format": FORMAT,
@@ -219,7 +221,7 @@ class MaskScoringRCNN:
 
 
 def _train_network(data, classes, options, unfinished, fingerprint, earlier, progress):
-    device = _device(options)
+    device = chosen_device(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     network = build(options, len(classes), pretrained=earlier is None).to(device)
@@ -228,7 +230,7 @@ def _train_network(data, classes, options, unfinished, fingerprint, earlier, pro
     if earlier is not None:
         network.load_state_dict(earlier["network"])
     sampler = CropSampler(data, classes, options)
-    half = _bfloat16(options, device)
+    half = bfloat16_where_fast(options, device)
 
     def losses(net, batch, step):
         images, targets = batch
@@ -272,14 +274,14 @@ def _read(path: Path) -> dict[str, Any]:
     return stored
 
 
-def _device(options: DetectorOptions) -> torch.device:
+def chosen_device(options: DetectorOptions) -> torch.device:
     try:
         return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise InputError("detector option device", "a torch device such as cpu or cuda:0", options.device) from None
 
 
-def _bfloat16(options: DetectorOptions, device: torch.device) -> bool:
+def bfloat16_where_fast(options: DetectorOptions, device: torch.device) -> bool:
     if options.bfloat16 is not None:
         return options.bfloat16
     if device.type == "cuda":

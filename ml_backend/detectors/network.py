@@ -13,7 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
 
-from ml_backend.iou_head import IoUHead, iou_loss
+from ml_backend.iou_head import IoUHead, balanced, iou_loss
 from ml_backend.pasting import paste
 
 
@@ -295,7 +295,7 @@ class MaskScoringNetwork(nn.Module):
                 true.append(best_iou(masks[at : at + len(boxes[i])], boxes[i], targets[i].masks))
                 at += len(boxes[i])
             wanted = (torch.cat(true) if true else torch.zeros(0)).to(masks.device)
-            rows = _balanced(wanted)
+            rows = balanced(wanted)
         predicted, _ = self.iou_head(roi_features[rows], masks[rows])
         return iou_loss(predicted, wanted[rows])
 
@@ -325,13 +325,6 @@ def _some(mask: Tensor, count: int) -> Tensor:
     """At most `count` random rows where `mask` holds."""
     rows = torch.nonzero(mask)[:, 0]
     return rows[torch.randperm(len(rows), device=rows.device)[:count]]
-
-
-def _balanced(target: Tensor, low: float = 0.1) -> Tensor:
-    """Rows of all masks with an IoU over `low`, and of at most as many others: the mean absolute error is least at
-    the median, so a head that sees mostly misses early in training would settle on 0 for good."""
-    hits, misses = torch.nonzero(target > low)[:, 0], torch.nonzero(target <= low)[:, 0]
-    return torch.cat([hits, misses[: len(hits)]])
 
 
 def mask_targets(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:

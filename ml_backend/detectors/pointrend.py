@@ -17,7 +17,14 @@ import torch
 from ml_backend.calibration import Calibration
 from ml_backend.coco import CocoDataset, ImageRecord
 from ml_backend.detector import Progress
-from ml_backend.detectors.mask_scoring import CHECKPOINT, METRICS, UNFINISHED, MaskScoringRCNN, _bfloat16, _device
+from ml_backend.detectors.mask_scoring import (
+    CHECKPOINT,
+    METRICS,
+    UNFINISHED,
+    MaskScoringRCNN,
+    bfloat16_where_fast,
+    chosen_device,
+)
 from ml_backend.detectors.mask_scoring import PREDICTION_OPTIONS as SHARED_PREDICTION_OPTIONS
 from ml_backend.detectors.network import Detections
 from ml_backend.detectors.pointrend_config import PointRendOptions
@@ -54,12 +61,12 @@ class PointRend:
     ):
         self.options, self.calibration, self.metrics = options, calibration, metrics
         self.classes = dict(sorted(classes.items()))
-        self.device = _device(options)
+        self.device = chosen_device(options)
         if options.threads:
             torch.set_num_threads(options.threads)
         self.network = build(options, len(classes), pretrained=False)
         self.network.load_state_dict(state)
-        self.network.mixed = _bfloat16(options, self.device)
+        self.network.mixed = bfloat16_where_fast(options, self.device)
         self.network.to(self.device).eval()
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last)

@@ -17,9 +17,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ml_backend.detectors.network import Target, _balanced, covered, mask_targets
+from ml_backend.detectors.network import Target, covered, mask_targets
 from ml_backend.detectors.pointrend_config import PointRendOptions
-from ml_backend.iou_head import IoUHead, iou_loss, soft_iou
+from ml_backend.iou_head import IoUHead, balanced, iou_loss, soft_iou
 
 # Mask logits of all classes are computed together, so detections are taken so many values at a time.
 _MASK_VALUES = 1 << 26
@@ -132,7 +132,7 @@ class ScoredROIHeads(StandardROIHeads):
                 ]
             )
             # As in the torchvision detector: a head that sees mostly misses would settle on 0.
-            rows = _balanced(wanted)
+            rows = balanced(wanted)
         predicted, _ = self.iou_head(roi_features[rows], masks[rows])
         return iou_loss(predicted, wanted[rows])
 

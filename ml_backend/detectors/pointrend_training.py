@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ml_backend.coco import CocoDataset
 from ml_backend.detector import Progress
 from ml_backend.detectors.augmentation import CropSampler, Scene
-from ml_backend.detectors.mask_scoring import _bfloat16, _device
+from ml_backend.detectors.mask_scoring import bfloat16_where_fast, chosen_device
 from ml_backend.detectors.network import Target
 from ml_backend.detectors.pointrend_config import PointRendOptions, fit_edges
 from ml_backend.detectors.pointrend_network import build
@@ -136,13 +136,15 @@ def _work(run: Run, progress: Progress | None, steps: Any) -> None:
     """One process of the run; the first one reports, measures and keeps the state."""
     options, rank, world = run.options, comm.get_rank(), comm.get_world_size()
     device = (
-        torch.device("cuda", comm.get_local_rank()) if world > 1 and torch.cuda.is_available() else _device(options)
+        torch.device("cuda", comm.get_local_rank())
+        if world > 1 and torch.cuda.is_available()
+        else chosen_device(options)
     )
     if options.threads:
         torch.set_num_threads(options.threads)
     report: Progress = progress or (lambda *step: steps.put(step) if steps is not None else None)
     network = build(options, len(run.classes), pretrained=run.weights is None).to(device)
-    network.mixed = _bfloat16(options, device)
+    network.mixed = bfloat16_where_fast(options, device)
     if device.type == "cpu":
         network.to(memory_format=torch.channels_last)
     if run.weights is not None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ml_backend.iou_head import IoUHead, iou_loss, resize_masks, soft_iou
+from ml_backend.iou_head import IoUHead, balanced, iou_loss, resize_masks, soft_iou
 
 
 def disk(radius, side=40, x=20.0, y=20.0):
@@ -85,6 +85,20 @@ def test_no_masks():
     loss = iou_loss(predicted, torch.zeros(0))
     loss.backward()
     assert loss.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "rows"),
+    [
+        ([0.9, 0.0, 0.5, 0.05, 0.0], [0, 2, 1, 3]),
+        ([0.0, 0.0, 0.0], []),
+        ([0.8, 0.6], [0, 1]),
+        ([], []),
+    ],
+    ids=["more misses", "misses only", "hits only", "none"],
+)
+def test_hits_and_misses_in_balance(target, rows):
+    assert balanced(torch.tensor(target)).tolist() == rows
 
 
 @pytest.mark.parametrize("size", [7, 14, 56])
