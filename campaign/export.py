@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.propagation import DatasetMasks, areas
+from campaign.propagation import EDITED_RULE, DatasetMasks, areas
 from ml_backend.coco import ImageRecord
 from ml_backend.errors import InputError
 
@@ -32,8 +32,9 @@ def export_coco(
 
     Images, categories and licences keep their ids; rows given as mappings are written as they are. Annotations are
     numbered from 1 in the order of the masks, and each carries under `attributes` what it rests on: `mask_id`,
-    `round`, `cluster`, `asked`, `yes`, `rule`, `source` ("voted yes" or "propagated"), `model_version`, `score`,
-    `class_confidence` and `predicted_iou`. Masks may come in any number of pieces; memory is that of one piece.
+    `round`, `cluster`, `asked`, `yes`, `rule`, `source` ("voted yes", "propagated" or "edited"), `model_version`,
+    `score`, `class_confidence` and `predicted_iou`. Masks may come in any number of pieces; memory is that of one
+    piece.
 
     Args:
         info: goes into the file's `info`.
@@ -116,7 +117,7 @@ def annotation_rows(masks: DatasetMasks, first_id: int = 1) -> Iterator[str]:
                     "asked": asked,
                     "yes": yes,
                     "rule": rule,
-                    "source": "voted yes" if voted else "propagated",
+                    "source": _source(rule, voted),
                     "model_version": version,
                     "score": scores[0],
                     "class_confidence": scores[1],
@@ -167,6 +168,12 @@ def _check(path: str | Path, masks: DatasetMasks, sizes: dict[int, tuple[int, in
 
 def _image_row(image: ImageRecord) -> dict[str, Any]:
     return {"id": image.id, "file_name": image.file_name, "width": image.width, "height": image.height}
+
+
+def _source(rule: str, voted: bool) -> str:
+    if rule.startswith(EDITED_RULE):
+        return "edited"
+    return "voted yes" if voted else "propagated"
 
 
 def _rounded(values: np.ndarray) -> list[float]:

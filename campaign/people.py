@@ -39,6 +39,7 @@ PUBLISHED_ANSWER, PUBLISHED_DRAWING = 1.5, 80.0  # seconds for an answer and for
 class AnnotatorFigures:
     """One user. `answers` are on questions, gold aside; `withdrawn` of them do not count.
 
+    `pace` is that of the answers, gold among them, `drawn` that of masks corrected and painted by hand.
     `estimated` are sensitivity and specificity by Dawid and Skene's model, which needs no gold but masks that several
     users answered.
     """
@@ -54,9 +55,15 @@ class AnnotatorFigures:
     agreement: Agreement
     estimated: tuple[float | None, float | None]
     pace: Pace
+    drawn: Pace
     flags: tuple[str, ...]
     trusted: bool
     qualified: bool | None
+
+    @property
+    def seconds(self) -> float:
+        """All the time that the user worked: answering with the gaps between pages, and drawing."""
+        return _total(self.pace, self.drawn)
 
 
 @dataclass(frozen=True)
@@ -65,30 +72,51 @@ class ClassCost:
 
     name: str
     pace: Pace
+    drawn: Pace
     masks: int
     kappa: float | None
 
     @property
+    def seconds(self) -> float:
+        """All the time that the class took."""
+        return _total(self.pace, self.drawn)
+
+    @property
     def seconds_per_mask(self) -> float | None:
         """None without masks."""
-        return (self.pace.seconds + self.pace.gap_seconds) / self.masks if self.masks else None
+        return self.seconds / self.masks if self.masks else None
 
 
 @dataclass(frozen=True)
 class Team:
-    """All annotators, by number of answers, and what the campaign cost."""
+    """All annotators, by number of answers, and what the campaign cost. `wage` is that of an hour, where it is set."""
 
     users: tuple[AnnotatorFigures, ...]
     classes: tuple[ClassCost, ...]
     pace: Pace
+    drawn: Pace
     masks: int
     kappa: float | None
     gold: Reliability
+    wage: float | None
+
+    @property
+    def seconds(self) -> float:
+        """All the time that annotators worked."""
+        return _total(self.pace, self.drawn)
 
     @property
     def seconds_per_mask(self) -> float | None:
         """None without masks."""
-        return (self.pace.seconds + self.pace.gap_seconds) / self.masks if self.masks else None
+        return self.seconds / self.masks if self.masks else None
+
+    def cost(self, seconds: float | None) -> float | None:
+        """What so much time costs; None where no wage is set or the time is not known."""
+        return None if self.wage is None or seconds is None else self.wage * seconds / 3600
+
+
+def _total(pace: Pace, drawn: Pace) -> float:
+    return pace.seconds + pace.gap_seconds + drawn.seconds
 
 
 def team(store: Store) -> Team:
@@ -107,8 +135,9 @@ def team(store: Store) -> Team:
     of_user: dict[str, list[m.Answer]] = defaultdict(list)
     for a in standing:
         of_user[a.annotator].append(a)
+    drawings = [d for d in store.drawings() if d.page_key in class_of]
     rows = []
-    for user in sorted(of_user.keys() | pages.keys() | gold.keys()):
+    for user in sorted(of_user.keys() | pages.keys() | gold.keys() | {d.annotator for d in drawings}):
         mine = of_user[user]
         told = gold.get(user, [])
         rows.append(
@@ -124,6 +153,7 @@ def team(store: Store) -> Team:
                 agreement=agreed.get(user, Agreement(None, 0)),
                 estimated=estimated.get(user, (None, None)),
                 pace=pace(pages.get(user, [])),
+                drawn=_drawn(d for d in drawings if d.annotator == user),
                 flags=tuple(flags(pages.get(user, []), store.settings.quality.seconds_least)),
                 trusted=user not in distrusted,
                 qualified=None if known is None else user in known,
@@ -135,6 +165,7 @@ def team(store: Store) -> Team:
         ClassCost(
             name,
             pace(p for p in every if class_of.get(p.key) == class_id),
+            _drawn(d for d in drawings if class_of[d.page_key] == class_id),
             int((masks.class_id == class_id).sum()),
             fleiss_kappa(vote_counts(_votes(a for a in standing if class_of[a.page_key] == class_id))),
         )
@@ -144,10 +175,18 @@ def team(store: Store) -> Team:
         users=tuple(sorted(rows, key=lambda r: (-r.answers, r.user))),
         classes=tuple(costs),
         pace=pace(every),
+        drawn=_drawn(drawings),
         masks=len(masks),
         kappa=fleiss_kappa(vote_counts(votes)),
         gold=reliability(a for told in gold.values() for a in told),
+        wage=store.settings.quality.wage_per_hour,
     )
+
+
+def _drawn(drawings: Iterable[m.Drawing]) -> Pace:
+    """Masks and parts of images drawn by hand, and the time they took where it is known."""
+    found = list(drawings)
+    return Pace(len(found), float(sum(d.lead_time or 0 for d in found)), 0.0)
 
 
 def page_answers(store: Store) -> dict[str, list[PageAnswer]]:
@@ -223,7 +262,8 @@ def as_json(found: Team) -> dict:
                 "user": u.user, "name": u.name, "answers": u.answers, "withdrawn": u.withdrawn, "pages": u.pages,
                 "unsure": u.unsure, **trust(u.gold), "kappa": u.agreement.kappa, "shared": u.agreement.shared,
                 "dawid_skene": {"sensitivity": u.estimated[0], "specificity": u.estimated[1]},
-                "seconds_per_answer": u.pace.per_answer, "seconds": u.pace.seconds + u.pace.gap_seconds,
+                "seconds_per_answer": u.pace.per_answer, "seconds": u.seconds, "cost": found.cost(u.seconds),
+                "drawn": u.drawn.answers, "seconds_per_drawing": u.drawn.per_answer,
                 "flags": list(u.flags), "trusted": u.trusted, "qualified": u.qualified,
             }
             for u in found.users
@@ -232,11 +272,17 @@ def as_json(found: Team) -> dict:
             {
                 "class": c.name, "masks": c.masks, "answers": c.pace.answers, "kappa": c.kappa,
                 "seconds_per_answer": c.pace.per_answer, "seconds_per_mask": c.seconds_per_mask,
+                "hours": c.seconds / 3600, "cost": found.cost(c.seconds),
+                "cost_per_mask": found.cost(c.seconds_per_mask),
             }
             for c in found.classes
         ],
         "masks": found.masks, "kappa": found.kappa, **trust(found.gold),
-        "hours": (found.pace.seconds + found.pace.gap_seconds) / 3600,
+        "hours": found.seconds / 3600, "cost": found.cost(found.seconds),
+        "cost_per_mask": found.cost(found.seconds_per_mask), "wage_per_hour": found.wage,
+        "drawn": found.drawn.answers, "seconds_per_drawing": found.drawn.per_answer,
+        "published_cost_per_drawn_mask": found.cost(PUBLISHED_DRAWING),
+        "published_cost_per_answer": found.cost(PUBLISHED_ANSWER),
         "seconds_per_answer": found.pace.per_answer, "seconds_per_mask": found.seconds_per_mask,
         "published_seconds_per_answer": PUBLISHED_ANSWER, "published_seconds_per_drawn_mask": PUBLISHED_DRAWING,
     }  # fmt: skip

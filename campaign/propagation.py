@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from campaign.clustering import Tree
 
 VOTED_RULE = "voted yes"  # the rule of a mask that only its own answer brought in
+EDITED_RULE = "edited"  # how the rule of a mask begins that an annotator corrected
 
 _BLOCK = 512  # masks compared with all kept ones at a time, which bounds the IoU matrix of a crowded image
 

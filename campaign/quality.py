@@ -156,11 +156,12 @@ def watch(answers: Sequence[GoldAnswer], accepted: float, limit: float, alarm: f
 
 
 class GoldMask(NamedTuple):
-    """A mask with a known verdict."""
+    """A mask with a known verdict, and its IoU with the true mask where there is one."""
 
     mask_id: int
     class_id: int
     truth: Verdict
+    iou: float = math.nan
 
 
 def gold_room(size: int, page_number: int, share: float, opening: bool) -> int:
@@ -192,7 +193,7 @@ def draw_gold(
         if mask.class_id == class_id and mask.mask_id not in used:
             free[mask.truth].append(mask)
     for masks in free.values():
-        masks.sort(key=lambda m: _lot(seed, m.mask_id), reverse=True)
+        masks.sort(key=lambda m: draw_lot(seed, m.mask_id), reverse=True)
     so_far = Counter(used.values())
     drawn: list[GoldMask] = []
     while len(drawn) < count and (free[Verdict.YES] or free[Verdict.NO]):
@@ -216,16 +217,17 @@ def page_order(key: str, masks: Iterable[tuple[int, bool]]) -> list[int]:
     shown = [mask for mask, gold in rows if not gold]
     for mask, gold in rows:
         if gold:
-            shown.insert(_lot(key, mask) % (len(shown) + 1), mask)
+            shown.insert(draw_lot(key, mask) % (len(shown) + 1), mask)
     return shown
 
 
 def is_chosen(key: str, share: float) -> bool:
     """Whether a page is among the `share` of pages that two users answer."""
-    return _lot("overlap", key) < share * 2**64
+    return draw_lot("overlap", key) < share * 2**64
 
 
-def _lot(*parts: object) -> int:
+def draw_lot(*parts: object) -> int:
+    """A number below 2**64 that follows from the parts alone, and from nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 

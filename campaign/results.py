@@ -40,6 +40,7 @@ def export_campaign(store: Store, path: Path) -> int:
     Raises InputError where the file cannot be written; then nothing is left behind.
     """
     from campaign.stations.audit import standing_certificate
+    from campaign.stations.painting import reference
 
     masks = final_masks(store)
     images = store.image_rows("pool")
@@ -58,6 +59,9 @@ def export_campaign(store: Store, path: Path) -> int:
         "k_iou": store.settings.search.k_iou,
         "policy": store.settings.search.policy,
     }
+    painted = reference(store)
+    if painted.sq is not None:
+        info["painted_reference"] = painted.as_dict()
     certificate = standing_certificate(store, masks)
     return export_coco(path, masks, rows, store.classes(), info=info, certificate=certificate)
 

@@ -16,6 +16,7 @@ from gunicorn.app.base import BaseApplication
 
 from campaign.jobs.plan import Step
 from campaign.store import Store
+from campaign.store.masks import is_drawn
 from campaign.store.shards import read_shard
 from ml_backend.backend import Backend, Project, StoredMasks
 from ml_backend.detector import Detector
@@ -40,8 +41,11 @@ class StoreCrops:
 
     def mask(self, mask_id: int) -> MaskView:
         """The mask with this id. Raises KeyError where there is none."""
-        path, row = self.store.place(mask_id)
-        shard = self._shard(path)
+        if is_drawn(mask_id):
+            shard, row = self.store.drawn_masks([mask_id]), 0
+        else:
+            path, row = self.store.place(mask_id)
+            shard = self._shard(path)
         if row >= len(shard):
             raise KeyError(mask_id)
         height, width = (int(v) for v in shard.size[row])

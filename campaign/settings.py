@@ -46,6 +46,8 @@ class PageSettings(_Section):
     page_size: int = Field(15, ge=1, le=15, description="masks on one page; one key each")
     public_url: str = Field("http://127.0.0.1:9090", description="address at which annotators' browsers reach us")
     url_days: float = Field(30, gt=0, description="days that a crop's signed address stays valid")
+    single_classes: list[str] = Field([], description="difficult classes, asked one mask at a time in its whole image")
+    single_audits: bool = Field(False, description="audits ask one mask at a time in its whole image")
 
 
 class QualitySettings(_Section):
@@ -59,6 +61,7 @@ class QualitySettings(_Section):
     qualification: bool = Field(False, description="only the answers of users who passed the test count")
     qualification_pages: int = Field(10, ge=1, le=100, description="pages of the test that `campaign qualify` makes")
     qualification_limit: float = Field(0.85, gt=0.5, le=1, description="share of the test to be right")
+    wage_per_hour: float | None = Field(None, ge=0, description="what an annotator's hour costs; unset: hours alone")
     seconds_least: float = Field(0.2, ge=0, description="seconds per answer below which a page is flagged as too fast")
 
 

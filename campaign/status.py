@@ -30,6 +30,7 @@ def status(store: Store) -> dict[str, Any]:
         "finished": bool(current and current.stage == "done"),
         "model_version": current.model_version if current else None,
         "questions": asked,
+        "gold": len(store.gold_questions("verify")),
         "budget_questions": store.settings.search.budget_questions,
         "answered": len(answered),
         "annotators": len({a.annotator for a in answers}),

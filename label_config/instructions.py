@@ -8,7 +8,7 @@ package. A class file serves the class it is named after, or those in its first 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 
 DEFAULTS = Path(__file__).parent / "texts"
 # ![words](crop:123) shows the crop of mask 123.
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _CROP = re.compile(r"crop:(\d+)")
 
 
@@ -37,22 +38,38 @@ class Instructions:
                 head, _, body = path.read_text(encoding="utf-8").partition("\n")
                 named = re.fullmatch(r"classes:\s*(.+)", head.strip())
                 for name in named[1].split(",") if named else [path.stem]:
-                    self.classes[name.strip().lower()] = body if named else f"{head}\n{body}"
+                    text = body if named else f"{head}\n{body}"
+                    self.classes[name.strip().lower()] = _COMMENT.sub("", text).strip()
 
-    def class_html(self, class_name: str, crop_url: Callable[[int], str] | None = None) -> str:
-        """What the page of `class_name` shows: its own rules first, then those for every class."""
-        own = self.classes.get(class_name.lower(), "")
-        return to_html(f"{own}\n\n{self.rules}", crop_url)
+    def class_html(self, class_name: str, crop_url: Callable[[int], str] | None = None, examples: str = "") -> str:
+        """What the page of `class_name` shows: its own rules, the HTML of its examples, the rules for every class."""
+        own = to_html(self.classes.get(class_name.lower(), ""), crop_url)
+        return "\n".join(part for part in (own, examples, to_html(self.rules, crop_url)) if part)
 
-    def project_html(self, crop_url: Callable[[int], str] | None = None) -> str:
-        """What Label Studio shows as the project's instructions: all three levels."""
-        own = "\n\n".join(f"## {name}\n\n{text}" for name, text in sorted(self.classes.items()))
-        return to_html(f"{self.task}\n\n{self.rules}\n\n{own}", crop_url)
+    def project_html(
+        self,
+        crop_url: Callable[[int], str] | None = None,
+        screen: str = "verification",
+        examples: Mapping[str, str] | None = None,
+    ) -> str:
+        """What Label Studio shows as the instructions of a project with this screen: all three levels.
+
+        `examples` is HTML by class name.
+        """
+        task = self.task if screen == "verification" else self._text(f"{screen}.md")
+        named = {name.lower(): name for name in (examples or {})}
+        own = []
+        for key in sorted(self.classes.keys() | named.keys()):
+            name, shown = named.get(key, key), (examples or {}).get(named.get(key, ""), "")
+            text = to_html(self.classes.get(key, ""), crop_url)
+            if text or shown:
+                own.append(f"<h2>{escape(name)}</h2>\n{text}\n{shown}")
+        return "\n".join([to_html(task, crop_url), to_html(self.rules, crop_url), *own])
 
     def _text(self, name: str) -> str:
         for folder in (self.folder, DEFAULTS):
             if folder and (folder / name).is_file():
-                return (folder / name).read_text(encoding="utf-8")
+                return _COMMENT.sub("", (folder / name).read_text(encoding="utf-8"))
         return ""
 
 
@@ -70,4 +87,4 @@ def examples_html(good: list[str], bad: list[str]) -> str:
 
 
 def _picture(url: str) -> str:
-    return f"<img src='{escape(url, quote=True)}' alt=''/>"
+    return f"<img loading='lazy' src='{escape(url, quote=True)}' alt=''/>"

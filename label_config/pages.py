@@ -80,11 +80,19 @@ def edit_data(
     }
 
 
-def paint_data(key: str, image_url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
-    """Data of one `paint` task: an image on which every object is painted from scratch."""
+def paint_data(
+    key: str,
+    image_url: str,
+    *,
+    window: tuple[int, int, int, int] | None = None,
+    title: str | None = None,
+    rules: str = "",
+) -> dict[str, Any]:
+    """Data of one `paint` task: an image, or its part x0, y0, x1, y1, on which every object is painted from scratch."""
+    part = "" if window is None else "&window=" + ",".join(str(int(v)) for v in window)
     return {
         "key": key,
-        "image": f"{image_url}?bright=1",
+        "image": f"{image_url}?bright=1{part}",
         "title": title or "Paint every object, one region each",
         "rules": _folded(rules),
     }

@@ -83,6 +83,15 @@ def edited_mask(result: Iterable[dict], window: Window, height: int, width: int)
     return mask_util.encode(whole) if whole.any() else None
 
 
+def edit_verdict(result: Iterable[dict]) -> str:
+    """What an `edit` annotation says of its mask: `CORRECTED`, `NO_OBJECT` or `UNSURE`, also where it says nothing."""
+    for region in result:
+        if region.get("from_name") == VERDICT:
+            choices = region.get("value", {}).get("choices")
+            return choices[0] if choices in ([CORRECTED], [NO_OBJECT]) else UNSURE
+    return UNSURE
+
+
 def painted_masks(result: Iterable[dict], height: int, width: int) -> list[tuple[str, dict]]:
     """(class name, COCO RLE) of each region on a `paint` page of an image of height x width pixels; empty ones not.
 

@@ -3,7 +3,7 @@
 | route | who may | what |
 | --- | --- | --- |
 | GET /crops/<token>.jpg | holder of the token | a mask with context; `?fill=0`, `?view=image` or `edit`, `?size=` |
-| GET /images/<token> | holder of the token | an image as it was stored; `?bright=1` where it is dark |
+| GET /images/<token> | holder of the token | an image as it was stored; `?bright=1` where dark, `&window=` a part |
 | GET /health, / | anyone | that it is up |
 | POST /setup, /predict | Label Studio | the ML backend protocol |
 | POST /webhook | Label Studio | annotation events, "Start training" |
@@ -222,7 +222,11 @@ def _add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache
         if not path.is_file():
             abort(404)
         if request.args.get("bright") == "1":
-            return Response(whole_image(cache.get(path)), mimetype="image/jpeg", headers=_public(CROP_SECONDS))
+            picture = cache.get(path)
+            if window := request.args.get("window"):
+                part = cut_image(picture, _window(window, picture.shape[1], picture.shape[0]))
+                return Response(part, mimetype="image/png", headers=_public(CROP_SECONDS))
+            return Response(whole_image(picture), mimetype="image/jpeg", headers=_public(CROP_SECONDS))
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         answer = send_file(path, mimetype=kind, conditional=True)
         answer.headers.update(_public(CROP_SECONDS))
@@ -234,6 +238,17 @@ def _key(secret: str, kind: Kind, token: str) -> int:
         return int(read(secret, kind, token))
     except (TokenError, ValueError):
         abort(403)
+
+
+def _window(text: str, width: int, height: int) -> tuple[int, int, int, int]:
+    """A part "x0,y0,x1,y1" of an image, in pixels."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.isdigit() for part in parts):
+        abort(400, "window: expected x0,y0,x1,y1, got something else")
+    x0, y0, x1, y1 = (int(part) for part in parts)
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        abort(400, f"window: expected one inside {width}x{height}, got {text[:40]}")
+    return x0, y0, x1, y1
 
 
 def _found(find: Callable[[int], Any], key: int) -> Any:

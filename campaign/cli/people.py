@@ -112,28 +112,56 @@ def _print(name: str, found: Team) -> None:
     from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING
 
     shown = Table(title=name, title_justify="left", title_style="bold")
-    for column in ("annotator", "answers", "withdrawn", "gold", "sensitivity", "specificity", "kappa", "s / answer"):
+    for column in (
+        "annotator",
+        "answers",
+        "withdrawn",
+        "gold",
+        "sensitivity",
+        "specificity",
+        "kappa",
+        "s / answer",
+        "hours",
+    ):
         shown.add_column(column, justify="left" if column == "annotator" else "right", overflow="fold")
     for u in found.users:
         shown.add_row(
             u.name, str(u.answers), str(u.withdrawn), str(u.gold.asked), _share(u.gold.sensitivity),
             _share(u.gold.specificity), _plain(u.agreement.kappa), _plain(u.pace.per_answer),
+            _hours(found, u.seconds),
         )  # fmt: skip
     console = Console()
     console.print(shown)
     for u in found.users:
         for flag in (*u.flags, *([] if u.trusted else ["does not count until more gold is answered right"])):
             console.print(f"{u.name}: {flag}", highlight=False)
-    hours = (found.pace.seconds + found.pace.gap_seconds) / 3600
+    costs = Table(title="time and cost by class", title_justify="left", title_style="bold")
+    for column in ("class", "answers", "drawn", "hours", "masks", "s / mask", *(["per mask"] if found.wage else [])):
+        costs.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
+    for c in found.classes:
+        costs.add_row(
+            c.name, str(c.pace.answers), str(c.drawn.answers), _hours(found, c.seconds), str(c.masks),
+            _plain(c.seconds_per_mask), *([_plain(found.cost(c.seconds_per_mask))] if found.wage else []),
+        )  # fmt: skip
+    console.print(costs)
+    drawing = found.cost(PUBLISHED_DRAWING)
+    per_mask = f" costing {_plain(found.cost(found.seconds_per_mask))}" if found.wage else ""
     console.print(
-        f"{hours:.2f} hours, {_plain(found.pace.per_answer)} s per answer (published {PUBLISHED_ANSWER:g}), "
-        f"{_plain(found.seconds_per_mask)} s per mask (drawing one: {PUBLISHED_DRAWING:g})",
+        f"{_hours(found, found.seconds)} hours, {_plain(found.pace.per_answer)} s per answer "
+        f"(published {PUBLISHED_ANSWER:g}), {_plain(found.seconds_per_mask)} s per mask{per_mask} "
+        f"(drawing one: {PUBLISHED_DRAWING:g} s{'' if drawing is None else f' costing {drawing:.2f}'})",
         highlight=False,
     )
 
 
 def _share(value) -> str:
     return "–" if value is None else f"{value.value:.0%} ({value.low:.0%}–{value.high:.0%})"
+
+
+def _hours(found: Team, seconds: float) -> str:
+    """Hours, with what they cost where a wage is set."""
+    cost = found.cost(seconds)
+    return f"{seconds / 3600:.2f}" + ("" if cost is None else f" ({cost:.2f})")
 
 
 def _plain(value: float | None) -> str:

@@ -6,14 +6,16 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from campaign.label_studio.client import Client
 from campaign.search import Verdict
 from ml_backend.errors import InputError
+
+Snapshot = TypeVar("Snapshot")
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 OVERLAP = timedelta(seconds=5)
 # Label Studio applies the same list to a task and to its annotations.
 FIELDS = "id,meta,updated_at,annotations,result,was_cancelled,completed_by,lead_time"
+SINGLE = {"yes": Verdict.YES, "no": Verdict.NO, "unsure": Verdict.UNSURE}
 FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -70,6 +73,16 @@ class _Cursor:
 
 
 def read_changes(client: Client, project_id: int, cursor: str | None = None) -> tuple[list[TaskSnapshot], str | None]:
+    """What the pages of questions that changed since `cursor` say now, and the next cursor; see `read_tasks`."""
+    return read_tasks(client, project_id, parse_task, cursor)
+
+
+def read_tasks(
+    client: Client,
+    project_id: int,
+    parse: Callable[[dict[str, Any], Counter[str]], Snapshot | None],
+    cursor: str | None = None,
+) -> tuple[list[Snapshot], str | None]:
     """What the pages that changed since `cursor` say now, and the next cursor. None reads all pages.
 
     Every create, edit, delete and skip is told at least once, whenever it was committed; a page that did not change
@@ -84,7 +97,7 @@ def read_changes(client: Client, project_id: int, cursor: str | None = None) -> 
     # A change during the read has a time of at least `newest`, so that the next read finds it.
     since = max(newest, old.since) if old else newest
     horizon = _format(_time(since) - OVERLAP)
-    changes: list[TaskSnapshot] = []
+    changes: list[Snapshot] = []
     told: dict[str, str] = {}
     unknown: Counter[str] = Counter()
     filters = [_since(start)] if start else []
@@ -94,8 +107,8 @@ def read_changes(client: Client, project_id: int, cursor: str | None = None) -> 
             told[str(task["id"])] = digest
         if old and old.told.get(str(task["id"])) == digest:
             continue
-        snapshot = parse_task(task, unknown)
-        if snapshot:
+        snapshot = parse(task, unknown)
+        if snapshot is not None:
             changes.append(snapshot)
     for what, count in sorted(unknown.items()):
         logger.warning("project %d: left out %s (%d times)", project_id, what, count)
@@ -137,27 +150,33 @@ def parse_verdicts(result: Any, masks: Iterable[int], unknown: Counter[str] | No
     """The verdict on each mask of a page from an annotation's result.
 
     A mask chosen in `doubt` is unsure, else one chosen in `wrong` is no, else the page's status decides: reviewed is
-    yes, unsure is unsure. Without a known status nothing is said of the masks that were not chosen.
+    yes, unsure is unsure. Without a known status nothing is said of the masks that were not chosen. On the page of a
+    single mask `verdict` says it all.
     """
     unknown = Counter() if unknown is None else unknown
     of_value = {str(m): m for m in masks}
-    chosen: dict[str, list[str]] = {"status": [], "wrong": [], "doubt": []}
+    chosen: dict[str, list[str]] = {"status": [], "wrong": [], "doubt": [], "verdict": []}
     for region in result if isinstance(result, list) else []:
         name = region.get("from_name") if isinstance(region, dict) else None
         if name in chosen:
             choices = (region.get("value") or {}).get("choices")
             chosen[name] += [str(c) for c in choices] if isinstance(choices, list) else []
     verdicts: dict[int, Verdict] = {}
+    for verdict in chosen["verdict"]:
+        if verdict in SINGLE and len(of_value) == 1:
+            verdicts = dict.fromkeys(of_value.values(), SINGLE[verdict])
+        else:
+            unknown[f"verdict {verdict[:40]!r}"] += 1
     others = {"reviewed": Verdict.YES, "unsure": Verdict.UNSURE}
     for status in chosen["status"]:
         if status in others:
             verdicts = dict.fromkeys(of_value.values(), others[status])
         else:
             unknown[f"status {status[:40]!r}"] += 1
-    for name, verdict in (("wrong", Verdict.NO), ("doubt", Verdict.UNSURE)):
+    for name, meant in (("wrong", Verdict.NO), ("doubt", Verdict.UNSURE)):
         for value in chosen[name]:
             if value in of_value:
-                verdicts[of_value[value]] = verdict
+                verdicts[of_value[value]] = meant
             else:
                 unknown[f"{name} {value[:40]!r}, which is not on the page"] += 1
     return verdicts

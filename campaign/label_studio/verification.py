@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from campaign.label_studio.client import Client, LabelStudioError, LabelStudioUnavailable
-from label_config import PAGE_SIZE, Crop, Instructions, load, page_data
+from label_config import PAGE_SIZE, Crop, Instructions, load, page_data, single_data
 from ml_backend.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ class PageMask:
 class Page:
     """One page of questions on masks of one class. `key` names it for good: the same page has the same key.
 
-    `rules` is HTML, shown at the press of a key.
+    `rules` is HTML, shown at the press of a key. `screen` is the labeling config that shows it: `verification`, or
+    `single` for one mask in its whole image.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Page:
     title: str
     masks: list[PageMask]
     rules: str = ""
+    screen: str = "verification"
 
 
 def create_project(
@@ -59,14 +61,16 @@ def create_project(
     label_config: str | None = None,
     instructions: str | None = None,
     overlap: int = 1,
+    predictions: bool = False,
 ) -> int:
     """The id of the project of this title, made where there is none, with its webhook.
 
     Run again after it was killed halfway it gives the same project and mends what is missing. `overlap` is the
-    number of users who answer each page. Raises LabelStudioError where Label Studio refuses.
+    number of users who answer each page, `predictions` says whether what a task brings is shown to be changed.
+    Raises LabelStudioError where Label Studio refuses.
     """
     title = shorten(title)
-    wanted = _settings(label_config, instructions, overlap)
+    wanted = _settings(label_config, instructions, overlap) | {"show_collab_predictions": predictions}
     project_id = find_project(client, title)
     if project_id is None:
         made = client.request("POST", "api/projects/", body={"title": title, **wanted})
@@ -147,19 +151,33 @@ def publish_pages(
     """
     pages = list(pages)
     _check(pages)
-    wanted = {page.key for page in pages}
+    tasks = {page.key: page_task(page) for page in pages}
+    return publish_tasks(client, project_id, tasks, progress, after=after, published=published, batch=batch)
+
+
+def publish_tasks(
+    client: Client,
+    project_id: int,
+    bodies: Mapping[str, dict[str, Any]],
+    progress: Callable[[int], None] | None = None,
+    *,
+    after: int = 0,
+    published: Callable[[dict[str, int]], None] | None = None,
+    batch: int = BATCH,
+) -> dict[str, int]:
+    """`publish_pages` for tasks of any kind, by key; each has its key under `meta`."""
     held = read_keys(client, project_id, after)
-    found = {key: task for key, task in held.items() if key in wanted}
+    found = {key: task for key, task in held.items() if key in bodies}
     if found:
-        logger.info("%d of %d pages are in project %d already", len(found), len(pages), project_id)
+        logger.info("%d of %d pages are in project %d already", len(found), len(bodies), project_id)
         if published:
             published(dict(found))
         if progress:
             progress(len(found))
-    missing = [page for page in pages if page.key not in found]
+    missing = [key for key in bodies if key not in found]
     newest = max(held.values(), default=after)
     for part in _batches(missing, batch):
-        tasks = _import(client, project_id, part, newest)
+        tasks = _import(client, project_id, {key: bodies[key] for key in part}, newest)
         found |= tasks
         newest = max(newest, *tasks.values())
         if published:
@@ -187,38 +205,42 @@ def page_task(page: Page) -> dict[str, Any]:
     `data` is what the screen and any program with only Label Studio's HTTP API need to answer; `meta` repeats the key
     and the mask ids, because Label Studio can list it without the far larger data.
     """
-    crops = [Crop(m.mask_id, m.url) for m in page.masks]
-    shown = page_data(page.key, page.class_name, crops, title=page.title, rules=page.rules)
+    shown: dict[str, Any]
+    if page.screen == "single":
+        (mask,) = page.masks
+        shown = single_data(page.key, page.class_name, mask.mask_id, mask.url, rules=page.rules)
+    else:
+        crops = [Crop(m.mask_id, m.url) for m in page.masks]
+        shown = page_data(page.key, page.class_name, crops, title=page.title, rules=page.rules)
     masks = [{"mask_id": m.mask_id, "image": m.image, "box": m.box, "rle": m.rle} for m in page.masks]
     return {"data": shown | {"masks": masks}, "meta": {"key": page.key, "masks": [m.mask_id for m in page.masks]}}
 
 
-def _import(client: Client, project_id: int, pages: list[Page], newest: int) -> dict[str, int]:
+def _import(client: Client, project_id: int, bodies: dict[str, dict[str, Any]], newest: int) -> dict[str, int]:
     """Imports one batch. Where the connection fails it may have arrived or not, so look before trying again."""
     thing = f"project {project_id}"
-    body = [page_task(page) for page in pages]
-    missing = pages
+    missing = list(bodies)
     found: dict[str, int] = {}
     for _ in range(3):
         try:
             answer = client.request(
-                "POST", f"api/projects/{project_id}/import", thing=thing, params={"return_task_ids": "true"}, body=body
-            )
+                "POST", f"api/projects/{project_id}/import", thing=thing, params={"return_task_ids": "true"},
+                body=[bodies[key] for key in missing],
+            )  # fmt: skip
         except LabelStudioUnavailable as error:
             problem = error
             logger.warning("%s; looking which pages arrived", error)
         else:
             ids = answer.get("task_ids") or []
             # Label Studio gives the ids in the order of the tasks; where it gives none, the keys are read back.
-            if len(ids) == len(body):
-                return found | {page.key: int(i) for page, i in zip(missing, ids, strict=True)}
-            problem = LabelStudioUnavailable(thing, f"{len(body)} tasks imported", len(ids))
+            if len(ids) == len(missing):
+                return found | {key: int(i) for key, i in zip(missing, ids, strict=True)}
+            problem = LabelStudioUnavailable(thing, f"{len(missing)} tasks imported", len(ids))
         held = read_keys(client, project_id, newest)
-        found |= {page.key: held[page.key] for page in missing if page.key in held}
-        missing = [page for page in missing if page.key not in found]
+        found |= {key: held[key] for key in missing if key in held}
+        missing = [key for key in missing if key not in found]
         if not missing:
             return found
-        body = [page_task(page) for page in missing]
     raise problem
 
 
@@ -235,7 +257,6 @@ def _settings(label_config: str | None, instructions: str | None, overlap: int) 
         "show_skip_button": True,
         "enable_empty_annotation": True,
         "show_annotation_history": False,
-        "show_collab_predictions": False,
         "description": "Questions of a campaign. Its pages are made and read by a program: please import none by hand.",
     }
 
@@ -250,6 +271,6 @@ def _check(pages: list[Page]) -> None:
             raise InputError(f"page {page.key}", f"1 to {PAGE_SIZE} different masks", [m.mask_id for m in page.masks])
 
 
-def _batches(pages: list[Page], size: int) -> Iterator[list[Page]]:
-    for start in range(0, len(pages), size):
-        yield pages[start : start + size]
+def _batches(keys: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from campaign.lead.changes import KINDS, decide, foresee
 from campaign.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
 from campaign.lead.login import protect
 from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING, team
+from campaign.stations import editing
+from campaign.stations.painting import reference
+from campaign.stations.verification import connect
 from campaign.status import status
 from campaign.store import Store
+from campaign.store.masks import is_drawn, is_heldout
 from ml_backend.errors import InputError
 from ml_backend.signing import crop_url
 
 WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
+MOST_EDITS = 1000  # masks put up for correction at once
 EVENTS, DECISIONS = 30, 60  # shown at most
 HOUR = 3600
 ICON = (
@@ -36,6 +42,7 @@ def mount(app: Flask, store: Store) -> None:
     _add_overview(pages, store)
     _add_explorer(pages, store)
     _add_changes(pages, store)
+    _add_handwork(pages, store)
 
     @pages.get("/style.css")
     def style() -> Response:
@@ -68,11 +75,13 @@ def _add_filters(pages: Blueprint, store: Store) -> None:
     def helpers() -> dict[str, Any]:
         return {
             "crop": crop, "words": WORDS, "percent": percent, "duration": duration, "seconds": seconds,
-            "class_names": store.classes(), "number": lambda v: f"{v:,}",
+            "class_names": store.classes(), "number": lambda v: f"{v:,}", "money": money,
         }  # fmt: skip
 
 
 def _add_overview(pages: Blueprint, store: Store) -> None:
+    figures = Figures(store)
+
     @pages.get("/")
     def overview() -> str:
         trees = [t for r in store.rounds() for t in store.trees(r.number) if t.masks]
@@ -86,10 +95,11 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
                 "tree": tree, "clusters": {k: len(v) for k, v in kinds.items()}, "masks": masks,
                 "open": max(0, tree.masks - sum(masks.values())), "searched": tree.searched,
             })  # fmt: skip
+        project = store.get_meta(editing.PROJECT)
         return render_template(
             "overview.html",
-            state=status(store),
-            team=team(store),
+            **figures.all(),
+            edit_url=f"{store.settings.label_studio.url}/projects/{project['id']}/data" if project else None,
             rows=rows,
             events=store.events()[-EVENTS:][::-1],
             published=(PUBLISHED_ANSWER, PUBLISHED_DRAWING),
@@ -98,10 +108,31 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
 
     @pages.get("/annotators/<user>")
     def annotator(user: str) -> str:
-        found = next((u for u in team(store).users if u.user == user), None)
+        found = next((u for u in figures.all()["team"].users if u.user == user), None)
         if found is None:
             abort(404)
         return render_template("annotator.html", user=found)
+
+
+class Figures:
+    """What the overview shows of the whole campaign, worked out again only where something was added."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._lock = threading.Lock()
+        self._known: tuple[tuple, dict[str, Any]] | None = None
+
+    def all(self) -> dict[str, Any]:
+        """The campaign's status, its annotators, what was corrected by hand, and what was painted."""
+        with self._lock:
+            state = self.store.state_mark()
+            if self._known is None or self._known[0] != state:
+                found = {
+                    "state": status(self.store), "team": team(self.store), "edits": editing.summary(self.store),
+                    "reference": reference(self.store),
+                }  # fmt: skip
+                self._known = state, found
+            return self._known[1]
 
 
 def _add_explorer(pages: Blueprint, store: Store) -> None:
@@ -127,7 +158,13 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
         view = _found(explorer.cluster, cluster)
         blocks, rows = explorer.icicle(cluster)
         return render_template(
-            "cluster.html", explorer=explorer, view=view, blocks=blocks, frame=(WIDTH, rows * ROW, ROW), kinds=KINDS
+            "cluster.html",
+            explorer=explorer,
+            view=view,
+            blocks=blocks,
+            frame=(WIDTH, rows * ROW, ROW),
+            kinds=KINDS,
+            can_edit=store.settings.label_studio.url is not None,
         )
 
     @pages.get("/masks/<int:mask_id>")
@@ -144,6 +181,9 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
             explorer=explorer,
             view=explorer.cluster(leaf) if explorer and leaf is not None else None,
             neighbours=explorer.neighbours(mask_id) if explorer else [],
+            drawing=next((d.state for d in store.drawings() if d.mask_id == mask_id), None),
+            can_edit=store.settings.label_studio.url is not None
+            and not (is_drawn(mask_id) or is_heldout(mask_id) or mask_id in editing.edited(store)),
         )
 
 
@@ -165,6 +205,33 @@ def _add_changes(pages: Blueprint, store: Store) -> None:
         decide(store, round_number, class_id, cluster, kind, store.classes().get(class_id, ""))
         address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
         return redirect(address, code=303)
+
+
+def _add_handwork(pages: Blueprint, store: Store) -> None:
+    def put_up(mask_ids: list[int], back: str) -> str:
+        client = connect(store)
+        with store.locked():
+            new = editing.add_edit_pages(store, mask_ids)
+            editing.publish_edits(store, client)
+        project = store.get_meta(editing.PROJECT)
+        url = f"{client.url}/projects/{project['id']}/data" if project else None
+        return render_template("handwork.html", new=new, url=url, back=back)
+
+    @pages.post("/clusters/<int:round_number>/<int:class_id>/<int:cluster>/edit")
+    def edit_cluster(round_number: int, class_id: int, cluster: int) -> str:
+        count = request.form.get("count", type=int) or 0
+        if not 0 < count <= MOST_EDITS:
+            abort(400, f"count: expected 1 to {MOST_EDITS}")
+        ids = editing.cluster_masks(store, round_number, class_id, cluster, count)
+        address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
+        return put_up(ids, address)
+
+    @pages.post("/masks/<int:mask_id>/edit")
+    def edit_mask(mask_id: int) -> str:
+        _found(lambda i: mask_facts(store, i), mask_id)
+        if is_drawn(mask_id) or is_heldout(mask_id):
+            abort(400, "mask: expected a prediction on an image of the pool")
+        return put_up([mask_id], url_for("lead.mask", mask_id=mask_id))
 
 
 def _explorer(store: Store, round_number: int, class_id: int) -> ClassExplorer:
@@ -200,6 +267,11 @@ def percent(value: float | None) -> str:
 def seconds(value: float | None) -> str:
     """A short time."""
     return "–" if value is None else f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def money(value: float | None) -> str:
+    """An amount in the currency of the wage: two digits, more of them where it is small."""
+    return "–" if value is None else f"{value:,.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def duration(value: float) -> str:

@@ -11,7 +11,7 @@ from campaign.answers import verdicts
 from campaign.certification import Audit, Certificate, GoldCount, audit_sample, certify
 from campaign.propagation import DatasetMasks
 from campaign.results import final_masks
-from campaign.stations.verification import page_key
+from campaign.stations.verification import SINGLE, page_key, screen_of
 from campaign.store import Store
 from campaign.store.shards import write_whole
 from ml_backend.errors import InputError
@@ -67,16 +67,17 @@ def open_audit(store: Store) -> RunningAudit | None:
 
 def add_audit_pages(store: Store, running: RunningAudit) -> None:
     """Stores the pages of an audit; run again it adds none twice."""
-    size = store.settings.page.page_size
     current = store.round()
     rows = np.array(running.audit.rows)
     found = store.masks(running.mask_ids[rows])
     for class_id in sorted(set(found.class_id.tolist())):
         mine = found.mask_id[found.class_id == class_id].tolist()
+        screen = screen_of(store, class_id, audit=True)
+        size = 1 if screen == SINGLE else store.settings.page.page_size
         for start in range(0, len(mine), size):
-            ids = mine[start : start + size]
+            ids, number = mine[start : start + size], current.number if current else 0
             key = f"{page_key(store.key, 0, class_id, ids)}-{running.kind}"
-            store.add_page(key, current.number if current else 0, class_id, [(i, None) for i in ids], running.kind)
+            store.add_page(key, number, class_id, [(i, None) for i in ids], running.kind, screen=screen)
 
 
 def finish_audit(store: Store, confidence: float = 0.95, gold: GoldCount | None = None) -> Certificate | int:

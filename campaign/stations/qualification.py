@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from campaign.instructions import project_instructions
 from campaign.label_studio.client import Client
 from campaign.label_studio.readback import read_changes
 from campaign.label_studio.verification import create_project, publish_pages
@@ -52,7 +53,8 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
         if not rows:
             _draw(store, test, pages or store.settings.quality.qualification_pages)
             rows = [p for p in store.pages() if p.kind == QUALIFY and attempt_of(p.key) == test]
-        project = create_project(client, f"Test {number}: {store.settings.name} [{store.key}]", overlap=EVERYONE)
+        title, told = f"Test {number}: {store.settings.name} [{store.key}]", project_instructions(store)
+        project = create_project(client, title, instructions=told, overlap=EVERYONE)
         publish_pages(client, project, build_pages(store, rows), published=store.mark_published)
         store.set_meta(TESTS, {"tests": [*made, {"number": number, "project": project}]})
         store.log(f"qualification test {number} published, {len(rows)} pages")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timezone
 from functools import lru_cache
 
@@ -29,11 +29,13 @@ from campaign.quality import (
 from campaign.search import Verdict
 from campaign.store import Store
 from campaign.store import models as m
+from campaign.store.masks import is_drawn, is_heldout
 from campaign.store.trust import QUALIFY
 
 logger = logging.getLogger(__name__)
 
 CLEAR_YES, CLEAR_NO = 0.05, 0.15  # a mask this far above or below `k_iou` is beyond dispute
+CONFIRMED = 2  # users who agree on a mask before it may be gold
 ALIKE = 0.8  # two masks that overlap by this IoU show the same thing
 WITHDRAWALS, OVERLAPS = "withdrawals", "overlaps"
 
@@ -95,10 +97,21 @@ def gold_answers(store: Store, kind: str | None = None, by_page: bool = False) -
     found: dict[str, list] = defaultdict(list)
     if not truth:
         return found
+    seen = _seen_before(store, truth)
     for a in standing_answers(store.answers({key for key, _ in truth})):
+        if (a.annotator, a.mask_id) in seen:
+            continue
         if (known := truth.get((a.page_key, a.mask_id))) is not None:
             answer = GoldAnswer(a.annotator, a.mask_id, known, Verdict[a.verdict.upper()], a.answered_at)
             found[a.annotator].append((a.page_key, answer) if by_page else answer)
+    return found
+
+
+def _seen_before(store: Store, truth: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+    """(user, mask) of those whose own answers made a mask gold, or who met it as a question: they may remember it."""
+    found = set()
+    for mask in {mask for _, mask in truth if not is_heldout(mask)}:
+        found |= {(a.annotator, mask) for a in store.answers_on(mask) if (a.page_key, mask) not in truth}
     return found
 
 
@@ -127,6 +140,23 @@ def gold_supply(store: Store) -> list[GoldMask]:
     return [mask for number in rounds for mask in _supply(store, number)]
 
 
+def confirmed(store: Store) -> list[GoldMask]:
+    """Questions on which at least `CONFIRMED` users whose answers count agree, all yes or all no."""
+    given: dict[int, dict[str, str]] = defaultdict(dict)
+    for a in counted_answers(store):
+        given[a.mask_id][a.annotator] = a.verdict
+    agreed = {
+        mask: next(iter(told.values()))
+        for mask, told in given.items()
+        if len(told) >= CONFIRMED and set(told.values()) in ({"yes"}, {"no"}) and not is_drawn(mask)
+    }
+    masks = store.masks(sorted(agreed))
+    return [
+        GoldMask(i, c, Verdict[agreed[i].upper()])
+        for i, c in zip(masks.mask_id.tolist(), masks.class_id.tolist(), strict=True)
+    ]
+
+
 def _supply(store: Store, round_number: int) -> tuple[GoldMask, ...]:
     shards = tuple((s.number, s.masks) for s in store.shards(round_number, "heldout"))
     return _judged(str(store.folder), round_number, shards)
@@ -142,7 +172,7 @@ def _judged(folder: str, round_number: int, _shards: tuple) -> tuple[GoldMask, .
     k_iou = store.settings.search.k_iou
     yes, no = iou >= min(k_iou + CLEAR_YES, 1.0), iou <= k_iou - CLEAR_NO
     return tuple(
-        GoldMask(int(found.mask_id[i]), int(found.class_id[i]), Verdict.YES if yes[i] else Verdict.NO)
+        GoldMask(int(found.mask_id[i]), int(found.class_id[i]), Verdict.YES if yes[i] else Verdict.NO, float(iou[i]))
         for i in np.flatnonzero(yes | no)
     )
 
@@ -163,20 +193,28 @@ class GoldPlan:
         self.used: dict[int, dict[int, Verdict]] = defaultdict(dict)
         for question, page in asked:
             self.used[page.class_id][question.mask_id] = Verdict[str(question.gold).upper()]
+        for class_id, found in store.examples().items():
+            self.used[class_id] |= dict.fromkeys(found["good"], Verdict.YES) | dict.fromkeys(found["bad"], Verdict.NO)
         answers = gold_answers(store, by_page=True)
         self.answered = {user: len(told) for user, told in answers.items()}
         touched = {key for told in answers.values() for key, _ in told}
         self.waiting = sum(page.kind == "verify" and page.key not in touched for _, page in asked)
         self.pages = sum(page.kind == "verify" for page in store.pages())
         self.supply = gold_supply(store)
+        # Held-out masks come first: nobody has seen them, while a confirmed one may come to who confirmed it.
+        self.reserve = confirmed(store)
 
-    def room(self, size: int) -> int:
-        """How many masks of the next page should be gold."""
+    def room(self, size: int, class_id: int) -> int:
+        """How many masks of the next page should be gold, as far as there is any."""
         if not self.wanted:
             return 0
         newcomers = 0 if self.quality.qualification else 1
         opening = opening_wanted(self.answered, self.waiting, self.quality.gold_opening, newcomers)
-        return gold_room(size, self.pages, self.quality.gold_share, opening)
+        room = gold_room(size, self.pages, self.quality.gold_share, opening)
+        left = sum(g.class_id == class_id and g.mask_id not in self.used[class_id] for g in self.supply)
+        if left < room:
+            left += sum(g.class_id == class_id and g.mask_id not in self.used[class_id] for g in self.reserve)
+        return min(room, left)
 
     def take(self, class_id: int, count: int) -> dict[int, str]:
         """Gold for the page that is made now, {mask id: known verdict}; fewer where the supply runs out."""
@@ -184,7 +222,11 @@ class GoldPlan:
             return {}
         drawn: list[GoldMask] = []
         while len(drawn) < count:
-            more = draw_gold(self.supply, self.used[class_id], class_id, count - len(drawn), self.store.settings.seed)
+            missing, seed = count - len(drawn), self.store.settings.seed
+            more = draw_gold(self.supply, self.used[class_id], class_id, missing, seed)
+            if not more and self.reserve:
+                self.supply, self.reserve = self.supply + self.reserve, []
+                continue
             if not more:
                 break
             taken = {mask.mask_id for mask in more}

@@ -15,6 +15,7 @@ from datetime import timedelta
 import numpy as np
 
 from campaign.answers import WITHDRAWN, standing_answers, verdicts
+from campaign.instructions import class_rules, keep_instructions, project_instructions
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import TaskSnapshot, read_changes
 from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
@@ -29,11 +30,14 @@ from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.trust import QUALIFY
 from campaign.thresholds import Thresholds
+from label_config import load
 from ml_backend.errors import InputError
 from ml_backend.signing import crop_url
 
 PROJECT = "verification_project"
 CURSOR = "read_back_cursor"
+VERIFICATION, SINGLE = "verification", "single"
+SINGLE_PROJECT, SINGLE_CURSOR = "single_project", "single_cursor"
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,22 @@ def connect(store: Store) -> Client:
     return Client(url, store.secret("label_studio_token"))
 
 
-def ensure_project(store: Store, client: Client) -> int:
-    """The id of the verification project, made at the first call."""
-    known = store.get_meta(PROJECT)
+def ensure_project(store: Store, client: Client, screen: str = VERIFICATION) -> int:
+    """The id of the verification project, made at the first call; or of the project of single masks."""
+    name, word = (SINGLE_PROJECT, "Single masks") if screen == SINGLE else (PROJECT, "Verify")
+    known = store.get_meta(name)
     if known is not None:
         return int(known["id"])
     base = store.settings.page.public_url.rstrip("/")
     project = create_project(
         client,
-        title=f"Verify: {store.settings.name} [{store.key}]",
+        title=f"{word}: {store.settings.name} [{store.key}]",
         webhook_url=f"{base}/webhook",
         webhook_secret=store.secret("webhook_secret"),
+        label_config=load(screen).xml,
+        instructions=project_instructions(store, screen),
     )
-    store.set_meta(PROJECT, {"id": project})
+    store.set_meta(name, {"id": project})
     return project
 
 
@@ -90,19 +97,24 @@ def abandon_project(store: Store, client: Client) -> None:
 
     Answers that were read stay. Raises InputError where the project is still there.
     """
+    gone = []
+    for screen, name, cursor in ((VERIFICATION, PROJECT, CURSOR), (SINGLE, SINGLE_PROJECT, SINGLE_CURSOR)):
+        known = store.get_meta(name)
+        if known is None:
+            continue
+        try:
+            client.project(int(known["id"]))
+        except ProjectGone:
+            gone.append(known["id"])
+            answered = {a.page_key for a in standing_answers(store.answers())}
+            open_pages = [p for p in store.pages(published=True) if p.screen == screen and p.key not in answered]
+            store.unpublish(page.key for page in open_pages if page.kind != QUALIFY)
+            store.drop_meta(name)
+            store.drop_meta(cursor)
+            store.log(f"project {known['id']} was deleted; its open pages go to a new one")
     known = store.get_meta(PROJECT)
-    if known is None:
-        return
-    try:
-        client.project(int(known["id"]))
-    except ProjectGone:
-        answered = {a.page_key for a in standing_answers(store.answers())}
-        store.unpublish(page.key for page in store.pages(published=True) if page.key not in answered)
-        store.drop_meta(PROJECT)
-        store.drop_meta(CURSOR)
-        store.log(f"verification project {known['id']} was deleted; its open pages go to a new one")
-        return
-    raise InputError(f"project {known['id']}", "a deleted project, to make a new one", "one that is still there")
+    if known is not None and not gone:
+        raise InputError(f"project {known['id']}", "a deleted project, to make a new one", "one that is still there")
 
 
 def turn(store: Store, client: Client | None = None) -> Turn:
@@ -112,6 +124,7 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         project = ensure_project(store, client)
         published = publish_missing(store, client, project)
         read = read_back(store, client, project)
+        read_drawn(store, client)
         current = store.round()
         if current is None or current.stage != "verify":
             return Turn(read, published, 0, current is None)
@@ -129,6 +142,7 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         for s in searches:
             save_decisions(store, current.number, s)
         published += publish_missing(store, client, project)
+        keep_instructions(store, client)
         ask_again(store, client, current.number)
         done = all(s.search.done for s in searches)
         if done:
@@ -175,17 +189,23 @@ def open_searches(
     return searches
 
 
-NewPage = tuple[str, int, int, list[tuple[int, int | None]], str, dict[int, str]]
+NewPage = tuple[str, int, int, list[tuple[int, int | None]], str, dict[int, str], str]
+
+
+def screen_of(store: Store, class_id: int, audit: bool = False) -> str:
+    """The screen on which masks of a class are asked about: 15 at a time, or each alone where the lead wants that."""
+    page = store.settings.page
+    difficult = store.classes()[class_id] in page.single_classes
+    return SINGLE if difficult or (audit and page.single_audits) else VERIFICATION
 
 
 def plan_pages(store: Store, round_number: int, searches: list[ClassSearch]) -> Iterable[NewPage]:
-    """New pages as (key, round, class, [(mask id, cluster), ...], kind, gold), best clusters first.
+    """New pages as (key, round, class, [(mask id, cluster), ...], kind, gold, screen), best clusters first.
 
     A page holds questions of one class, of one or several clusters, and gold among them: {mask id: known verdict}. A
     page that is not full is only made where the class has no other open question, so that policies that stop early
     never show half-empty pages for nothing. Its key follows from its questions, whatever gold is among them.
     """
-    size = store.settings.page.page_size
     left = round_budget(store, round_number)
     by_class = {s.class_id: s for s in searches}
     spent = sum(s.search.questions for s in searches)
@@ -195,17 +215,27 @@ def plan_pages(store: Store, round_number: int, searches: list[ClassSearch]) -> 
         drawn = [(int(by_class[class_id].mask_ids[leaf]), ask.cluster) for leaf in ask.leaves]
         waiting[class_id] += [q for q in drawn if q[0] not in by_class[class_id].asked]
     gold = GoldPlan(store)
+    size = store.settings.page.page_size
     for s in searches:
         todo = waiting[s.class_id]
+        screen = screen_of(store, s.class_id)
         while todo:
-            room = gold.room(size)
-            questions, rest = todo[: size - room], todo[size - room :]
-            if len(questions) < size - room and s.open_masks():
+            room = gold.room(size, s.class_id)
+            if screen == VERIFICATION and len(todo) < size - room and s.open_masks():
                 break
+            hidden = gold.take(s.class_id, min(room, len(todo)))
+            questions, todo = todo[: size - len(hidden)], todo[size - len(hidden) :]
+            shown = [*questions, *((mask, None) for mask in hidden)]
             key = page_key(store.key, round_number, s.class_id, [mask for mask, _ in questions])
-            hidden = gold.take(s.class_id, min(room, len(questions)))
-            yield key, round_number, s.class_id, [*questions, *((mask, None) for mask in hidden)], "verify", hidden
-            todo = rest
+            if screen == VERIFICATION:
+                yield key, round_number, s.class_id, shown, "verify", hidden, screen
+                continue
+            cluster_of = dict(shown)
+            for mask in page_order(key, [(mask, mask in hidden) for mask, _ in shown]):
+                # The same mask may have been asked about before it became gold.
+                alone = page_key(store.key, round_number, s.class_id, [mask, 0] if mask in hidden else [mask])
+                known = {mask: hidden[mask]} if mask in hidden else {}
+                yield alone, round_number, s.class_id, [(mask, cluster_of[mask])], "verify", known, screen
 
 
 def round_budget(store: Store, round_number: int) -> int | None:
@@ -248,12 +278,16 @@ def _row(decision: Decision, s: ClassSearch) -> dict:
 
 
 def publish_missing(store: Store, client: Client, project: int) -> int:
-    """Publishes the stored pages that Label Studio does not hold yet; gives how many there were."""
-    rows = [page for page in store.pages(published=False) if page.kind != QUALIFY]
-    if rows:
+    """Publishes the stored pages of questions that Label Studio does not hold yet; gives how many there were."""
+    rows = [p for p in store.pages(published=False) if p.kind != QUALIFY and p.screen in (VERIFICATION, SINGLE)]
+    for screen in sorted({page.screen for page in rows}):
         # Pages newer than the last one noted may be there already, if a turn was killed before it could note them.
         publish_pages(
-            client, project, build_pages(store, rows), after=store.newest_task(), published=store.mark_published
+            client,
+            project if screen == VERIFICATION else ensure_project(store, client, screen),
+            build_pages(store, [page for page in rows if page.screen == screen]),
+            after=store.newest_task(screen),
+            published=store.mark_published,
         )
     return len(rows)
 
@@ -263,6 +297,7 @@ def build_pages(store: Store, rows: list[m.Page]) -> list[Page]:
     classes = store.classes()
     images = {i.id: i for i in store.images()}
     secret, base = store.secret("crop_key"), store.settings.page.public_url
+    rules = class_rules(store)
     by_page: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     for question, page in store.questions(gold=True):
         by_page[page.key].append((question.mask_id, question.gold is not None))
@@ -282,18 +317,31 @@ def build_pages(store: Store, rows: list[m.Page]) -> list[Page]:
             for i, rle in enumerate(found.rles())
         ]
         name = classes[row.class_id]
-        pages.append(Page(key=row.key, class_name=name, title=f"Which outlines are not a correct {name}?", masks=masks))
+        title = f"Which outlines are not a correct {name}?"
+        pages.append(Page(row.key, name, title, masks, rules.get(row.class_id, ""), row.screen))
     return pages
 
 
 def read_back(store: Store, client: Client, project: int) -> int:
     """Reads what changed since the cursor and stores it as facts; gives how many were new."""
-    known = store.get_meta(CURSOR)
-    snapshots, cursor = read_changes(client, project, known["value"] if known else None)
-    new = store.add_answers(facts(store, snapshots))
-    if known is None or known["value"] != cursor:
-        store.set_meta(CURSOR, {"value": cursor})
+    new, places = 0, [(project, CURSOR)]
+    if (single := store.get_meta(SINGLE_PROJECT)) is not None:
+        places.append((int(single["id"]), SINGLE_CURSOR))
+    for number, name in places:
+        known = store.get_meta(name)
+        snapshots, cursor = read_changes(client, number, known["value"] if known else None)
+        new += store.add_answers(facts(store, snapshots))
+        if known is None or known["value"] != cursor:
+            store.set_meta(name, {"value": cursor})
     return new
+
+
+def read_drawn(store: Store, client: Client) -> None:
+    """Reads corrections and paintings back, where there are such pages."""
+    from campaign.stations import editing, painting
+
+    editing.read_edits(store, client)
+    painting.read_paintings(store, client)
 
 
 def facts(store: Store, snapshots: list[TaskSnapshot]) -> list[dict]:

@@ -16,10 +16,28 @@ from campaign.propagation import DatasetMasks
 from campaign.settings import Split
 from campaign.store import models as m
 from campaign.store.shards import read_columns, read_shard, read_shards, write_columns, write_shard, write_whole
-from ml_backend.predictions import Predictions, split_mask_id
+from ml_backend.predictions import Predictions, mask_id, split_mask_id
 
 if TYPE_CHECKING:
     from campaign.clustering import Tree
+
+
+DRAWN = 8191  # the round in a drawn mask's id: the last that an id has room for, which no campaign reaches
+
+
+def drawn_id(drawing: int) -> int:
+    """The id of the mask that a drawing made of another."""
+    return mask_id(DRAWN, drawing >> 20, drawing & 0xFFFFF)
+
+
+def is_drawn(mask: int) -> bool:
+    """Whether a mask id names a drawn mask."""
+    return mask >> 40 == DRAWN
+
+
+def is_heldout(mask: int) -> bool:
+    """Whether a mask id names a prediction on a held-out image: their shards are numbered from the far end."""
+    return not is_drawn(mask) and mask >> 20 & 0xFFFFF >= 1 << 19
 
 
 class MaskRecords:
@@ -35,6 +53,10 @@ class MaskRecords:
 
     def round_folder(self, number: int) -> Path:
         """See `Store.round_folder`."""
+        raise NotImplementedError
+
+    def drawn_masks(self, mask_ids: Sequence[int] | np.ndarray) -> Predictions:
+        """See `DrawingRecords.drawn_masks`."""
         raise NotImplementedError
 
     # Predictions
@@ -78,14 +100,18 @@ class MaskRecords:
     def masks(self, mask_ids: Sequence[int] | np.ndarray) -> Predictions:
         """The masks of these ids in their order, without features; only the shards that hold them are read.
 
-        Raises KeyError for an id that no shard holds.
+        Drawn masks are among them. Raises KeyError for an id that no shard holds.
         """
         ids = np.asarray(mask_ids, np.int64)
         parts: list[Predictions] = []
         places: list[np.ndarray] = []
         for place in np.unique(ids >> 20):
-            path, _ = self.place(int(place) << 20)
             here = np.flatnonzero(ids >> 20 == place)
+            if is_drawn(int(ids[here[0]])):
+                parts.append(self.drawn_masks(ids[here]))
+                places.append(here)
+                continue
+            path, _ = self.place(int(place) << 20)
             shard = read_shard(path, features=False) if path.exists() else Predictions.empty()
             rows = ids[here] & 0xFFFFF
             if len(rows) and rows.max() >= len(shard):

@@ -109,13 +109,19 @@ class Decision(Base):
 
 
 class Page(Base):
-    """One page of questions. `task_id` is set once Label Studio holds it."""
+    """One page of questions, or of something to draw. `task_id` is set once Label Studio holds it.
+
+    `screen` is the labeling config that shows it. `place` says where something is to be drawn, where no mask does:
+    {"image_id", "window": [x0, y0, x1, y1]}.
+    """
 
     __tablename__ = "page"
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
     round: Mapped[int]
     class_id: Mapped[int]
     kind: Mapped[str] = mapped_column(String(20), default="verify")
+    screen: Mapped[str] = mapped_column(String(20), default="verification")
+    place: Mapped[dict[str, Any] | None]
     task_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -148,6 +154,28 @@ class Answer(Base):
     lead_time: Mapped[float | None]
     read_at: Mapped[datetime] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("annotation_id", "mask_id", "answered_at", "verdict"),)
+
+
+class Drawing(Base):
+    """A fact: what an annotation drew when it was read. A deletion is the fact `withdrawn`.
+
+    On an edit page `mask_id` is the mask to be corrected and `state` corrected, none or unsure; on a paint page the
+    state is painted. `masks` holds {"masks": [{"class_id", "size": [height, width], "counts"}, ...]}.
+    """
+
+    __tablename__ = "drawing"
+    id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=True)
+    page_key: Mapped[str] = mapped_column(String(64), index=True)
+    annotation_id: Mapped[int] = mapped_column(BigInteger)
+    mask_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    image_id: Mapped[int] = mapped_column(BigInteger)
+    annotator: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(10))
+    masks: Mapped[dict[str, Any]]
+    answered_at: Mapped[str] = mapped_column(String(40))
+    lead_time: Mapped[float | None]
+    read_at: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (UniqueConstraint("annotation_id", "answered_at", "state"),)
 
 
 class Override(Base):

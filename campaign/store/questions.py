@@ -56,11 +56,14 @@ class QuestionRecords:
         questions: Sequence[tuple[int, int | None]],
         kind: str = "verify",
         gold: Mapping[int, str] | None = None,
+        screen: str = "verification",
+        place: dict[str, Any] | None = None,
     ) -> None:
         """Stores a page with its (mask id, cluster) questions, once; `gold` are the known verdicts of some."""
         with self.session() as session:
             if session.get(m.Page, key) is None:
-                session.add(m.Page(key=key, round=round_number, class_id=class_id, kind=kind))
+                page = m.Page(key=key, round=round_number, class_id=class_id, kind=kind, screen=screen, place=place)
+                session.add(page)
                 session.flush()
                 known = gold or {}
                 session.add_all(m.Question(page_key=key, mask_id=i, cluster=c, gold=known.get(i)) for i, c in questions)
@@ -75,10 +78,11 @@ class QuestionRecords:
         with self.session() as session:
             return list(session.scalars(query))
 
-    def newest_task(self) -> int:
-        """The highest id of a task that a page of the verification project is known to have; 0 before the first."""
+    def newest_task(self, screen: str = "verification") -> int:
+        """The highest id of a task that a page of that screen's project is known to have; 0 before the first."""
+        query = select(func.max(m.Page.task_id)).where(m.Page.kind != QUALIFY, m.Page.screen == screen)
         with self.session() as session:
-            return session.scalar(select(func.max(m.Page.task_id)).where(m.Page.kind != QUALIFY)) or 0
+            return session.scalar(query) or 0
 
     def mark_published(self, tasks: dict[str, int]) -> None:
         """Notes which task of Label Studio holds which page."""

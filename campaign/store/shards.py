@@ -63,7 +63,7 @@ def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """What `write_columns` wrote. Raises InputError where the file is missing or no such file."""
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # read_table would import pandas, where that is installed
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(path, "a Parquet file of the campaign", error) from None
     columns: dict[str, np.ndarray] = {}

@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from campaign.settings import CampaignSettings, Split, parse_settings
 from campaign.store import models as m
 from campaign.store.database import open_database
+from campaign.store.drawings import DrawingRecords
 from campaign.store.locks import campaign_lock, file_lock
-from campaign.store.masks import MaskRecords
 from campaign.store.questions import QuestionRecords
 from campaign.store.shards import write_whole
 from campaign.store.trust import TrustRecords
@@ -36,7 +36,7 @@ SECRETS_FILE = "secrets.json"
 SECRET_NAMES = ("crop_key", "webhook_secret", "backend_password", "lead_password", "label_studio_token")
 
 
-class Store(MaskRecords, QuestionRecords, TrustRecords):
+class Store(DrawingRecords, QuestionRecords, TrustRecords):
     """An open campaign folder.
 
     `Store.create` makes one, whole or not at all; `Store.open` opens it. Rows go in and out as plain values or as
@@ -201,6 +201,21 @@ class Store(MaskRecords, QuestionRecords, TrustRecords):
         """The campaign's log, oldest first."""
         with self.session() as session:
             return list(session.scalars(select(m.Event).order_by(m.Event.id)))
+
+    def state_mark(self) -> tuple:
+        """Something that differs whenever facts, decisions, rounds or notes were added or changed, cheaply."""
+        with self.session() as session:
+            newest = [
+                session.scalar(select(func.max(column)))
+                for column in (
+                    m.Answer.id, m.Drawing.id, m.Override.id, m.Event.id, m.Decision.decided_at, m.Page.created_at,
+                    m.Page.task_id,
+                )
+            ]  # fmt: skip
+            counts = [session.scalar(select(func.count()).select_from(t)) for t in (m.Decision, m.Page, m.Shard)]
+            rounds = [(r.number, r.stage, r.ended_at) for r in session.scalars(select(m.Round))]
+            notes = [repr(value) for value in session.scalars(select(m.Meta.value))]
+        return (*newest, *counts, *rounds, *notes)
 
     # Images and classes
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from campaign.store import models as m
 
-PEOPLE = "people"
+PEOPLE, EXAMPLES = "people", "examples"
 QUALIFY = "qualify"  # kind of the pages of a qualification test
 
 
@@ -62,6 +62,10 @@ class TrustRecords:
         """The facts about one mask, in the order they were read."""
         with self.session() as session:
             return list(session.scalars(select(m.Answer).where(m.Answer.mask_id == mask_id).order_by(m.Answer.id)))
+
+    def examples(self) -> dict[int, dict[str, list[int]]]:
+        """{class: {"good": mask ids, "bad": mask ids}} of the masks that instructions show as examples."""
+        return {int(class_id): found for class_id, found in (self.get_meta(EXAMPLES) or {}).items()}
 
     def people(self) -> dict[str, str]:
         """{annotator: email} as far as Label Studio told."""

@@ -10,7 +10,16 @@ from campaign.people import as_json, team
 from campaign.stations.propagation import obtained
 from campaign.stations.qualification import begin_test, read_tests, results
 from campaign.stations.replay import replay
-from campaign.stations.trust import counted_answers, gold_supply, qualified, wanted_overlaps, withdrawals
+from campaign.stations.trust import (
+    GoldPlan,
+    confirmed,
+    counted_answers,
+    gold_answers,
+    gold_supply,
+    qualified,
+    wanted_overlaps,
+    withdrawals,
+)
 from campaign.stations.verification import PROJECT
 from campaign.stations.verification import turn as whole_turn
 from campaign.store.trust import QUALIFY
@@ -110,6 +119,32 @@ def test_annotators_are_estimated_from_each_other_without_gold(tmp_path):
     found = {u.user: u.estimated for u in team(store).users}
     assert found[str(CARELESS)] == (pytest.approx(0, abs=0.1), pytest.approx(0, abs=0.1))
     assert found["1"] == (pytest.approx(1, abs=0.1), pytest.approx(1, abs=0.1))
+
+
+def test_masks_that_several_users_confirmed_become_gold_for_others(tmp_path):
+    store = gold_store(tmp_path / "a", {"overlap_share": 1.0})
+    for key in turn(store):
+        answer(store, key, CAREFUL)
+        answer(store, key, 9)
+    found = confirmed(store)
+    assert found and all(bool(g.truth) == is_good(g.mask_id) for g in found)
+    plan = GoldPlan(store, wanted=True)
+    plan.supply = []
+    drawn = plan.take(1, 6)
+    assert drawn and set(drawn) <= {g.mask_id for g in found}
+    store.add_page("later", 1, 1, [(mask, None) for mask in drawn], "verify", drawn)
+    for user in (CAREFUL, CARELESS):
+        answer(store, "later", user, wrong=user == CARELESS)
+    told = gold_answers(store)
+    assert len(told[str(CARELESS)]) == len(drawn) and str(CAREFUL) not in told, "who confirmed them may remember"
+
+
+def test_without_gold_left_no_room_is_kept_for_it(tmp_path):
+    store = gold_store(tmp_path / "a", GOLD)
+    plan = GoldPlan(store)
+    assert plan.room(15, 1) > 0
+    plan.supply, plan.reserve = [], []
+    assert plan.room(15, 1) == 0
 
 
 def test_the_team_shows_who_is_careless(tmp_path):

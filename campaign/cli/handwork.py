@@ -1,0 +1,106 @@
+"""`edit`, `paint`, `instructions`: masks drawn by hand, and what annotators are told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from campaign.cli.lifecycle import Folder
+from campaign.cli.output import Json, emit
+from ml_backend.errors import InputError
+
+
+def edit(
+    folder: Folder,
+    count: Annotated[int, typer.Option(min=0, help="Masks to put before annotators; 0 reads back alone.")] = 0,
+    class_name: Annotated[str | None, typer.Option("--class", help="Of this class; by default of each.")] = None,
+    cluster: Annotated[int | None, typer.Option(min=0, help="Of this cluster, instead of those voted no.")] = None,
+    round_number: Annotated[int | None, typer.Option("--round", help="Of that cluster; by default the newest.")] = None,
+    mask: Annotated[list[int] | None, typer.Option(help="This mask; may be repeated.")] = None,
+    json: Json = False,
+) -> None:
+    """Publish masks to be corrected with the brush, and read the corrected ones back into the dataset.
+
+    Without --cluster or --mask they are the best of those voted no whose object the dataset does not have.
+    """
+    from campaign.stations import editing
+    from campaign.stations.verification import connect
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    client = connect(store)
+    classes = _classes(store, class_name)
+    if cluster is not None and len(classes) > 1:
+        raise InputError("--class", "the class of the cluster", "none")
+    with store.locked():
+        wanted = list(mask or [])
+        for class_id in classes:
+            if cluster is not None:
+                current = store.round()
+                number = round_number or (current.number if current else 0)
+                wanted += editing.cluster_masks(store, number, class_id, cluster, count or 30)
+            elif count:
+                wanted += editing.near_misses(store, class_id, count)
+        try:
+            new = editing.add_edit_pages(store, wanted)
+        except KeyError as error:
+            raise InputError("mask", "one of this campaign", error) from None
+        editing.publish_edits(store, client)
+        editing.read_edits(store, client)
+    state = editing.summary(store)
+    project = store.get_meta(editing.PROJECT)
+    url = f"{client.url}/projects/{project['id']}/data" if project else None
+    text = f"{new} new pages, {state['pages']} in all; {state['corrected']} corrected, {state['no_object']} no object, "
+    emit({"new": new, "url": url, **state}, json, f"{text}{state['in_dataset']} in the dataset\n{url or ''}".strip())
+
+
+def paint(
+    folder: Folder,
+    count: Annotated[int, typer.Option(min=0, help="Further parts of images to paint; 0 compares alone.")] = 0,
+    side: Annotated[int, typer.Option(min=32, help="Pixels of a part's sides.")] = 256,
+    json: Json = False,
+) -> None:
+    """Publish parts of images to be painted from scratch, and compare what was painted with the dataset: SQ."""
+    from campaign.stations import painting
+    from campaign.stations.verification import connect
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    client = connect(store)
+    with store.locked():
+        painting.add_paint_pages(store, count, side)
+        painting.publish_paintings(store, client)
+        painting.read_paintings(store, client)
+    found = painting.reference(store)
+    project = store.get_meta(painting.PROJECT)
+    url = f"{client.url}/projects/{project['id']}/data" if project else None
+    sq = "no SQ yet" if found.sq is None else f"SQ {found.sq:.3f}"
+    text = (
+        f"{found.answered} of {found.pages} parts painted: {found.painted} masks, {found.masks} of the dataset there, "
+    )
+    emit({"url": url, **found.as_dict()}, json, f"{text}{found.matched} matched, {sq}\n{url or ''}".strip())
+
+
+def instructions(folder: Folder, json: Json = False) -> None:
+    """Write the texts that annotators are shown, to be changed there, and put them into Label Studio."""
+    from campaign.instructions import keep_instructions, write_templates
+    from campaign.stations.verification import connect
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    with store.locked():
+        paths = [str(path) for path in write_templates(store)]
+        told = keep_instructions(store, connect(store)) if store.settings.label_studio.url else 0
+    lines = [*paths, f"{told} projects told; pages published from now on show these rules"]
+    emit({"files": paths, "projects": told}, json, "\n".join(lines))
+
+
+COMMANDS = (edit, paint, instructions)
+
+
+def _classes(store, name: str | None) -> list[int]:
+    found = [i for i, known in store.classes().items() if name in (None, known)]
+    if not found:
+        raise InputError("--class", f"one of {', '.join(store.classes().values())}", name)
+    return found
