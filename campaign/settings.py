@@ -33,6 +33,14 @@ class SearchSettings(_Section):
     budget_questions: int | None = Field(None, ge=0, description="questions that the campaign may ask; unset: no limit")
 
 
+class ClusteringSettings(_Section):
+    """How trees are built; `campaign.clustering` says which engine runs when and what it costs."""
+
+    engine: Literal["auto", "exact", "approximate"] = Field("auto", description="auto: exact as far as it reaches")
+    device: str = Field("auto", description="cpu, cuda or cuda:N; auto: CUDA where there is a GPU")
+    memory_gib: float | None = Field(None, gt=0, description="memory of one run; unset: four fifths of what is free")
+
+
 class RoundSettings(_Section):
     """How rounds follow one another."""
 
@@ -53,7 +61,7 @@ class PageSettings(_Section):
 class QualitySettings(_Section):
     """How far annotators are trusted, and how that is found out."""
 
-    gold_share: float = Field(0.0, ge=0, le=0.5, description="share of a page that is gold, once a user is known")
+    gold_share: float = Field(0.1, ge=0, le=0.5, description="share of a page that is gold, once a user is known")
     gold_opening: int = Field(30, ge=0, description="gold answers after which a user is known; till then half the page")
     overlap_share: float = Field(0.0, ge=0, le=1, description="share of the pages that two users answer")
     error_accepted: float = Field(0.06, gt=0, lt=0.5, description="share of gold answered wrong that is borne with")
@@ -90,6 +98,7 @@ class CampaignSettings(_Section):
     name: str = Field(min_length=1, max_length=100, description="shown to annotators and in the report")
     seed: int = Field(0, ge=0, description="the same seed and answers give the same dataset")
     detector: DetectorSettings = DetectorSettings()
+    clustering: ClusteringSettings = ClusteringSettings()
     search: SearchSettings = SearchSettings()
     rounds: RoundSettings = RoundSettings()
     page: PageSettings = PageSettings()

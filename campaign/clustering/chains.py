@@ -8,7 +8,7 @@ import numpy as np
 from campaign.clustering.kernels import CONTEST, FAST, INF, TIED, UNSURE, pair
 from campaign.clustering.walks import root_of
 
-COSTLY = 1 << 16  # pairs of masks from which a look in double precision is not worth it
+COSTLY = 1 << 23  # pairs of masks from which a look in double precision is not worth it
 
 
 @numba.njit(cache=True, nogil=True)
@@ -171,16 +171,19 @@ def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 def _apart(x, mark, following, a, b) -> float:
-    """Complete-linkage distance of two clusters, in double precision."""
-    most, i = 0.0, a
+    """Complete-linkage distance of two clusters, in double precision where float32 cannot tell what is farthest."""
+    most, rough, i = 0.0, np.float32(0), a
     while i >= 0:
         j = b
         while j >= 0:
-            one, other, total = x[i], x[j], 0.0
-            for k in range(len(one)):
-                gap = np.float64(one[k]) - np.float64(other[k])
-                total += gap * gap
-            most = max(most, np.sqrt(total) + abs(np.float64(mark[i]) - np.float64(mark[j])))
+            value = pair(x[i], x[j]) + abs(mark[i] - mark[j])
+            if value * UNSURE >= rough:
+                one, other, total = x[i], x[j], 0.0
+                for k in range(len(one)):
+                    gap = np.float64(one[k]) - np.float64(other[k])
+                    total += gap * gap
+                most = max(most, np.sqrt(total) + abs(np.float64(mark[i]) - np.float64(mark[j])))
+                rough = max(rough, value)
             j = following[j]
         i = following[i]
     return most

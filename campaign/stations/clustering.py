@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from campaign.clustering import LinkageOptions, Tree, linkage
+from campaign.clustering import LinkageOptions, cluster_class
+from campaign.clustering.runs import clustering_facts
 from campaign.propagation import drop_known
 from campaign.store import Store
 from ml_backend.detector import Progress
@@ -12,15 +13,25 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
     """Builds the tree of a class's new masks and stores it. A stored tree is left as it is.
 
     A mask is new where no mask of its class already in the dataset overlaps it by more than `rounds.dedupe_iou`
-    (Papadopoulos et al., section 3.4).
+    (Papadopoulos et al., section 3.4). A run that was interrupted begins the class again; a class that is done is not
+    touched. Raises InputError where `clustering.memory_gib` is less than the engine needs.
     """
     if any(t.class_id == class_id for t in store.trees(round_number)):
         return
     found = store.predictions(round_number, "pool", class_id)
     new = drop_known(found, store.dataset(before=round_number), store.settings.rounds.dedupe_iou)
     thresholds = next(r.metrics for r in store.rounds() if r.number == round_number)["thresholds"][str(class_id)]
-    tree = None
     if len(new):
-        merges = linkage(new.features, new.score, LinkageOptions(seed=store.settings.seed), progress)
-        tree = Tree.build(merges, new.score)
-    store.save_tree(round_number, class_id, tree, new.mask_id, len(found) - len(new), thresholds)
+        chosen = store.settings.clustering
+        options = LinkageOptions(
+            engine=chosen.engine,
+            device=chosen.device,
+            memory=None if chosen.memory_gib is None else int(chosen.memory_gib * 2**30),
+            seed=store.settings.seed,
+        )
+        folder = store.tree_folder(round_number, class_id)
+        cluster_class(folder, new.features, new.score, options, progress)
+        done = clustering_facts(folder)
+        name = store.classes()[class_id]
+        store.log(f"clustered {done['masks']} masks of {name}: {done['engine']}, {done['device']}, {done['seconds']} s")
+    store.save_tree(round_number, class_id, new.mask_id, len(found) - len(new), thresholds)

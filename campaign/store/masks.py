@@ -159,20 +159,19 @@ class MaskRecords:
         folder = self.tree_folder(round_number, class_id)
         return Tree.load(folder), np.load(folder / "mask_ids.npy", mmap_mode="r")
 
-    def save_tree(
-        self, round_number: int, class_id: int, tree: Tree | None, mask_ids: np.ndarray, known: int, thresholds: dict
-    ) -> None:
-        """Stores a class's tree; `known` masks were left out of it, the dataset having them already."""
+    def save_tree(self, round_number: int, class_id: int, mask_ids: np.ndarray, known: int, thresholds: dict) -> None:
+        """Notes that a class's tree is whole in its folder, over the masks `mask_ids` (none: there is no tree).
+
+        `known` masks were left out of it, the dataset having them already.
+        """
         folder = self.tree_folder(round_number, class_id)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "mask_ids.npy", lambda p: np.save(p, np.asarray(mask_ids, np.int64)))
-        if tree is not None:
-            tree.save(folder)
         with self.session() as session:
             session.merge(
                 m.ClassTree(
                     round=round_number, class_id=class_id, masks=len(mask_ids), known=known,
-                    thresholds=thresholds, searched=tree is None,
+                    thresholds=thresholds, searched=not len(mask_ids),
                 )
             )  # fmt: skip
 

@@ -39,7 +39,8 @@ def make_store(tmp_path):
         for class_id in CLASSES:
             mine = stored.select(stored.class_id == class_id)
             tree = Tree.build(linkage(mine.features, mine.score), mine.score)
-            store.save_tree(1, class_id, tree, mine.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
+            tree.save(store.tree_folder(1, class_id))
+            store.save_tree(1, class_id, mine.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
         return store
 
     return make
