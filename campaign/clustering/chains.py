@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from campaign.clustering.kernels import CONTEST, FAST, INF, TIED, UNSURE, pair
+from campaign.clustering.kernels import CONTEST, FAST, INF, SAME, TIED, UNSURE, pair
 from campaign.clustering.walks import root_of
 
 COSTLY = 1 << 23  # pairs of masks from which a look in double precision is not worth it
@@ -190,10 +190,19 @@ def _apart(x, mark, following, a, b) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def decide(x, mark, following, size, owner, candidate, best) -> None:
+def apart(x, mark, following, size, first, second, out) -> None:
+    """Complete-linkage distances of pairs of clusters in double precision, -1 where that costs too much."""
+    for p in range(len(first)):
+        out[p] = -1
+        if size[first[p]] * size[second[p]] <= COSTLY:
+            out[p] = _apart(x, mark, following, first[p], second[p])
+
+
+@numba.njit(cache=True, nogil=True)
+def decide(x, mark, following, size, owner, candidate, best, exact) -> None:
     """Which of its candidates each owner (leaves that stand for clusters, equal ones in a row) is nearest to.
 
-    Writes the row of the choice to all rows of the owner.
+    Writes the row of the choice to all rows of the owner, and its distance, -1 where nothing was computed.
     """
     begin = 0
     while begin < len(owner):
@@ -205,6 +214,7 @@ def decide(x, mark, following, size, owner, candidate, best) -> None:
                     choice, least = end, value
             end += 1
         best[begin:end] = choice
+        exact[begin:end] = least if least < np.inf else -1.0
         begin = end
 
 
@@ -219,13 +229,16 @@ def append(following, last, size, kept, gone) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _choose(own, place, x, mark, following, size, near, far) -> int:
-    """The listed cluster that is nearest in double precision, where several are too near to tell."""
+def _choose(own, place, x, mark, following, size, near, far) -> tuple[int, float]:
+    """The listed cluster that is nearest in double precision, where several are too near to tell.
+
+    With it its distance, -1 where nothing was computed.
+    """
     limit, count = far[own, place] * UNSURE, 0
     for e in range(near.shape[1]):
         count += near[own, e] >= 0 and far[own, e] <= limit
     if count == 1 or count > CONTEST or limit == 0:
-        return place
+        return place, -1.0
     least = np.inf
     for e in range(near.shape[1]):
         other = near[own, e]
@@ -233,7 +246,7 @@ def _choose(own, place, x, mark, following, size, near, far) -> int:
             value = _apart(x, mark, following, own, other)
             if value < least:
                 place, least = e, value
-    return place
+    return place, least if least < np.inf else -1.0
 
 
 @numba.njit(cache=True, nogil=True)
@@ -249,6 +262,7 @@ def settle(
     own_ids = np.flatnonzero(alive)
     nearest, seen = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     least, lower = np.full(n, INF, np.float32), np.zeros(n, np.float32)
+    exact = np.full(n, -1.0)  # `least` in double precision, where that was needed
     length, again = near.shape[1], True
     while again:
         again = False
@@ -262,9 +276,9 @@ def settle(
             other = nearest[own]
             if seen[own] < 0 or (other >= 0 and (not alive[other] or version[other] != seen[own])):
                 place = _resolve(own, near, far, part, bound, parent, size)
-                nearest[own], seen[own], least[own], lower[own] = -1, 0, INF, bound[own]
+                nearest[own], seen[own], least[own], lower[own], exact[own] = -1, 0, INF, bound[own], -1
                 if place >= 0 and far[own, place] <= bound[own]:
-                    place = _choose(own, place, x, mark, following, size, near, far)
+                    place, exact[own] = _choose(own, place, x, mark, following, size, near, far)
                     other = near[own, place]
                     nearest[own], seen[own] = other, version[other]
                     least[own] = lower[own] = far[own, place]
@@ -272,10 +286,17 @@ def settle(
             if other < 0:
                 continue
             mutual = nearest[other] == own and seen[other] == version[own]
-            # a list that has run out or is to be read again still tells how near anything can be
-            taken = nearest[other] >= 0 and seen[other] == version[nearest[other]] and lower[other] != least[own]
-            if not mutual and (taken or lower[other] < least[own]):
-                continue
+            if not mutual:
+                if nearest[other] >= 0 and seen[other] == version[nearest[other]]:
+                    if lower[other] != least[own]:
+                        continue
+                    # as near as the nearest of `other`, as far as float32 can tell
+                    decided = exact[other] >= 0 and size[own] * size[other] <= COSTLY
+                    if decided and _apart(x, mark, following, own, other) > exact[other] * SAME:
+                        continue
+                # a list that has run out or is to be read again still tells how near anything can be
+                elif lower[other] < least[own] * UNSURE:
+                    continue
             # `other` may not have been read since its own nearest merged, but distances only grow
             first[count], second[count], height[count] = own, other, least[own]
             count += 1

@@ -32,8 +32,11 @@ class Members(Protocol):
     def unite(self, kept: np.ndarray, gone: np.ndarray) -> None:
         """Take note of merges."""
 
-    def nearest_of(self, owner: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-        """For each row the row of the candidate that is nearest to its owner."""
+    def nearest_of(self, owner: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each row the row of the candidate that is nearest to its owner, and its distance or -1."""
+
+    def apart(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Distances of pairs of clusters, -1 where not worth it."""
 
 
 def dense_merges(
@@ -70,6 +73,7 @@ class Rows:
     least: np.ndarray  # distance to the nearest, or a lower bound of it where that is not known
     known: np.ndarray
     rivals: np.ndarray  # number of clusters as near as the nearest, as far as float32 can tell
+    exact: np.ndarray  # `least` in double precision where that was needed, otherwise -1
     stale: np.ndarray  # clusters whose nearest is not known
 
     def __init__(self, leaves: np.ndarray, clusters: Members | None):
@@ -77,6 +81,7 @@ class Rows:
         self.leaf, self.stale = np.asarray(leaves), np.arange(self.left)
         self.nearest, self.least = np.zeros(self.left, np.int64), np.zeros(self.left, np.float32)
         self.known, self.rivals = np.zeros(self.left, bool), np.ones(self.left, np.int64)
+        self.exact = np.full(self.left, -1.0)
         self.first, self.second = np.arange(self.left), np.arange(self.left)
         self.readings, self.patience = 0, PATIENCE * self.left
         self._restart(self.left)
@@ -116,15 +121,17 @@ class Rows:
         elif self.eager < 1 and (part := int(len(rows) * self.eager)) > 64:
             rows = rows[np.argpartition(self.least[rows], part)[:part]]
         self.look(rows)
-        self.known[rows] = True
+        self.known[rows], self.exact[rows] = True, -1
         self.readings += len(rows)
         if self.clusters is not None and (self.rivals[rows] > 1).any():
             owner, rival, distance = self.contest(rows)
-            best = self.clusters.nearest_of(self.leaf[owner], self.leaf[rival])
+            best, self.exact[owner] = self.clusters.nearest_of(self.leaf[owner], self.leaf[rival])
             self.nearest[owner], self.least[owner] = rival[best], distance[best]
 
     def _merge(self) -> Iterator[Merges]:
-        pairs = kernels.pair_up(self.width, self.nearest, self.least, self.known, self.alive, self.first, self.second)
+        lines = self.nearest, self.least, self.known, self.alive
+        self._deny_ties()
+        pairs = kernels.pair_up(self.width, *lines, self.exact, self.first, self.second)
         if not pairs and self.known[: self.width][self.alive].all():
             # a ring of near ties: the nearest pair of all is right in any case
             pairs, i = 1, int(np.where(self.alive, self.least[: self.width], np.inf).argmin())
@@ -146,6 +153,20 @@ class Rows:
         if self.left < SHRINK * self.width and self.width > 256:
             self.shrink()
 
+    def _deny_ties(self) -> None:
+        """Tell apart clusters that are farther from their nearest one than it is from its own.
+
+        Float32 calls both distances the same, and would merge the wrong two.
+        """
+        if self.clusters is None or not (self.exact[: self.width] >= 0).any():
+            return
+        near = self.nearest[: self.width]
+        tied = self.alive & self.known[: self.width] & self.known[near] & (self.least[: self.width] == self.least[near])
+        tied &= (near[near] != np.arange(self.width)) & (self.exact[near] >= 0)
+        rows = np.flatnonzero(tied & (self.exact[: self.width] < 0))
+        if len(rows):
+            self.exact[rows] = self.clusters.apart(self.leaf[rows], self.leaf[near[rows]])
+
     def shrink(self) -> None:
         """Close up the rows and columns of the clusters that are left."""
         keep = np.flatnonzero(self.alive)
@@ -153,7 +174,7 @@ class Rows:
         place = np.cumsum(self.alive) - 1
         self.nearest, self.stale = place[self.nearest[keep]], place[self.stale]
         self.leaf, self.least = self.leaf[keep], self.least[keep]
-        self.known, self.rivals = self.known[keep], self.rivals[keep]
+        self.known, self.rivals, self.exact = self.known[keep], self.rivals[keep], self.exact[keep]
         self._restart(len(keep))
 
 

@@ -13,6 +13,7 @@ FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
 CANCELLED = np.float32(0.1)  # a squared distance below this share of the norms has lost digits
 TIED = np.float32(1 - 2e-6)  # float32 distances are not to be told apart more closely
 UNSURE = np.float32(1 + 8e-6)  # the nearest is looked for again, in double precision, among those so near
+SAME = 1 + 1e-12  # double-precision distances that are ties
 CONTEST = 8  # so many at most; more of them are ties, and any will do
 INF = np.float32(np.inf)
 
@@ -172,13 +173,17 @@ def compact(matrix, slot, low, high, width, stamp, kept, gone, now, keep):
 
 
 @numba.njit(cache=True, nogil=True)
-def pair_up(count, nearest, least, known, alive, first, second) -> int:
-    """Disjoint pairs of clusters that are each other's nearest (ties allowed); returns how many."""
+def pair_up(count, nearest, least, known, alive, exact, first, second) -> int:
+    """Disjoint pairs of clusters that are each other's nearest (ties allowed); returns how many.
+
+    `exact` has distances in double precision where they were needed to tell what ties are, otherwise -1.
+    """
     pairs = 0
     for i in range(count):
         if alive[i] and known[i]:
             j = nearest[i]
-            if alive[j] and known[j] and (nearest[j] == i or least[j] == least[i]):
+            tied = least[j] == least[i] and (exact[i] < 0 or exact[j] < 0 or exact[i] <= exact[j] * SAME)
+            if alive[j] and known[j] and (nearest[j] == i or tied):
                 first[pairs], second[pairs] = i, j
                 pairs += 1
                 known[i] = known[j] = False

@@ -229,15 +229,21 @@ class Clusters:
         """Take note of merges made elsewhere."""
         chains.append(self.following, self.last, self.size, kept, gone)
 
-    def nearest_of(self, owner: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-        """For each row the row of the candidate that is nearest to its owner, in double precision.
+    def nearest_of(self, owner: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each row the row of the candidate that is nearest to its owner, and its distance, in double precision.
 
-        owner, candidate: (k,) clusters; rows of one owner stand together.
+        owner, candidate: (k,) clusters; rows of one owner stand together. A distance that costs too much is -1.
         """
-        best = np.empty(len(owner), np.int64)
+        best, exact = np.empty(len(owner), np.int64), np.empty(len(owner))
         points = self.points
-        chains.decide(points.x, points.mark, self.following, self.size, owner, candidate, best)
-        return best
+        chains.decide(points.x, points.mark, self.following, self.size, owner, candidate, best, exact)
+        return best, exact
+
+    def apart(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Distances of pairs of clusters in double precision, -1 where that costs too much."""
+        out = np.empty(len(first))
+        chains.apart(self.points.x, self.points.mark, self.following, self.size, first, second, out)
+        return out
 
     def _arranged(self, ids: np.ndarray, wanted: int) -> tuple[np.ndarray, Centres, np.ndarray]:
         """The ids with near clusters together (the first `wanted` still first), their centres and pieces."""

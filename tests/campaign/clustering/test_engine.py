@@ -37,6 +37,19 @@ def test_ties_are_broken_rightly(n, d, seed):
 
 
 @pytest.mark.usefixtures("small_passes")
+@pytest.mark.parametrize("direct", [10, 100], ids=["lists", "matrix"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_what_float32_calls_a_tie_is_told_apart(monkeypatch, direct, order):
+    monkeypatch.setattr(engine, "DIRECT", direct)
+    # the middle one is nearer to the first by 5e-9
+    triple = np.array([[-1, 0], [0, 0], [1, 1e-4]])
+    rim = 50 * np.array([[np.cos(a), np.sin(a)] for a in np.arange(16) * np.pi / 8])
+    features = np.concatenate([triple[list(order)], rim])
+    merges = linkage(features, np.zeros(len(features)), CPU)
+    assert sorted(merges[0, :2].astype(int)) == sorted(order.index(i) for i in (0, 1))
+
+
+@pytest.mark.usefixtures("small_passes")
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", ["normal", "blobs", "duplicates", "grid"])
 @pytest.mark.parametrize("room", [40, 12, 3])
