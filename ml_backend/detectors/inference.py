@@ -93,6 +93,16 @@ def central(detections: Detections, tile: Tile, slack: float = 4.0) -> Tensor:
     return inside & (y >= top - slack) & (y <= bottom + slack)
 
 
+def cut(detections: Detections, tile: Tile, slack: float = 2.0) -> Tensor:
+    """Which detections reach a side of their tile where another tile goes on, (n,) bool: they may be halves."""
+    height, width = tile.pixels.shape[-2:]
+    inner = detections.boxes.new_tensor([tile.core[0], tile.core[1], -tile.core[2], -tile.core[3]]).isfinite()
+    at_side = torch.cat(
+        [detections.boxes[:, :2], detections.boxes.new_tensor([width, height]) - detections.boxes[:, 2:]], 1
+    )
+    return ((at_side <= slack) & inner).any(1)
+
+
 def to_predictions(
     image: Prepared,
     found: list[Detections],
@@ -122,9 +132,11 @@ def to_predictions(
                 detections.predicted_iou[keep].float().cpu().numpy(),
                 detections.masks[keep].float().cpu().numpy(),
                 project(options.feature, raw[keep], options.feature_width).cpu().numpy(),
+                cut(detections, tile)[keep].cpu().numpy(),
             )
         )
-    boxes, labels, confidence, predicted, masks, features = (np.concatenate(c) for c in zip(*parts, strict=True))
+    columns = (np.concatenate(c) for c in zip(*parts, strict=True))
+    boxes, labels, confidence, predicted, masks, features, halves = columns
     record, zoom = image.record, np.array([*image.zoom, *image.zoom])
     boxes = boxes / zoom
     predicted = calibrate(predicted)
@@ -137,7 +149,7 @@ def to_predictions(
         if window.any():
             rows.append(row)
             counts.append(window_rle(window, x, y, record.height, record.width))
-    kept = suppress(counts, labels[rows], record, options.mask_nms)[: options.max_detections]
+    kept = suppress(counts, halves[rows], record, options.mask_nms)[: options.max_detections]
     rows = np.array(rows, int)[kept]
     corners = boxes[rows].reshape(-1, 4)
     rle = np.empty(len(rows), object)
@@ -155,16 +167,26 @@ def to_predictions(
     )
 
 
-def suppress(counts: list[bytes], labels: np.ndarray, record: ImageRecord, limit: float) -> np.ndarray:
-    """Rows that stay when of two masks that overlap by IoU over `limit` the later one goes, whatever its class."""
+def suppress(counts: list[bytes], halves: np.ndarray, record: ImageRecord, limit: float) -> np.ndarray:
+    """Rows that stay when of two masks that overlap by IoU over `limit` the later one goes, whatever its class.
+
+    Masks that a tile cut, where `halves` (n,) bool holds, go before whole ones, and also where most of such a mask
+    lies in another that stays: half an object has a small IoU with the whole.
+    """
     if not counts:
         return np.zeros(0, int)
     rles = [{"size": [record.height, record.width], "counts": c} for c in counts]
-    iou = np.asarray(mask_util.iou(rles, rles, [0] * len(rles)))
+    same = np.asarray(mask_util.iou(rles, rles, [0] * len(rles))) > limit
+    cut_rows = np.flatnonzero(halves)
+    if len(cut_rows):
+        part = [rles[row] for row in cut_rows]
+        same[:, cut_rows] |= np.asarray(mask_util.iou(part, rles, [1] * len(rles))).T > 0.5
+    order = np.argsort(halves, kind="stable")
     keep = np.ones(len(counts), bool)
-    for row in range(len(counts)):
+    for at, row in enumerate(order):
         if keep[row]:
-            keep[row + 1 :] &= iou[row, row + 1 :] <= limit
+            later = order[at + 1 :]
+            keep[later] &= ~same[row, later]
     return np.flatnonzero(keep)
 
 

@@ -16,6 +16,8 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
 from ml_backend.iou_head import IoUHead, balanced, iou_loss
 from ml_backend.pasting import paste
 
+_PROPOSALS_PER_PIXEL = 8.5e-3
+
 
 @dataclass
 class Target:
@@ -77,6 +79,22 @@ class ProposalNetwork(RegionProposalNetwork):
                 negative = label == 0
                 label[negative & ~covered(box, target, negative)] = -1.0
         return labels, boxes
+
+    def filter_proposals(self, proposals, objectness, image_shapes, num_anchors_per_level):
+        boxes, scores = super().filter_proposals(proposals, objectness, image_shapes, num_anchors_per_level)
+        if self.training:
+            return boxes, scores
+        limits = [most_proposals(*shape) for shape in image_shapes]
+        return [b[:n] for b, n in zip(boxes, limits, strict=True)], [s[:n] for s, n in zip(scores, limits, strict=True)]
+
+
+def most_proposals(height: int, width: int) -> int:
+    """Most proposals of an image or tile of so many network pixels: some nine on the area of a median object.
+
+    Without that limit the tiles of an image would have far more proposals between them than the whole image, and
+    the worse ones among them end as parts and doubles of objects.
+    """
+    return int(np.ceil(_PROPOSALS_PER_PIXEL * height * width))
 
 
 def covered(boxes: Tensor, target: Target, asked: Tensor, share: float = 0.7) -> Tensor:

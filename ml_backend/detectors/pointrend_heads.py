@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ml_backend.detectors.network import Target, covered, mask_targets
+from ml_backend.detectors.network import Target, covered, mask_targets, most_proposals
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.iou_head import IoUHead, balanced, iou_loss, soft_iou
 
@@ -43,6 +43,13 @@ class IncompleteRPN(RPN):
                 negative = label == 0
                 label[negative & ~covered(places, target, negative)] = -1
         return labels, boxes
+
+    def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
+        """As in detectron2, in inference with no more proposals on a tile than on as much of a whole image."""
+        found = super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+        if self.training:
+            return found
+        return [part[: most_proposals(*part.image_size)] for part in found]
 
 
 @ROI_HEADS_REGISTRY.register()

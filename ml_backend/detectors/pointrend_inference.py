@@ -17,7 +17,7 @@ from torch.nn import functional
 from ml_backend.coco import ImageRecord
 from ml_backend.detectors.augmentation import load_pixels, statistics
 from ml_backend.detectors.device_pasting import edges, edges_rle
-from ml_backend.detectors.inference import Tile, batched, central, suppress, tile_spans
+from ml_backend.detectors.inference import Tile, batched, central, cut, suppress, tile_spans
 from ml_backend.detectors.network import Detections
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.features import SEED, feature_width, projection, raw_feature
@@ -41,14 +41,15 @@ class Read:
 class Found:
     """Masks of one image or of a part of it, off the device; row i of everything belongs to the same mask.
 
-    boxes (n, 4) as x0, y0, x1, y1 in pixels of the image; labels (n,) from 1; confidence, predicted_iou (n,);
-    features by kind, each (n, d) float16; edges as `device_pasting.edges` gives them.
+    boxes (n, 4) as x0, y0, x1, y1 in pixels of the image; labels (n,) from 1; confidence, predicted_iou (n,); halves
+    (n,) bool, masks that a tile cut; features by kind, each (n, d) float16; edges as `device_pasting.edges` gives them.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     confidence: np.ndarray
     predicted_iou: np.ndarray
+    halves: np.ndarray
     features: dict[str, np.ndarray]
     edges: list[np.ndarray]
 
@@ -154,22 +155,24 @@ class Pipeline:
         for kind in self.kinds:
             raw = raw_feature(kind, found.roi_features[rows], masks, found.hidden[rows])
             features[kind] = project(kind, raw, self.options.feature_width).cpu().numpy()
-        columns = (boxes, *(c[rows, None] for c in (found.labels, found.confidence, found.predicted_iou)))
+        single = (found.labels, found.confidence, found.predicted_iou, cut(found, tile))
+        columns = (boxes, *(c[rows, None] for c in single))
         # One transfer for all numbers: each waits for the device.
         numbers = torch.cat([c.float() for c in columns], 1).cpu().numpy()
         places = edges(masks, boxes, record.height, record.width, self.options.paste_pixels)
-        return Found(numbers[:, :4], numbers[:, 4].astype(int), numbers[:, 5], numbers[:, 6], features, places)
+        labels, halves = numbers[:, 4].astype(int), numbers[:, 7] > 0
+        return Found(numbers[:, :4], labels, numbers[:, 5], numbers[:, 6], halves, features, places)
 
     def _encode(self, record: ImageRecord, parts: list[Found]) -> tuple[Predictions, dict[str, np.ndarray]]:
-        boxes, labels, confidence, predicted = (
+        boxes, labels, confidence, predicted, halves = (
             np.concatenate([getattr(p, name) for p in parts])
-            for name in ("boxes", "labels", "confidence", "predicted_iou")
+            for name in ("boxes", "labels", "confidence", "predicted_iou", "halves")
         )
         predicted = self.calibrate(predicted)
         places = [e for part in parts for e in part.edges]
         order = [int(row) for row in np.argsort(-confidence * predicted, kind="stable") if len(places[row])]
         counts = [edges_rle(places[row], record.height, record.width) for row in order]
-        kept = suppress(counts, labels[order], record, self.options.mask_nms)[: self.options.max_detections]
+        kept = suppress(counts, halves[order], record, self.options.mask_nms)[: self.options.max_detections]
         rows = np.array(order, int)[kept]
         rle = np.empty(len(rows), object)
         rle[:] = [counts[at] for at in kept]

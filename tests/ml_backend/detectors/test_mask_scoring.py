@@ -162,12 +162,7 @@ def test_feature_kinds(kind, checkpoint, sets):
     assert part.features.shape[1] == (256 if kind == "mask_iou" else 512)
 
 
-TILES = pytest.mark.xfail(reason="objects that a tile's border cuts still come twice now and then", strict=False)
-
-
-@pytest.mark.parametrize(
-    "options", [pytest.param({"tile": 256}, marks=TILES), {"predict_batch": 4}], ids=["tiles", "batches"]
-)
+@pytest.mark.parametrize("options", [{"tile": 256}, {"predict_batch": 4}], ids=["tiles", "batches"])
 def test_tiles_and_batches_find_the_same_objects(options, checkpoint, sets, tmp_path):
     images = draw(tmp_path, 2, seed=6, side=280, objects=24)
     plain = predict_all(MaskScoringRCNN.load(checkpoint), images.images)
@@ -206,7 +201,8 @@ def test_thresholds_can_be_given_anew(checkpoint, sets, found):
 def test_resnet50_takes_weights_from_a_local_file(tmp_path, sets):
     model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
     torch.save(model.state_dict(), tmp_path / "coco.pth")
-    options = DetectorOptions.create({"preset": "resnet50", "weights": str(tmp_path / "coco.pth")}).resolve(sets[0])
+    values = {"preset": "resnet50", "weights": str(tmp_path / "coco.pth"), "min_area": 0}
+    options = DetectorOptions.create(values).resolve(sets[0])
     network = build(options, classes=2)
     loaded = network.state_dict()
     for ours, theirs in (

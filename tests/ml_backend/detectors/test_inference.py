@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as mask_util
+
+from ml_backend.coco import ImageRecord
+from ml_backend.detectors.inference import Tile, central, cut, suppress
+from ml_backend.detectors.network import Detections, most_proposals
+
+RECORD = ImageRecord(1, "a.png", 100, 60, Path("a.png"))
+
+
+def rectangle(x0: int, y0: int, x1: int, y1: int) -> bytes:
+    mask = np.zeros((60, 100), np.uint8, order="F")
+    mask[y0:y1, x0:x1] = 1
+    return mask_util.encode(mask)["counts"]
+
+
+WHOLE = (10, 10, 50, 40)
+
+
+@pytest.mark.parametrize(
+    ("masks", "halves", "kept"),
+    [
+        pytest.param([], [], [], id="none"),
+        pytest.param([WHOLE, (60, 10, 90, 40)], [0, 0], [0, 1], id="apart"),
+        pytest.param([WHOLE, (12, 10, 50, 40)], [0, 0], [0], id="double"),
+        pytest.param([WHOLE, (10, 10, 22, 40)], [0, 0], [0, 1], id="a smaller object inside another"),
+        pytest.param([WHOLE, (10, 10, 22, 40)], [0, 1], [0], id="a part that a tile cut"),
+        pytest.param([(10, 10, 22, 40), WHOLE], [1, 0], [1], id="a part with the higher score"),
+        pytest.param([(10, 10, 32, 40), (28, 10, 50, 40)], [1, 1], [0, 1], id="two parts that hardly overlap"),
+        pytest.param([(10, 10, 40, 40), (22, 10, 50, 40)], [1, 1], [0], id="two parts that are mostly one"),
+        pytest.param([(5, 5, 40, 20), WHOLE], [1, 0], [1], id="a part that reaches a little beyond"),
+    ],
+)
+def test_doubles_and_parts_go(masks, halves, kept):
+    found = suppress([rectangle(*m) for m in masks], np.array(halves, bool), RECORD, 0.5)
+    assert found.tolist() == kept
+
+
+# One of 2x2 tiles of 64 pixels: the lower right one, whose left and upper sides are inside the image.
+TILE = Tile(torch.zeros(3, 64, 64), 40, 40, (12.0, 12.0, np.inf, np.inf))
+
+
+@pytest.mark.parametrize(
+    ("box", "is_cut", "is_central"),
+    [
+        pytest.param((20, 20, 40, 40), False, True, id="inside"),
+        pytest.param((0, 20, 40, 40), True, True, id="at the left, where another tile goes on"),
+        pytest.param((20, 1, 40, 40), True, True, id="at the top, where another tile goes on"),
+        pytest.param((30, 30, 64, 64), False, True, id="at the image's own border"),
+        pytest.param((0, 20, 10, 30), True, False, id="another tile's"),
+    ],
+)
+def test_what_a_tile_cuts(box, is_cut, is_central):
+    one = torch.zeros(1)
+    found = Detections(torch.tensor([box], dtype=torch.float32), one, one, one, one, one, one)
+    assert cut(found, TILE).tolist() == [is_cut]
+    assert central(found, TILE).tolist() == [is_central]
+
+
+@pytest.mark.parametrize(("height", "width", "tile"), [(420, 420, 210), (1600, 1200, 400)])
+def test_tiles_have_no_more_proposals_than_the_whole(height, width, tile):
+    whole = most_proposals(height, width)
+    tiles = (height // tile) * (width // tile) * most_proposals(tile, tile)
+    assert whole <= tiles <= 1.01 * whole
