@@ -127,11 +127,23 @@ class Screen:
     def open(self, project: int, shown: str) -> None:
         """Opens the project's label stream and waits until `shown` (a CSS selector) can be seen."""
         self.page.goto(f"{self.url}/projects/{project}/data?labeling=1")
-        self.page.wait_for_selector(shown, timeout=60_000)
+        self.page.wait_for_selector(shown)
+        self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_timeout(500)
 
     def wait_until_all_is_answered(self) -> None:
         """Until Label Studio has saved the last task and found no other."""
-        self.page.get_by_text("No More Tasks").wait_for(timeout=30_000)
+        self.page.get_by_text("No More Tasks").wait_for()
+
+    def wait_for(self, condition: str, argument: Any = None) -> None:
+        """Until a function in the browser gives true; where it never does, what went wrong stands in the error."""
+        from playwright.sync_api import TimeoutError as Late
+
+        try:
+            self.page.wait_for_function(condition, arg=argument)
+        except Late:
+            self.keep("stuck")
+            raise AssertionError(f"{condition} never came true; on the page: {self.errors[-5:]}") from None
 
     def keep(self, name: str) -> None:
         """A screenshot among the artifacts."""
@@ -153,6 +165,7 @@ def login(label_studio: LabelStudioServer) -> list[dict]:
 @pytest.fixture
 def screen(browser: Any, login: list[dict], label_studio: LabelStudioServer) -> Iterator[Screen]:
     context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(120_000)  # other tests may keep the machine busy
     context.add_cookies(login)
     shown = Screen(context.new_page(), label_studio.url)
     shown.page.on("console", lambda m: shown.errors.append(m.text) if m.type == "error" else None)

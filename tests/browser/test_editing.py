@@ -47,7 +47,6 @@ def answer(client, project: int) -> list[dict]:
 def test_a_mask_that_needs_no_correction_comes_back_exactly(screen, edit_project, crops, label_studio_client, mask_id):
     project, window = edit_project(mask_id)
     screen.open(project, ".ce canvas")
-    screen.page.wait_for_timeout(1500)
     submit(screen)
     rle = edited_mask(answer(label_studio_client, project), window, *crops.scene.SIZE[::-1])
     assert (mask_util.decode(rle) == crops.scene.masks[mask_id]).all()
@@ -71,7 +70,6 @@ def test_a_stroke_changes_the_mask_where_it_was_drawn_and_nowhere_else(
     ys, xs = np.nonzero(mask)
     middle = (ys.min() + ys.max()) / 2
     screen.open(project, ".ce canvas")
-    screen.page.wait_for_timeout(1500)
     screen.page.get_by_text("disc", exact=True).last.click()  # the region in the list
     screen.page.wait_for_timeout(300)
     screen.page.keyboard.press(key)
@@ -102,7 +100,6 @@ def test_a_stroke_changes_the_mask_where_it_was_drawn_and_nowhere_else(
 def test_a_mask_that_cannot_be_corrected_is_said_so(screen, edit_project, crops, label_studio_client, key, choice):
     project, window = edit_project(WHOLE)
     screen.open(project, ".ce canvas")
-    screen.page.wait_for_timeout(1500)
     screen.page.keyboard.press(key)
     submit(screen)
     result = answer(label_studio_client, project)
@@ -114,7 +111,6 @@ def test_objects_are_painted_from_scratch(screen, make_project, crops, label_stu
     data = label_config.paint_data("k", crops.image())
     project = make_project(label_config.load("paint", ["disc", "ring"]).xml, [{"data": data}])
     screen.open(project, ".cp canvas")
-    screen.page.wait_for_timeout(1500)
     image = screen.page.locator(".cp canvas").first.bounding_box()
     for key, fraction in (("1", 0.25), ("2", 0.6)):
         screen.page.keyboard.press(key)
@@ -143,10 +139,9 @@ def test_a_single_mask_is_answered_with_two_keys(screen, make_project, crops, la
     tasks = [{"data": label_config.single_data(k, "disc", int(k), url)} for k, url in addresses.items()]
     project = make_project(label_config.load("single").xml, tasks)
     screen.open(project, ".cs img")
-    screen.page.wait_for_timeout(800)
     screen.keep("single")
     for key, verdict in verdicts.items():
-        screen.page.wait_for_selector(f".cs-views img[src^='{addresses[key]}']", timeout=30_000)
+        screen.page.wait_for_selector(f".cs-views img[src^='{addresses[key]}']")
         screen.page.keyboard.press(verdict[0])
         screen.page.wait_for_timeout(200)
         screen.page.keyboard.press("Space")
@@ -160,7 +155,6 @@ def test_a_single_mask_without_an_answer_is_not_submitted(screen, make_project, 
     data = label_config.single_data("k", "disc", 1000, crops.crop(1000))
     project = make_project(label_config.load("single").xml, [{"data": data}])
     screen.open(project, ".cs img")
-    screen.page.wait_for_timeout(800)
     screen.page.keyboard.press("Space")
     screen.page.wait_for_timeout(1500)
     assert screen.page.get_by_text("Press Y, N or U first").is_visible()
