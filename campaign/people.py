@@ -286,3 +286,8 @@ def as_json(found: Team) -> dict:
         "seconds_per_answer": found.pace.per_answer, "seconds_per_mask": found.seconds_per_mask,
         "published_seconds_per_answer": PUBLISHED_ANSWER, "published_seconds_per_drawn_mask": PUBLISHED_DRAWING,
     }  # fmt: skip
+
+
+def money(value: float | None) -> str:
+    """An amount in the currency of the wage: two digits, more of them where it is small."""
+    return "–" if value is None else f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"

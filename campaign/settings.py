@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ml_backend.errors import InputError
 
@@ -24,13 +24,16 @@ class DetectorSettings(_Section):
 class SearchSettings(_Section):
     """When a cluster is asked about, accepted, rejected or split (Papadopoulos et al., Algorithm 1)."""
 
-    policy: str = Field("paper", description="rule that says which masks to ask and when to decide")
+    policy: str = Field("adaptive", description="rule that says which masks to ask and when to decide")
     n_s: int = Field(15, ge=1, le=1000, description="masks sampled from a cluster")
     k_iou: float = Field(0.75, gt=0, lt=1, description="a mask is correct at this IoU with the true mask")
     k_a: float = Field(0.85, gt=0.5, le=1, description="a cluster is accepted at this estimated quality")
     k_pr: float | None = Field(None, ge=0, le=1, description="reject at or below this mean score; unset: learned")
     k_pa: float | None = Field(None, ge=0, le=1, description="split at or below this mean score; unset: learned")
     budget_questions: int | None = Field(None, ge=0, description="questions that the campaign may ask; unset: no limit")
+    budget_hours: float | None = Field(None, ge=0, description="hours that annotators may work; unset: no limit")
+    budget_money: float | None = Field(None, ge=0, description="what their work may cost, at `quality.wage_per_hour`")
+    seconds_per_answer: float = Field(2.0, gt=0, description="time of an answer, until 100 of them were measured")
 
 
 class ClusteringSettings(_Section):
@@ -45,6 +48,7 @@ class RoundSettings(_Section):
     """How rounds follow one another."""
 
     rounds: int = Field(2, ge=1, le=8000, description="most rounds; it ends earlier when a round finds nothing new")
+    least_new: float = Field(0.01, ge=0, le=1, description="a round that adds a smaller share of masks is the last")
     dedupe_iou: float = Field(0.5, gt=0, le=1, description="of two masks of a class that overlap more, one stays")
 
 
@@ -105,6 +109,12 @@ class CampaignSettings(_Section):
     quality: QualitySettings = QualitySettings()
     jobs: JobSettings = JobSettings()
     label_studio: LabelStudioSettings = LabelStudioSettings()
+
+    @model_validator(mode="after")
+    def _money_needs_a_wage(self) -> CampaignSettings:
+        if self.search.budget_money is not None and not self.quality.wage_per_hour:
+            raise ValueError("search.budget_money needs quality.wage_per_hour")
+        return self
 
 
 Split = Literal["labelled", "pool", "heldout"]

@@ -117,15 +117,26 @@ def serve(
     run_server(folder, host, port, threads)
 
 
-def status(folder: Folder, json: Json = False) -> None:
-    """Say where the campaign stands."""
+def status(
+    folder: Folder,
+    forecast: Annotated[
+        int | None, typer.Option(min=1, help="Also forecast what so many questions more would bring.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say where the campaign stands, and what more questions would bring."""
+    from dataclasses import asdict
+
     from campaign.cli.output import table
+    from campaign.stations.spending import prospects
     from campaign.status import status as state
     from campaign.store import Store
 
-    now = state(Store.open(folder))
+    store = Store.open(folder)
+    now = state(store)
+    ahead = prospects(store, forecast) if forecast else []
     if json:
-        emit(now, True)
+        emit(now | ({"forecast": [asdict(p) for p in ahead]} if forecast else {}), True)
         return
     budget = f" of {now['budget_questions']}" if now["budget_questions"] is not None else ""
     rows: list[tuple[str, Any]] = [
@@ -137,6 +148,8 @@ def status(folder: Folder, json: Json = False) -> None:
         ap = "-" if entry["ap"] is None else f"{entry['ap']:.3f}"
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(entry["decisions"].items())) or "none yet"
         rows.append((f"round {entry['round']}", f"AP {ap}, {entry['predictions']} predictions, clusters: {kinds}"))
+    for p in ahead:
+        rows.append((f"{p.questions} questions more", f"{p.masks:.0f} masks more, likely {p.low:.0f} to {p.high:.0f}"))
     if now["trouble"]:
         rows.append(("trouble", now["trouble"]))
     table(now["name"], rows)

@@ -109,7 +109,7 @@ def _print(name: str, found: Team) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING
+    from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money
 
     shown = Table(title=name, title_justify="left", title_style="bold")
     for column in (
@@ -131,6 +131,8 @@ def _print(name: str, found: Team) -> None:
             _hours(found, u.seconds),
         )  # fmt: skip
     console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a file has room
     console.print(shown)
     for u in found.users:
         for flag in (*u.flags, *([] if u.trusted else ["does not count until more gold is answered right"])):
@@ -141,11 +143,11 @@ def _print(name: str, found: Team) -> None:
     for c in found.classes:
         costs.add_row(
             c.name, str(c.pace.answers), str(c.drawn.answers), _hours(found, c.seconds), str(c.masks),
-            _plain(c.seconds_per_mask), *([_plain(found.cost(c.seconds_per_mask))] if found.wage else []),
+            _plain(c.seconds_per_mask), *([money(found.cost(c.seconds_per_mask))] if found.wage else []),
         )  # fmt: skip
     console.print(costs)
     drawing = found.cost(PUBLISHED_DRAWING)
-    per_mask = f" costing {_plain(found.cost(found.seconds_per_mask))}" if found.wage else ""
+    per_mask = f" costing {money(found.cost(found.seconds_per_mask))}" if found.wage else ""
     console.print(
         f"{_hours(found, found.seconds)} hours, {_plain(found.pace.per_answer)} s per answer "
         f"(published {PUBLISHED_ANSWER:g}), {_plain(found.seconds_per_mask)} s per mask{per_mask} "

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from campaign.lead.changes import KINDS, decide, foresee
 from campaign.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
 from campaign.lead.login import protect
-from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING, team
+from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money, team
 from campaign.stations import editing
 from campaign.stations.painting import reference
 from campaign.stations.verification import connect
@@ -267,11 +267,6 @@ def percent(value: float | None) -> str:
 def seconds(value: float | None) -> str:
     """A short time."""
     return "–" if value is None else f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
-
-
-def money(value: float | None) -> str:
-    """An amount in the currency of the wage: two digits, more of them where it is small."""
-    return "–" if value is None else f"{value:,.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def duration(value: float) -> str:

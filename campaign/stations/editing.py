@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import numpy as np
+from pycocotools import mask as mask_util
 
 from campaign.answers import verdicts
 from campaign.instructions import class_rules, project_instructions
@@ -40,12 +41,25 @@ VERSION = "campaign"
 
 
 def near_misses(store: Store, class_id: int, count: int) -> list[int]:
-    """Masks of a class that were voted no with a high score, best first, whose object the dataset does not have."""
+    """Masks of a class that were voted no with a high score, best first, whose object the dataset does not have.
+
+    Of several that show the same object, of different rounds say, the best alone.
+    """
     voted = verdicts(counted_answers(store))
     ids = [q.mask_id for q, p in store.questions(kind="verify") if p.class_id == class_id]
     wrong = [i for i in dict.fromkeys(ids) if voted.get(i) == Verdict.NO and i not in edited(store)]
     found = drop_known(store.masks(wrong), final_masks(store), store.settings.rounds.dedupe_iou)
-    return found.mask_id[np.argsort(-found.score, kind="stable")][:count].tolist()
+    found = found.select(np.argsort(-found.score, kind="stable"))
+    chosen: list[int] = []
+    for row, rle in enumerate(found.rles()):
+        others = found.select(chosen)
+        same = others.select(others.image_id == found.image_id[row])
+        if len(same) and mask_util.iou([rle], same.rles(), [0] * len(same)).max() > store.settings.rounds.dedupe_iou:
+            continue
+        chosen.append(row)
+        if len(chosen) == count:
+            break
+    return found.mask_id[chosen].tolist()
 
 
 def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, count: int) -> list[int]:

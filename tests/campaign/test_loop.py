@@ -112,9 +112,12 @@ class Annotators:
         if self.process is not None:
             assert self.process.poll() is None, self.log.read_text()
         elif project is not None:
+            # Gold shows images that are not in the pool.
+            files = sorted(self.truth.parent.glob("*.json"))
             command = [
                 sys.executable, annotators.__file__, "--url", self.server.url, "--project", str(project["id"]),
-                "--truth", str(self.truth), "--user", "loop-1@example.com", "--user", "loop-2@example.com",
+                *(a for path in files for a in ("--truth", str(path))),
+                "--user", "loop-1@example.com", "--user", "loop-2@example.com",
                 "--invite", self.server.invite_token(), "--k-iou", "0.6",
             ]  # fmt: skip
             env = os.environ | {"ANNOTATORS_PASSWORD": "discs and bars 1"}

@@ -63,6 +63,7 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
     splits = {s: CocoDataset.load(data / f"{s}.json", data / "images") for s in ("labelled", "pool", "heldout")}
     settings = CampaignSettings(name="Hardware on a bench")
     settings.search.policy, settings.search.n_s = policy, 8
+    settings.quality.gold_share = 0.0
     settings.rounds.rounds = rounds
     store = Store.create(folder / "campaign", settings, splits)
     rng = np.random.default_rng(seed)

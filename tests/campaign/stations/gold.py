@@ -36,7 +36,10 @@ def gold_store(folder: Path, quality: dict | None = None, search: dict | None = 
         if is_good(i)
     ]  # fmt: skip
     settings = CampaignSettings(
-        name="gold", search=SEARCH | (search or {}), quality=quality or {}, label_studio={"url": url}
+        name="gold",
+        search=SEARCH | (search or {}),
+        quality={"gold_share": 0.0} | (quality or {}),
+        label_studio={"url": url},
     )
     store = Store.create(folder / "c", settings, splits)
     store.start_round(1, "verify")
