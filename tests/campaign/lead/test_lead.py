@@ -10,6 +10,7 @@ from campaign.lead import mount
 from campaign.lead.changes import decide, foresee
 from campaign.lead.explorer import ClassExplorer
 from campaign.lead.login import SECRET, lead_password
+from campaign.lead.views import Figures
 from campaign.serving import StoreCrops
 from campaign.stations.propagation import obtained
 from campaign.stations.replay import replay
@@ -193,3 +194,46 @@ def test_the_drawn_tree_is_as_wide_as_its_masks(store):
     assert blocks[0].width == 1200 and rows > 1
     for b in blocks[1:]:
         assert b.x >= 0 and b.x + b.width <= 1200.01 and b.width == pytest.approx(1200 * b.size / 80)
+
+
+def test_the_overview_is_worked_out_anew_where_facts_came_in(store):
+    figures = Figures(store)
+    before = figures.all()
+    assert figures.all() is before
+    key = next(p.key for p in store.pages())
+    answer(store, key, 9)
+    assert len(figures.all()["team"].users) == len(before["team"].users) + 1
+
+
+def test_corrections_need_a_label_studio(browser, store):
+    log_in(browser, store)
+    address = f"/lead/clusters/1/{accepted(store).class_id}/{accepted(store).cluster}"
+    page = browser.get(address)
+    assert "corrected by hand" not in page.text
+    form = {"token": token(page), "count": 5}
+    assert browser.post(f"{address}/edit", data=form).status_code == 400
+    assert browser.post(f"{address}/edit", data={"count": 5}).status_code == 400
+    assert not [p for p in store.pages() if p.kind == "edit"]
+
+
+@pytest.mark.label_studio
+def test_the_lead_puts_masks_up_for_correction(tmp_path, label_studio):
+    store = gold_store(tmp_path / "b", url=label_studio.url)
+    store.save_secrets({"label_studio_token": label_studio.token})
+    finish(store, 7)
+    app = create_app(StoreCrops(store), secret=store.secret("crop_key"))
+    mount(app, store)
+    browser = app.test_client()
+    log_in(browser, store)
+    was = accepted(store)
+    address = f"/lead/clusters/1/{was.class_id}/{was.cluster}"
+    form = {"token": token(browser.get(address)), "count": 2}
+    told = browser.post(f"{address}/edit", data=form)
+    assert told.status_code == 200 and "2 masks put up for correction" in told.text and label_studio.url in told.text
+    mask = next(q.mask_id for q, p in store.questions(kind="edit"))
+    assert "Have it corrected" not in browser.get(f"/lead/masks/{mask}").text
+    other = store.answers()[0].mask_id
+    assert browser.post(f"/lead/masks/{other}/edit", data={"token": form["token"]}).status_code == 200
+    assert browser.post(f"{address}/edit", data=form | {"count": 10**6}).status_code == 400
+    assert len([p for p in store.pages() if p.kind == "edit" and p.task_id]) == 3
+    assert "3 masks put up for correction" in browser.get("/lead/").text
