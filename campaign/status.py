@@ -7,6 +7,7 @@ from typing import Any
 
 from campaign.answers import standing_answers
 from campaign.jobs.plan import Progress
+from campaign.stations.spending import questions_allowed
 from campaign.stations.trust import counted_answers
 from campaign.store import Store
 
@@ -31,7 +32,7 @@ def status(store: Store) -> dict[str, Any]:
         "model_version": current.model_version if current else None,
         "questions": asked,
         "gold": len(store.gold_questions("verify")),
-        "budget_questions": store.settings.search.budget_questions,
+        "budget_questions": questions_allowed(store),
         "answered": len(answered),
         "annotators": len({a.annotator for a in answers}),
         "verification_project": (store.get_meta("verification_project") or {}).get("id"),

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 _BATCHES = (1, 2, 3, 5, 8)
 _VERIFIED_AT_ONCE = 2  # masks of a small cluster, before it is asked again whether the rest is worth it
-_MOST = 4  # times the sample size: the most masks drawn from a cluster
-_TRIES = 2  # of Algorithm 1 on its way down a tree, see `_Tables.level`
-_STRICT = 3.0  # a mask wrongly let in weighs as much as so many wrongly left out
-_STAKE = 15.0  # and a misjudged mask as much as so many single ones verified
+_MOST = 8  # times the sample size: the most masks drawn from a cluster
+_TRIES = 3.5  # of Algorithm 1 on its way down a tree, see `_Tables.level`
+_STRICT = 3.5  # a mask wrongly let in weighs as much as so many wrongly left out
+_STAKE = 6.0  # and a misjudged mask as much as so many single ones verified
+_HIGHEST = 0.98  # level, however badly annotators err
 _DEFAULT_PRIOR = Prior()
 
 
@@ -52,17 +53,17 @@ class Adaptive:
 
     Accepted is a cluster where that is the lesser regret: falling short of the level weighs `_STRICT` times as much as
     splitting a cluster above it, so an uncertain cluster needs better answers than a certain one. The level is the
-    quality at which Algorithm 1 (`n_s` answers against `k_a`) accepts as often as not in two tries. Others are split,
-    or rejected when next to nothing can be gained inside. Before deciding, more masks are asked about as long as it is
-    expected to put right decisions worth the price: some answers more for thousands of masks at stake, none for ten. A
-    cluster of m masks is not accepted on fewer than 1 + log2 m answers, or `n_s` if that is less. Clusters of up to
-    `n_s` masks that are not good enough as a whole are verified mask by mask, as long as a question is expected to
-    bring `price` masks or more.
+    quality at which Algorithm 1 (`n_s` answers of the same annotators against `k_a`) accepts as often as not in
+    `_TRIES` tries. Others are split, or rejected when next to nothing can be gained inside. Before deciding, more masks
+    are asked about as long as it is expected to put right decisions worth the price: some answers more for thousands of
+    masks at stake, none for ten. A cluster of m masks is not accepted on fewer than 1 + log2 m answers, or `n_s` if
+    that is less. Clusters of up to `n_s` masks that are not good enough as a whole are verified mask by mask, as long
+    as a question is expected to bring `price` masks or more.
     """
 
     n_s: int = SAMPLE_SIZE
     k_a: float = ACCEPT_QUALITY
-    price: float = 0.4
+    price: float = 0.45
     annotators: AnnotatorQuality = AnnotatorQuality()
     name: str = "adaptive"
     shared_draw: bool = True
@@ -155,7 +156,9 @@ class _Tables:
         # The quality at which Algorithm 1 has accepted as often as not after some tries: it comes back to a mask with
         # every cluster on the way down, and each time a sample may pass, P(at least `accepted` of n_s).
         chance = 1 - 0.5 ** (1 / _TRIES)
-        self.level = float(betaincinv(accepted, n_s - accepted + 1, chance))
+        voted = float(betaincinv(accepted, n_s - accepted + 1, chance))
+        missed = 1 - annotators.specificity
+        self.level = min((voted - missed) / (annotators.sensitivity - missed), _HIGHEST)
         yes = QUALITIES * annotators.sensitivity + (1 - QUALITIES) * (1 - annotators.specificity)
         self.log_yes, self.log_no = np.log(yes), np.log1p(-yes)
         # what is lost, per mask, by accepting a cluster below the level and by splitting one above it

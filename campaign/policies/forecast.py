@@ -37,13 +37,13 @@ class Budget:
         if self.money is not None and (self.money_per_hour is None or self.money_per_hour <= 0):
             raise InputError("money_per_hour", "what an annotator's hour costs", self.money_per_hour)
 
-    def as_questions(self) -> int | None:
-        """The questions that may be asked in all."""
+    def as_questions(self, worked: float = 0.0, answered: int = 0) -> int | None:
+        """The questions that may be asked in all, where so many seconds were worked on so many already."""
         limits = [self.questions] if self.questions is not None else []
-        if self.hours is not None:
-            limits.append(int(self.hours * 3600 / self.seconds_per_answer))
+        hours = [self.hours] if self.hours is not None else []
         if self.money is not None and self.money_per_hour:
-            limits.append(int(self.money / self.money_per_hour * 3600 / self.seconds_per_answer))
+            hours.append(self.money / self.money_per_hour)
+        limits += [answered + int(max(0.0, h * 3600 - worked) / self.seconds_per_answer) for h in hours]
         return min(limits, default=None)
 
 

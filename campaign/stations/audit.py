@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from campaign.answers import verdicts
-from campaign.certification import Audit, Certificate, GoldCount, audit_sample, certify
+from campaign.certification import Audit, Certificate, audit_sample, certify
 from campaign.propagation import DatasetMasks
 from campaign.results import final_masks
+from campaign.stations.reliability import gold_count
+from campaign.stations.trust import counted_answers
 from campaign.stations.verification import SINGLE, page_key, screen_of
 from campaign.store import Store
 from campaign.store.shards import write_whole
@@ -80,9 +82,10 @@ def add_audit_pages(store: Store, running: RunningAudit) -> None:
             store.add_page(key, number, class_id, [(i, None) for i in ids], running.kind, screen=screen)
 
 
-def finish_audit(store: Store, confidence: float = 0.95, gold: GoldCount | None = None) -> Certificate | int:
+def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
     """The certificate of the newest audit, stored for the export; while questions are open, how many.
 
+    Only answers that count are weighed, and annotators are taken to be as reliable as their gold shows them.
     Raises InputError before the first audit.
     """
     running = open_audit(store)
@@ -90,13 +93,13 @@ def finish_audit(store: Store, confidence: float = 0.95, gold: GoldCount | None 
         raise InputError("audit", "one that was begun", "none")
     add_audit_pages(store, running)
     keys = {page.key for _, page in store.questions(kind=running.kind)}
-    known = verdicts(store.answers(keys))
+    known = verdicts(counted_answers(store, keys))
     row_of = {int(mask): row for row, mask in enumerate(running.mask_ids)}
     answers = {row_of[mask]: verdict for mask, verdict in known.items() if mask in row_of}
     missing = sum(row not in answers for row in running.audit.rows)
     if missing:
         return missing
-    certificate = certify(running.audit, answers, gold, confidence)
+    certificate = certify(running.audit, answers, gold_count(store), confidence)
     store.set_meta(CERTIFICATE, {"audit": running.number, **certificate.as_dict(), "sentence": certificate.sentence()})
     store.set_meta(AUDIT, (store.get_meta(AUDIT) or {}) | {"certified": True})
     store.log(f"audit {running.number}: {certificate.sentence()}")

@@ -6,6 +6,7 @@ import numpy as np
 
 from campaign.answers import verdicts
 from campaign.propagation import EDITED_RULE, DatasetMasks, drop_duplicates, propagate
+from campaign.stations.spending import questions_allowed
 from campaign.stations.trust import counted_answers, qualified, withdrawals
 from campaign.store import Store
 from campaign.store import models as m
@@ -97,12 +98,13 @@ def counted_corrections(store: Store) -> dict[int, m.Drawing]:
 def finish_round(store: Store, round_number: int) -> None:
     """Stores the dataset of a round, ends it, and starts the next where one should follow.
 
-    The loop goes on until `rounds.rounds` are over, a round brings nothing new, or the budget is spent.
+    The loop goes on until `rounds.rounds` are over, a round adds too little (`rounds.least_new`), or the budget is
+    spent (Papadopoulos et al., section 3.4).
     """
     masks = obtained(store, round_number)
     store.save_dataset(round_number, masks)
-    settings = store.settings
-    spent = store.count_questions("verify")
-    budget = settings.search.budget_questions
-    follow = round_number < settings.rounds.rounds and len(masks) > 0 and (budget is None or spent < budget)
+    settings = store.settings.rounds
+    spent, budget = store.count_questions("verify"), questions_allowed(store)
+    enough = len(masks) > 0 and len(masks) >= settings.least_new * len(store.dataset(before=round_number))
+    follow = round_number < settings.rounds and enough and (budget is None or spent < budget)
     store.end_round(round_number, {"masks": len(masks), "questions": spent}, follow)

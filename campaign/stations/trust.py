@@ -276,24 +276,28 @@ def keep_watch(store: Store, client: Client) -> None:
 
 
 def wanted_overlaps(store: Store, round_number: int) -> dict[str, tuple[int, bool]]:
-    """Pages that need more users than one, as {page key: (how many, whether that many have answered)}.
+    """Pages of a round and of audits that need more users than one, {page key: (how many, whether so many answered)}.
 
     A page chosen for overlap is answered by two; every user whose answers do not count makes room for another.
     """
     share = store.settings.quality.overlap_share
     if not share and not store.settings.quality.qualification and not withdrawals(store):
         return {}
-    pages = {p.key for p in store.pages(published=True, round_number=round_number) if p.kind == "verify"}
-    real = {p.key for _, p in store.questions(round_number, "verify")}
+    asked = {p.key for _, p in store.questions()}
+    pages = {
+        p.key: p.kind
+        for p in store.pages(published=True)
+        if p.key in asked and (p.kind.startswith("audit") or (p.kind == "verify" and p.round == round_number))
+    }
     users: dict[str, set[str]] = defaultdict(set)
     counted: dict[str, set[str]] = defaultdict(set)
-    for a in standing_answers(store.answers(pages & real)):
+    for a in standing_answers(store.answers(pages.keys())):
         users[a.page_key].add(a.annotator)
-    for a in counted_answers(store, pages & real):
+    for a in counted_answers(store, pages.keys()):
         counted[a.page_key].add(a.annotator)
     wanted = {}
-    for key in sorted(pages & real):
-        base = 2 if is_chosen(key, share) else 1
+    for key in sorted(pages):
+        base = 2 if pages[key] == "verify" and is_chosen(key, share) else 1
         number = base + len(users[key]) - len(counted[key])
         if number > 1:
             wanted[key] = (number, len(users[key]) >= number)
@@ -307,7 +311,7 @@ def ask_again(store: Store, client: Client, round_number: int) -> int:
     """
     done = dict(store.get_meta(OVERLAPS) or {})
     wanted = wanted_overlaps(store, round_number)
-    task_of = {p.key: p.task_id for p in store.pages(published=True, round_number=round_number)}
+    task_of = {p.key: p.task_id for p in store.pages(published=True)}
     changed = {key: state for key, state in wanted.items() if done.get(key) != state[0]}
     opened = 0
     for key, (number, answered) in changed.items():

@@ -25,6 +25,8 @@ from campaign.policies.prior import Prior
 from campaign.quality import page_order
 from campaign.search import Decision, Search
 from campaign.searches import Searches
+from campaign.stations.reliability import annotator_quality
+from campaign.stations.spending import questions_allowed
 from campaign.stations.trust import GoldPlan, ask_again, counted_answers, keep_watch
 from campaign.store import Store
 from campaign.store import models as m
@@ -125,14 +127,15 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         published = publish_missing(store, client, project)
         read = read_back(store, client, project)
         read_drawn(store, client)
-        current = store.round()
-        if current is None or current.stage != "verify":
-            return Turn(read, published, 0, current is None)
         if store.settings.quality.qualification:
             from campaign.stations.qualification import read_tests
 
             read_tests(store, client)
         keep_watch(store, client)
+        current = store.round()
+        if current is None or current.stage != "verify":
+            ask_again(store, client, current.number if current else 0)  # of an audit
+            return Turn(read, published, 0, current is None)
         searches = open_searches(store, current.number)
         asked = {s.class_id: s.asked for s in searches}
         for page in list(plan_pages(store, current.number, searches)):
@@ -167,6 +170,7 @@ def open_searches(
         asked[page.class_id][question.mask_id] = page.key
     keys = {key for masks in asked.values() for key in masks.values()}
     known = verdicts(counted_answers(store, keys))
+    quality = annotator_quality(store, round_number)
     searches = []
     for entry in store.trees(round_number):
         if not entry.masks or class_id not in (None, entry.class_id):
@@ -175,7 +179,7 @@ def open_searches(
         kept = entry.thresholds
         prior = Prior(**kept["prior"]) if kept.get("prior") else None
         thresholds = Thresholds(kept["k_pr"], kept["k_pa"], prior=prior)
-        policy = make_policy(settings.policy, settings.n_s, settings.k_a)
+        policy = make_policy(settings.policy, settings.n_s, settings.k_a, annotators=quality)
         kinds = store.overrides(round_number, entry.class_id) if overrides is None else overrides[entry.class_id]
         policy = overridden(policy, kinds)
         search = Search(tree, policy, thresholds, store.settings.seed)
@@ -243,7 +247,7 @@ def round_budget(store: Store, round_number: int) -> int | None:
 
     What the campaign has left is shared evenly among the rounds to come.
     """
-    budget = store.settings.search.budget_questions
+    budget = questions_allowed(store)
     if budget is None:
         return None
     mine = len(store.questions(round_number, "verify"))
