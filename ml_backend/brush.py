@@ -14,6 +14,8 @@ _WORD = 8
 # Widths in bits in which the length of a run may be written; the shortest that fits is taken.
 _WIDTHS = (3, 4, 8, 16)
 _HEADER_BITS = 32 + 5 + 4 * len(_WIDTHS)
+# What follows the number of values: bits of a value less one, then those of each width less one.
+_SETTINGS = int(f"{_WORD - 1:05b}" + "".join(f"{w - 1:04b}" for w in _WIDTHS), 2)
 
 
 def encode_brush(mask: np.ndarray) -> list[int]:
@@ -22,53 +24,69 @@ def encode_brush(mask: np.ndarray) -> list[int]:
     if flat.size == 0:
         raise ValueError("mask: expected at least one pixel, got none")
     edges = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
-    return _pack(edges, np.where(flat[edges[:-1]], 255, 0).astype(np.int64))
+    return _pack([(edges, np.where(flat[edges[:-1]], 255, 0))])[0]
 
 
-def encode_brush_rle(rle: dict) -> list[int]:
-    """The same as `encode_brush` of a COCO compressed RLE, without ever unfolding the whole image."""
+def encode_brush_rles(rles: Sequence[dict]) -> list[list[int]]:
+    """The same as `encode_brush` of each COCO compressed RLE, without ever unfolding a whole image.
+
+    Many masks together cost far less than one at a time.
+    """
+    boxes = mask_util.toBbox(list(rles)).astype(int) if rles else ()
+    return _pack([_row_runs(rle, *box) for rle, box in zip(rles, boxes, strict=True)])
+
+
+def _row_runs(rle: dict, x: int, y: int, w: int, h: int) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (k + 1,) and values (k,) of the runs along the rows of the mask, whose box is given."""
     height, width = (int(v) for v in rle["size"])
-    x, y, w, h = (int(v) for v in mask_util.toBbox(rle))
     part = np.zeros((h, w + 2), np.int8)
     part[:, 1:-1] = decode_window(rle, x, y, x + w, y + h)
-    steps = np.diff(part, axis=1)
-    (rows, columns), (end_rows, end_columns) = np.nonzero(steps > 0), np.nonzero(steps < 0)
-    starts, ends = (rows + y) * width + columns + x, (end_rows + y) * width + end_columns + x
+    # Along a row starts and ends take turns.
+    rows, columns = np.nonzero(part[:, 1:] != part[:, :-1])
+    places = (rows + y) * width + columns + x
+    starts, ends = places[0::2], places[1::2]
     # A run that reaches the border of the image goes on in the next row.
     apart = starts[1:] != ends[:-1]
-    starts, ends = (
-        starts[np.concatenate(([True], apart))[: len(starts)]],
-        ends[np.concatenate((apart, [True]))[: len(ends)]],
-    )
-    edges = np.concatenate(([0], np.column_stack((starts, ends)).ravel(), [height * width]))
+    if not apart.all():
+        starts, ends = starts[np.concatenate(([True], apart))], ends[np.concatenate((apart, [True]))]
+    edges = np.zeros(2 * len(starts) + 2, np.int64)
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = starts, ends, height * width
     kept = np.concatenate((edges[1:] > edges[:-1], [True]))
-    values = np.where(np.arange(len(edges) - 1) % 2, 255, 0)[kept[:-1]]
-    return _pack(edges[kept], values)
+    return edges[kept], np.where(np.arange(len(edges) - 1) % 2, 255, 0)[kept[:-1]]
 
 
-def _pack(edges: np.ndarray, values: np.ndarray) -> list[int]:
-    """The bytes for pixels of `values` (k,), each from edges[i] to edges[i + 1]; edges (k + 1,) rise from 0."""
-    pixels, lengths = int(edges[-1]), np.diff(edges) * _CHANNELS
-    # A run longer than 16 bits can tell is written in several.
+def _pack(masks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[list[int]]:
+    """The bytes of each mask, given as edges (k + 1,) that rise from 0 and values (k,) of the pixels between them."""
+    if not masks:
+        return []
+    codes, sizes, lengths = [], [], []
+    for edges, values in masks:
+        code, size = _codes(np.diff(edges) * _CHANNELS, values)
+        total = int(size.sum()) + _HEADER_BITS
+        # Header and padding are codes like any other.
+        codes += [[int(edges[-1]) * _CHANNELS, _SETTINGS], code, [0]]
+        sizes += [[32, _HEADER_BITS - 32], size, [-total % 8]]
+        lengths.append(-(-total // 8))
+    size = np.concatenate(sizes)
+    bits = np.unpackbits(np.concatenate(codes).astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)
+    # Of the 32 bits of a code the last ones count.
+    packed = np.packbits(bits[np.arange(32) >= 32 - size[:, None]])
+    return [part.tolist() for part in np.split(packed, np.cumsum(lengths)[:-1])]
+
+
+def _codes(lengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each run as a number and the bits that it takes: a bit for "a run", two for the width, length less one, value."""
     longest = 1 << _WIDTHS[-1]
-    pieces = -(-lengths // longest)
-    values = np.repeat(values, pieces)
-    last = np.cumsum(pieces) - 1
-    split = np.full(int(pieces.sum()), longest, np.int64)
-    split[last] = lengths - (pieces - 1) * longest
-    kind = np.searchsorted([1 << w for w in _WIDTHS], split)
+    if len(lengths) and lengths.max() > longest:
+        # A run longer than 16 bits can tell is written in several.
+        pieces = -(-lengths // longest)
+        values = np.repeat(values, pieces)
+        split = np.full(int(pieces.sum()), longest, np.int64)
+        split[np.cumsum(pieces) - 1] = lengths - (pieces - 1) * longest
+        lengths = split
+    kind = np.searchsorted([1 << w for w in _WIDTHS], lengths)
     width = np.array(_WIDTHS, np.int64)[kind]
-    # One bit for "a run", two for the width, the length less one, the value.
-    code = (((((1 << 2) | kind) << width) | (split - 1)) << _WORD) | values
-    size = 3 + width + _WORD
-    start = _HEADER_BITS + np.cumsum(size) - size
-    bits = np.zeros(_HEADER_BITS + int(size.sum()), np.uint8)
-    header = f"{pixels * _CHANNELS:032b}{_WORD - 1:05b}" + "".join(f"{w - 1:04b}" for w in _WIDTHS)
-    bits[:_HEADER_BITS] = np.frombuffer(header.encode(), np.uint8) - ord("0")
-    for place in range(int(size.max())):
-        held = place < size
-        bits[start[held] + place] = (code[held] >> (size[held] - 1 - place)) & 1
-    return np.packbits(bits).tolist()
+    return ((((1 << 2) | kind) << width | (lengths - 1)) << _WORD) | values, 3 + width + _WORD
 
 
 def decode_brush(rle: Sequence[int], height: int, width: int) -> np.ndarray:

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as mask_util
 
-from ml_backend.brush import encode_brush_rle
+from ml_backend.brush import encode_brush_rles
 from ml_backend.errors import InputError
 from ml_backend.predictions import Predictions
+from ml_backend.rle import decode_window
 
 # From the most exact to the least: where a config offers a label in several, the first is answered.
 CONTROLS = ("BrushLabels", "PolygonLabels", "RectangleLabels")
@@ -88,27 +89,35 @@ def to_prediction(
     Masks of classes without a label, and those below a control's `model_score_threshold`, are left out. Its score is
     the mean of its masks' scores, 0 where there are none.
     """
+    chosen: list[tuple[dict, Target, float]] = []
+    rows = zip(found.class_id.tolist(), found.score.tolist(), found.rle, strict=True)
+    for class_id, score, counts in rows:
+        target = labels.find(classes.get(class_id, ""))
+        if target is not None and score >= target.min_score:
+            chosen.append(({"size": [height, width], "counts": counts}, target, score))
+    brushes = iter(encode_brush_rles([rle for rle, target, _ in chosen if target.kind == "BrushLabels"]))
     result: list[dict[str, Any]] = []
     scores: list[float] = []
-    for i in range(len(found)):
-        target = labels.find(classes.get(int(found.class_id[i]), ""))
-        score = float(found.score[i])
-        if target is None or score < target.min_score:
-            continue
-        rle = {"size": [height, width], "counts": found.rle[i]}
-        regions = to_regions(rle, target, score=score)
+    for rle, target, score in chosen:
+        brush = next(brushes) if target.kind == "BrushLabels" else None
+        regions = to_regions(rle, target, score=score, brush=brush)
         result += regions
         scores += [score] * bool(regions)
     return {"result": result, "score": float(np.mean(scores)) if scores else 0.0, "model_version": version}
 
 
-def to_regions(rle: dict, target: Target, score: float | None = None) -> list[dict[str, Any]]:
-    """The mask `rle` as regions for `target`: one brush or rectangle, or one polygon per part."""
+def to_regions(
+    rle: dict, target: Target, score: float | None = None, brush: list[int] | None = None
+) -> list[dict[str, Any]]:
+    """The mask `rle` as regions for `target`: one brush or rectangle, or one polygon per part.
+
+    `brush` is its brush RLE where that is known already.
+    """
     height, width = (int(v) for v in rle["size"])
     if target.kind == "BrushLabels":
-        values: list[dict[str, Any]] = [{"format": "rle", "rle": encode_brush_rle(rle)}]
+        values: list[dict[str, Any]] = [{"format": "rle", "rle": brush or encode_brush_rles([rle])[0]}]
     elif target.kind == "PolygonLabels":
-        values = [{"points": points, "closed": True} for points in polygons(mask_util.decode(rle))]
+        values = [{"points": points, "closed": True} for points in polygons(rle)]
     else:
         x, y, w, h = (float(v) for v in mask_util.toBbox(rle))
         values = [
@@ -138,24 +147,26 @@ def to_regions(rle: dict, target: Target, score: float | None = None) -> list[di
     ]
 
 
-def polygons(mask: np.ndarray) -> list[list[list[float]]]:
-    """The outer edges of the parts of `mask`, each [[x, y], ...] in percent of the image. Holes are lost."""
+def polygons(rle: dict) -> list[list[list[float]]]:
+    """The outer edges of the parts of a mask, each [[x, y], ...] in percent of the image. Holes are lost."""
     import cv2
 
-    height, width = mask.shape
+    height, width = (int(v) for v in rle["size"])
+    left, top, w, h = (int(v) for v in mask_util.toBbox(rle))
+    part = decode_window(rle, left, top, left + w, top + h).astype(np.uint8)
     # Corners of pixels rather than their centres, on a grid twice as fine: a pixel is a square and not a point.
-    fine = np.zeros((2 * height + 3, 2 * width + 3), np.uint8)
-    inner = np.repeat(np.repeat(mask.astype(np.uint8), 2, 0), 2, 1)
-    fine[1 : 2 * height + 1, 1 : 2 * width + 1] |= inner
-    fine[2 : 2 * height + 2, 1 : 2 * width + 1] |= inner
-    fine[1 : 2 * height + 1, 2 : 2 * width + 2] |= inner
-    fine[2 : 2 * height + 2, 2 : 2 * width + 2] |= inner
+    fine = np.zeros((2 * h + 3, 2 * w + 3), np.uint8)
+    inner = np.repeat(np.repeat(part, 2, 0), 2, 1)
+    for y in (1, 2):
+        for x in (1, 2):
+            fine[y : 2 * h + y, x : 2 * w + x] |= inner
     edges, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     found = []
     for edge in edges:
         points = cv2.approxPolyDP(edge, 2 * POLYGON_TOLERANCE, True)[:, 0].astype(float)
         if len(points) >= 3:
-            found.append([[float(50 * (x - 1) / width), float(50 * (y - 1) / height)] for x, y in points])
+            places = (points - 1) / 2 + (left, top)
+            found.append((100 * places / (width, height)).tolist())
     return found
 
 

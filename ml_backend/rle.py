@@ -47,10 +47,18 @@ def decode_window(rle: dict, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     starts, ends = edges[0:-1:2], edges[1::2]
     inside = (ends > left * height) & (starts < right * height)
     starts, ends = starts[inside], ends[inside]
-    columns = window[top - y0 : bottom - y0].T
     first, last = starts // height, (ends - 1) // height
-    # A few hundred runs touch a window as a rule, and each is a short slice of one column.
-    for start, end, column, stop in zip(starts.tolist(), ends.tolist(), first.tolist(), last.tolist(), strict=True):
-        for c in range(max(column, left), min(stop, right - 1) + 1):
-            columns[c - x0, max(start - c * height - top, 0) : max(end - c * height - top, 0)] = True
+    # A run that goes on in the next column is one run in each.
+    span = last - first + 1
+    column = np.repeat(first, span) + np.arange(span.sum()) - np.repeat(np.cumsum(span) - span, span)
+    low = np.maximum(np.repeat(starts, span) - column * height, top) - top
+    high = np.minimum(np.repeat(ends, span) - column * height, bottom) - top
+    seen = (low < high) & (column >= left) & (column < right)
+    low, high, column = low[seen], high[seen], column[seen] - left
+    # One row more than there are: a run may end below the last one.
+    steps = np.zeros((right - left, bottom - top + 1), np.int8)
+    steps[column, low] = 1
+    steps[column, high] -= 1
+    inside = np.cumsum(steps, axis=1, dtype=np.int8)[:, :-1]
+    window[top - y0 : bottom - y0, left - x0 : right - x0] = inside.T
     return window

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from label_studio_sdk.converter import brush as sdk
 from pycocotools import mask as mask_util
 
-from ml_backend.brush import decode_brush, encode_brush, encode_brush_rle
+from ml_backend.brush import decode_brush, encode_brush, encode_brush_rles
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 50), st.integers(1, 50)))
 
@@ -26,7 +26,7 @@ def test_the_round_trip_is_exact_and_the_sdk_reads_it(mask):
 @settings(max_examples=150, deadline=None)
 def test_a_coco_mask_gives_the_same_bytes(mask):
     rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
-    assert encode_brush_rle(rle) == encode_brush(mask)
+    assert encode_brush_rles([rle]) == [encode_brush(mask)]
 
 
 @pytest.mark.parametrize("value", [False, True])
@@ -34,7 +34,17 @@ def test_an_empty_and_a_full_coco_mask_too(value):
     mask = np.full((7, 9), value)
     mask[3:5] = True
     rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
-    assert encode_brush_rle(rle) == encode_brush(mask)
+    assert encode_brush_rles([rle]) == [encode_brush(mask)]
+
+
+def test_many_coco_masks_at_once():
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((300, 500), bool) for _ in range(4)]
+    for mask, density in zip(masks[1:], (1e-4, 0.3, 1.0), strict=True):
+        mask[40:250, 30:480] = rng.random((210, 450)) < density
+    rles = [mask_util.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    assert encode_brush_rles(rles) == [encode_brush(mask) for mask in masks]
+    assert encode_brush_rles([]) == []
 
 
 @given(MASKS)

@@ -16,7 +16,7 @@ from campaign.stations import editing, painting
 from campaign.stations.propagation import obtained
 from campaign.stations.replay import replay
 from campaign.store.masks import is_drawn
-from ml_backend.brush import encode_brush_rle
+from ml_backend.brush import encode_brush_rles
 from ml_backend.editing import edit_prediction, edit_window
 from ml_backend.errors import InputError
 from ml_backend.results import Target, to_regions
@@ -159,7 +159,7 @@ def paint(store, shapes):
     page = next(p for p in store.pages() if p.kind == "paint")
     result = []
     for name, shape in shapes(page.place["window"]):
-        rle = encode_brush_rle(mask_util.encode(np.asfortranarray(shape)))
+        rle = encode_brush_rles([mask_util.encode(np.asfortranarray(shape))])[0]
         region = {"from_name": "mask", "type": "brushlabels", "original_width": 200, "original_height": 200}
         result.append(region | {"id": name, "value": {"brushlabels": [name], "rle": rle}})
     told = DrawnAnnotation(9, 7, "2026-01-01T00:00:01.000000Z", 400.0, False, result)
