@@ -78,6 +78,7 @@ def measure(
         while not turn(store, client).done:
             time.sleep(0.2)
         finish_round(store, 1)
+        result = figures(store, truth)  # before the audit, which takes out the wrong masks that it finds
         certificate: Any = 0
         if audit:
             begin_audit(store, audit)
@@ -85,10 +86,12 @@ def measure(
                 turn(store, client)
                 certificate = finish_audit(store)
                 time.sleep(0.2)
-    result = figures(store, truth) | {"seconds": round(time.monotonic() - started), "project": project}
+    result |= {"seconds": round(time.monotonic() - started), "project": project}
     result["clusters_accepted"] = sum(d.kind == "accept" for d in store.decisions())
     if audit:
-        result["certified"] = certificate.sentence()
+        after = figures(store, truth)
+        result |= {"certified": certificate.sentence(), "audited_masks": after["masks"]}
+        result["audited_precision"] = after["precision"]
     return result
 
 
