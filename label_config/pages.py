@@ -75,7 +75,7 @@ def edit_data(
         "class_name": class_name,
         "mask_id": str(mask_id),
         "image": f"{url}?view=edit",
-        "title": title or f"Correct the mask of this {class_name}: click it; B paints, E erases, ] is broader",
+        "title": title or f"Correct this {class_name}: click it, B paints, E erases",
         "rules": _folded(rules),
     }
 

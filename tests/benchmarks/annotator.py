@@ -206,10 +206,12 @@ def measure_browser(folder: Path, base: str, pages: int) -> dict[str, Any]:
         context.add_cookies([{"name": c.name, "value": c.value, "url": studio.url} for c in session.cookies])
         screen = context.new_page()
         received: list[int] = []
-        screen.on(
-            "requestfinished",
-            lambda r: received.append(sum(r.sizes()[k] for k in ("responseBodySize", "responseHeadersSize"))),
-        )
+
+        def receive(request: Any) -> None:
+            sizes = request.sizes()
+            received.append(sizes["responseBodySize"] + sizes["responseHeadersSize"])
+
+        screen.on("requestfinished", receive)
 
         def project(name: str, tasks: list[dict]) -> int:
             body = {"title": name, "label_config": label_config.load(name).xml}
@@ -243,6 +245,7 @@ def measure_browser(folder: Path, base: str, pages: int) -> dict[str, Any]:
                 measured.append(1000 * (time.perf_counter() - start))
             keys[str(share)] = round(pressed / (MASKS * pages), 3)
         per_page = sum(received[received_before:]) / (done - 1)
+        screen.remove_listener("requestfinished", receive)
         gaps["page_gap_ms"] = round(median(measured))
         gaps["gap_ms_per_answer"] = round(median(measured) / MASKS, 1)
 
