@@ -59,13 +59,15 @@ def _pack(masks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[list[int]]:
     """The bytes of each mask, given as edges (k + 1,) that rise from 0 and values (k,) of the pixels between them."""
     if not masks:
         return []
-    codes, sizes, lengths = [], [], []
+    codes: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+    lengths = []
     for edges, values in masks:
         code, size = _codes(np.diff(edges) * _CHANNELS, values)
         total = int(size.sum()) + _HEADER_BITS
         # Header and padding are codes like any other.
-        codes += [[int(edges[-1]) * _CHANNELS, _SETTINGS], code, [0]]
-        sizes += [[32, _HEADER_BITS - 32], size, [-total % 8]]
+        codes += [np.array([edges[-1] * _CHANNELS, _SETTINGS]), code, np.zeros(1, np.int64)]
+        sizes += [np.array([32, _HEADER_BITS - 32]), size, np.array([-total % 8])]
         lengths.append(-(-total // 8))
     size = np.concatenate(sizes)
     bits = np.unpackbits(np.concatenate(codes).astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)

@@ -59,11 +59,11 @@ def project(kind: str, raw: Tensor, width: int = WIDTH, seed: int = SEED) -> Ten
     """Features as they are stored, (n, at most width) float16.
 
     All kinds but `mask_iou` go through a Gaussian random projection, which keeps distances in expectation; one that
-    is narrow already stays as it is. The same seed gives the same projection on every machine.
+    is narrow already stays as it is. The same seed gives the same projection on every machine. Computed where `raw`
+    is; the matrix stays there for the next images.
     """
     if feature_width(kind, raw.shape[1], width) != raw.shape[1]:
-        matrix = torch.from_numpy(projection(raw.shape[1], width, seed)).to(raw.device)
-        raw = raw @ matrix
+        raw = raw @ _matrix(raw.shape[1], width, seed, raw.device)
     return raw.clamp(-65504, 65504).half()
 
 
@@ -75,3 +75,8 @@ def projection(raw_width: int, width: int = WIDTH, seed: int = SEED) -> np.ndarr
     """
     draws = np.random.RandomState(seed).standard_normal((raw_width, width))
     return (draws / np.sqrt(width)).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _matrix(raw_width: int, width: int, seed: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(projection(raw_width, width, seed)).to(device)

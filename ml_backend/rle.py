@@ -59,6 +59,5 @@ def decode_window(rle: dict, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     steps = np.zeros((right - left, bottom - top + 1), np.int8)
     steps[column, low] = 1
     steps[column, high] -= 1
-    inside = np.cumsum(steps, axis=1, dtype=np.int8)[:, :-1]
-    window[top - y0 : bottom - y0, left - x0 : right - x0] = inside.T
+    window[top - y0 : bottom - y0, left - x0 : right - x0] = np.cumsum(steps, axis=1, dtype=np.int8)[:, :-1].T
     return window

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,9 +108,10 @@ def to_predictions(
     found: list[Detections],
     options: DetectorOptions,
     classes: list[int],
-    calibrate,
-) -> Predictions:
-    """Detections of an image's tiles as predictions in its own pixels, best score first.
+    calibrate: Callable[[np.ndarray], np.ndarray],
+    kinds: Sequence[str],
+) -> tuple[Predictions, dict[str, np.ndarray]]:
+    """Detections of an image's tiles as predictions in its own pixels, best score first, and features by kind.
 
     Args:
         image: what was detected in.
@@ -118,12 +119,15 @@ def to_predictions(
         options: thresholds, features.
         classes: category ids of the labels 1, 2, ….
         calibrate: maps raw predicted IoU (n,) to the calibrated one.
+        kinds: feature kinds to compute; the predictions themselves are given without.
     """
     parts = []
     for tile, detections in zip(image.tiles, found, strict=True):
         keep = central(detections, tile)
         corner = detections.boxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
-        raw = raw_feature(options.feature, detections.roi_features, detections.masks, detections.hidden)
+        at = torch.nonzero(keep)[:, 0]
+        sources = detections.roi_features[at], detections.masks[at], detections.hidden[at]
+        features = (project(kind, raw_feature(kind, *sources), options.feature_width) for kind in kinds)
         parts.append(
             (
                 (detections.boxes + corner)[keep].float().cpu().numpy(),
@@ -131,12 +135,12 @@ def to_predictions(
                 detections.confidence[keep].float().cpu().numpy(),
                 detections.predicted_iou[keep].float().cpu().numpy(),
                 detections.masks[keep].float().cpu().numpy(),
-                project(options.feature, raw[keep], options.feature_width).cpu().numpy(),
                 cut(detections, tile)[keep].cpu().numpy(),
+                *(feature.cpu().numpy() for feature in features),
             )
         )
     columns = (np.concatenate(c) for c in zip(*parts, strict=True))
-    boxes, labels, confidence, predicted, masks, features, halves = columns
+    boxes, labels, confidence, predicted, masks, halves, *featured = columns
     record, zoom = image.record, np.array([*image.zoom, *image.zoom])
     boxes = boxes / zoom
     predicted = calibrate(predicted)
@@ -154,7 +158,7 @@ def to_predictions(
     corners = boxes[rows].reshape(-1, 4)
     rle = np.empty(len(rows), object)
     rle[:] = [counts[i] for i in kept]
-    return Predictions(
+    predictions = Predictions(
         mask_id=np.arange(len(rows)),
         image_id=np.full(len(rows), record.id),
         class_id=np.asarray(classes, np.int32)[labels[rows] - 1],
@@ -163,8 +167,9 @@ def to_predictions(
         size=np.tile([[record.height, record.width]], (len(rows), 1)),
         confidence=confidence[rows],
         predicted_iou=predicted[rows],
-        features=features[rows],
+        features=np.zeros((len(rows), 0), np.float16),
     )
+    return predictions, {kind: feature[rows] for kind, feature in zip(kinds, featured, strict=True)}
 
 
 def suppress(counts: list[bytes], halves: np.ndarray, record: ImageRecord, limit: float) -> np.ndarray:

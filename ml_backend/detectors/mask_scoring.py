@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ml_backend.detectors.options import DetectorOptions
 from ml_backend.detectors.presets import build
 from ml_backend.errors import InputError
 from ml_backend.evaluation import average_precision, calibration_report, true_iou
+from ml_backend.features import KINDS
 from ml_backend.predictions import Predictions
 from ml_backend.training import Schedule, digest, run, save
 
@@ -91,8 +93,16 @@ class MaskScoringRCNN:
 
         Reading the next images overlaps with the network.
         """
+        kind = self.options.feature
+        for predictions, features in self.predict_kinds(images, [kind]):
+            yield replace(predictions, features=features[kind])
+
+    def predict_kinds(
+        self, images: Iterable[ImageRecord], kinds: Sequence[str] = KINDS
+    ) -> Iterator[tuple[Predictions, dict[str, np.ndarray]]]:
+        """As `predict`, with features of several kinds from the one pass, each (n, d) float16, instead of one."""
         for group in groups(self._prepared(images), self.options.predict_batch):
-            yield from self._predict(group)
+            yield from self._predict(group, kinds)
 
     def _prepared(self, images: Iterable[ImageRecord]) -> Iterator[Prepared]:
         records = iter(images)
@@ -104,7 +114,9 @@ class MaskScoringRCNN:
                 waiting += [reader.submit(prepare, r, self.options) for r in islice(records, 1)]
                 yield image
 
-    def _predict(self, group: list[Prepared]) -> Iterator[Predictions]:
+    def _predict(
+        self, group: list[Prepared], kinds: Sequence[str]
+    ) -> Iterator[tuple[Predictions, dict[str, np.ndarray]]]:
         tiles = [t for image in group for t in image.tiles]
         found = []
         for start in range(0, len(tiles), self.options.predict_batch):
@@ -120,7 +132,7 @@ class MaskScoringRCNN:
         for image in group:
             part = found[at : at + len(image.tiles)]
             at += len(image.tiles)
-            yield to_predictions(image, part, self.options, list(self.classes), self.calibration)
+            yield to_predictions(image, part, self.options, list(self.classes), self.calibration, kinds)
 
     @classmethod
     def train(

@@ -153,7 +153,7 @@ class PointRend:
             chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS),
             classes,
             [[i.id, i.file_name, i.exhaustive] for i in data.images],
-            [[a.id, a.image_id, a.class_id] for a in data.annotations],
+            [[a.id, a.image_id, a.class_id, a.rle["counts"].decode()] for a in data.annotations],
             [i.id for i in heldout.images] if heldout else [],
             earlier["network"] if earlier else {},
         )
@@ -164,7 +164,7 @@ class PointRend:
         run = Run(data, heldout, classes, chosen, output / UNFINISHED, fingerprint, weights, again=bool(earlier))
         state, best = train(run, progress)
         detector = cls(chosen, classes, state, Calibration(), {})
-        if heldout is not None and heldout.images:
+        if heldout is not None and heldout.annotations:
             detector._measure(heldout, progress)
         detector.metrics |= {"best_step": best["step"], "steps": chosen.steps}
         stored = {

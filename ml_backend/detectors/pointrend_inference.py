@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -20,7 +19,7 @@ from ml_backend.detectors.device_pasting import edges, edges_rle
 from ml_backend.detectors.inference import Tile, batched, central, cut, suppress, tile_spans
 from ml_backend.detectors.network import Detections
 from ml_backend.detectors.pointrend_config import PointRendOptions
-from ml_backend.features import SEED, feature_width, projection, raw_feature
+from ml_backend.features import project, raw_feature
 from ml_backend.predictions import Predictions
 
 Detect = Callable[[Tensor, list[tuple[int, int]]], list[Detections]]
@@ -190,15 +189,3 @@ class Pipeline:
             features=np.zeros((len(rows), 0), np.float16),
         )
         return predictions, features
-
-
-def project(kind: str, raw: Tensor, width: int) -> Tensor:
-    """`ml_backend.features.project` with the projection kept on the device between images."""
-    if feature_width(kind, raw.shape[1], width) != raw.shape[1]:
-        raw = raw @ _matrix(raw.shape[1], width, raw.device)
-    return raw.clamp(-65504, 65504).half()
-
-
-@lru_cache(maxsize=8)
-def _matrix(raw_width: int, width: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(projection(raw_width, width, SEED)).to(device)

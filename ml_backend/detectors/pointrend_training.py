@@ -235,7 +235,7 @@ def rate(options: PointRendOptions, step: int) -> float:
 
 
 def _is_measured(run: Run) -> bool:
-    return run.heldout is not None and bool(run.heldout.images)
+    return run.heldout is not None and bool(run.heldout.annotations)
 
 
 def _evaluate_every(options: PointRendOptions) -> int:

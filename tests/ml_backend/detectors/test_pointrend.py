@@ -12,11 +12,8 @@ from ml_backend.calibration import Calibration
 from ml_backend.coco import Annotation, CocoDataset, ImageRecord
 from ml_backend.detectors.pointrend import PointRend
 from ml_backend.detectors.pointrend_config import PointRendOptions
-from ml_backend.detectors.pointrend_inference import project
 from ml_backend.detectors.pointrend_network import build
 from ml_backend.detectors.pointrend_training import ImageSampler, rate
-from ml_backend.features import KINDS
-from ml_backend.features import project as shared_project
 from tests.ml_backend.detectors.drawn import draw
 from tests.ml_backend.detectors.test_device_pasting import Largest
 
@@ -34,31 +31,6 @@ def untrained(data, **values):
     chosen = PointRendOptions.create(options).resolve(data)
     state = build(chosen, 2).state_dict()
     return PointRend(chosen, data.classes, state, Calibration(), {})
-
-
-@pytest.mark.parametrize("width", [512, 64])
-@pytest.mark.parametrize("kind", KINDS)
-def test_projection_is_the_shared_one(kind, width):
-    raw = torch.randn(5, 3136, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(project(kind, raw, width), shared_project(kind, raw, width))
-
-
-def test_all_kinds_come_from_one_pass(data):
-    detector = untrained(data)
-    passes = []
-    detect = detector.network.detect
-    detector.network.detect = lambda *batch: passes.append(1) or detect(*batch)
-    found = list(detector.predict_kinds(data.images[:2]))
-    assert len(passes) == 2
-    for predictions, features in found:
-        assert list(features) == list(KINDS)
-        assert {k: v.shape for k, v in features.items()} == {
-            k: (len(predictions), 256 if k == "mask_iou" else 512) for k in KINDS
-        }
-    for kind in KINDS:
-        detector.options = detector.options.model_copy(update={"feature": kind})
-        part = next(iter(detector.predict(data.images[:1])))
-        assert np.array_equal(part.features, found[0][1][kind])
 
 
 def test_order_is_kept_whatever_the_threads(data):

@@ -154,6 +154,24 @@ def test_feature_kinds(feature, kind, checkpoint, sets):
     assert part.features.shape[1] == (256 if feature == "mask_iou" else 512)
 
 
+def test_all_kinds_come_from_one_pass(kind, checkpoint, sets):
+    detector, images = kind.load(checkpoint), sets[1].images[:2]
+    passes = []
+    detect = detector.network.detect
+    detector.network.detect = lambda *batch: passes.append(1) or detect(*batch)
+    found = list(detector.predict_kinds(images))
+    assert len(passes) == 2
+    for predictions, features in found:
+        assert list(features) == list(KINDS)
+        assert {k: v.shape for k, v in features.items()} == {
+            k: (len(predictions), 256 if k == "mask_iou" else 512) for k in KINDS
+        }
+        assert all(v.dtype == np.float16 for v in features.values())
+    for one in KINDS:
+        alone = [p.features for p in kind.load(checkpoint, feature=one).predict(images)]
+        assert all(np.array_equal(a, f[one]) for a, (_, f) in zip(alone, found, strict=True))
+
+
 def test_tiles_and_batches_find_the_same_objects(kind, checkpoint, tmp_path):
     images = draw(tmp_path, 2, seed=6, side=280, objects=20)
     plain, tiles, batches = (
@@ -164,6 +182,8 @@ def test_tiles_and_batches_find_the_same_objects(kind, checkpoint, tmp_path):
     assert correct[0] > 10
     assert abs(correct[1] - correct[0]) <= 0.25 * correct[0]
     assert correct[2] == correct[0]
+    again = [(true_iou(p, images, one_to_one=False) > 0.5).sum() for p in (plain, tiles)]
+    assert again[1] - correct[1] <= again[0] - correct[0] + 5
 
 
 def test_thresholds_can_be_given_anew(kind, checkpoint, sets, found):
