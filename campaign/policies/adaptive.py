@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BATCHES = (1, 2, 3, 5, 8)
 _VERIFIED_AT_ONCE = 2  # masks of a small cluster, before it is asked again whether the rest is worth it
 _MOST = 8  # times the sample size: the most masks drawn from a cluster
-_TRIES = 3.5  # of Algorithm 1 on its way down a tree, see `_Tables.level`
+_RETRIES = 0.28  # of Algorithm 1 for each halving of a cluster on its way down a tree, see `_Tables.level`
 _STRICT = 3.5  # a mask wrongly let in weighs as much as so many wrongly left out
 _STAKE = 6.0  # and a misjudged mask as much as so many single ones verified
 _HIGHEST = 0.98  # level, however badly annotators err
@@ -53,12 +53,13 @@ class Adaptive:
 
     Accepted is a cluster where that is the lesser regret: falling short of the level weighs `_STRICT` times as much as
     splitting a cluster above it, so an uncertain cluster needs better answers than a certain one. The level is the
-    quality at which Algorithm 1 (`n_s` answers of the same annotators against `k_a`) accepts as often as not in
-    `_TRIES` tries. Others are split, or rejected when next to nothing can be gained inside. Before deciding, more masks
-    are asked about as long as it is expected to put right decisions worth the price: some answers more for thousands of
-    masks at stake, none for ten. A cluster of m masks is not accepted on fewer than 1 + log2 m answers, or `n_s` if
-    that is less. Clusters of up to `n_s` masks that are not good enough as a whole are verified mask by mask, as long
-    as a question is expected to bring `price` masks or more.
+    quality at which Algorithm 1 (`n_s` answers of the same annotators against `k_a`) accepts as often as not, and the
+    lower the larger the cluster, for a large one is tried again in each of its parts. Others are split, or rejected
+    when next to nothing can be gained inside. Before deciding, more masks are asked about as long as it is expected to
+    put right decisions worth the price: some answers more for thousands of masks at stake, none for ten. A cluster of m
+    masks is not accepted on fewer than 1 + log2 m answers, or `n_s` if that is less. Clusters of up to `n_s` masks that
+    are not good enough as a whole are verified mask by mask, as long as a question is expected to bring `price` masks
+    or more.
     """
 
     n_s: int = SAMPLE_SIZE
@@ -88,7 +89,7 @@ class Adaptive:
 
     def priority(self, evidence: Evidence, thresholds: Thresholds) -> float:
         """Masks that the next questions are expected to bring, per question."""
-        tables, density = _tables(self.n_s, self.k_a, self.annotators), self.density(evidence, thresholds)
+        tables, density = self._tables(evidence.size), self.density(evidence, thresholds)
         rest, expected = evidence.size - evidence.drawn, float(density @ QUALITIES)
         if tables.good_enough(density):
             missing = self.least_answers(evidence.size) - evidence.yes - evidence.no
@@ -99,7 +100,7 @@ class Adaptive:
     def consider(self, evidence: Evidence, thresholds: Thresholds) -> Outcome | int:
         if evidence.drawn == 0 and evidence.mean_score <= thresholds.k_pr:
             return Outcome("reject", "S <= K_pr")
-        tables, density = _tables(self.n_s, self.k_a, self.annotators), self.density(evidence, thresholds)
+        tables, density = self._tables(evidence.size), self.density(evidence, thresholds)
         rest, answered = evidence.size - evidence.drawn, evidence.yes + evidence.no
         expected = float(density @ QUALITIES)
         bound = float(QUALITIES[min(int(np.searchsorted(np.cumsum(density), 0.05)), len(QUALITIES) - 1)])
@@ -122,6 +123,10 @@ class Adaptive:
             return Outcome("reject", "less than one correct mask expected", expected, bound)
         return Outcome("split", "quality below K_a", expected, bound)
 
+    def _tables(self, size: int) -> _Tables:
+        halvings = max(0, round(2 * math.log2(size / self.n_s)))
+        return _tables(self.n_s, self.k_a, self.annotators, 1 + _RETRIES * halvings / 2)
+
     def density(self, evidence: Evidence, thresholds: Thresholds) -> np.ndarray:
         """Probabilities of the cluster's quality on the grid `QUALITIES`, given all answers so far."""
         if evidence.memo is None:
@@ -140,7 +145,7 @@ class Adaptive:
     def _weighed(self, density: np.ndarray, yes: int, no: int) -> np.ndarray:
         if not (yes or no):
             return density
-        tables = _tables(self.n_s, self.k_a, self.annotators)
+        tables = self._tables(1)
         weight = np.log(density) + yes * tables.log_yes + no * tables.log_no
         weight = np.exp(weight - weight.max())
         return weight / weight.sum()
@@ -149,13 +154,14 @@ class Adaptive:
 class _Tables:
     """What depends on the settings alone: answer probabilities and regrets on the grid of qualities."""
 
-    def __init__(self, n_s: int, k_a: float, annotators: AnnotatorQuality):
+    def __init__(self, n_s: int, k_a: float, annotators: AnnotatorQuality, tries: float):
         from scipy.special import betaincinv
 
         accepted = smallest_accepted(n_s, k_a)
         # The quality at which Algorithm 1 has accepted as often as not after some tries: it comes back to a mask with
-        # every cluster on the way down, and each time a sample may pass, P(at least `accepted` of n_s).
-        chance = 1 - 0.5 ** (1 / _TRIES)
+        # every cluster on the way down, and each time a sample may pass, P(at least `accepted` of n_s). Annotators who
+        # pass wrong masks or turn down correct ones move what that takes.
+        chance = 1 - 0.5 ** (1 / tries)
         voted = float(betaincinv(accepted, n_s - accepted + 1, chance))
         missed = 1 - annotators.specificity
         self.level = min((voted - missed) / (annotators.sensitivity - missed), _HIGHEST)
@@ -191,6 +197,6 @@ class _Tables:
         return best
 
 
-@lru_cache(maxsize=64)
-def _tables(n_s: int, k_a: float, annotators: AnnotatorQuality) -> _Tables:
-    return _Tables(n_s, k_a, annotators)
+@lru_cache(maxsize=1024)
+def _tables(n_s: int, k_a: float, annotators: AnnotatorQuality, tries: float) -> _Tables:
+    return _Tables(n_s, k_a, annotators, tries)
