@@ -142,6 +142,7 @@ def status(
     rows: list[tuple[str, Any]] = [
         ("round", f"{now['round']} of at most {now['rounds']}, {now['stage']}"),
         ("questions", f"{now['questions']}{budget}, {now['answered']} answered by {now['annotators']} annotators"),
+        *([("gold", f"{now['gold']} masks hidden among them, not counted as questions")] if now["gold"] else []),
         ("masks", now["masks"]),
     ]
     for entry in now["per_round"]:

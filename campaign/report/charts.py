@@ -56,6 +56,8 @@ def line_chart(
     x0, x1 = x_range or _extent([s.x for s in series], zero=False)
     values = [v for s in series for v in (s.y, s.low, s.high) if v is not None]
     y0, y1 = y_range or _extent(values, zero=True)
+    if not y1 > y0:
+        y0 = y1 - 0.1
     y_at = ticks(y0, y1, 5)
     if y_range is None and y_at[-1] < y1:
         y_at.append(2 * y_at[-1] - y_at[-2])

@@ -76,6 +76,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         progress=progress,
         examples=_examples(store, decisions, verdicts(answers)),
         settings=_settings(store),
+        gold=len(store.gold_questions("verify")),
         truth=dict(truth or {}),
         certificate={k: str(v) for k, v in (store.get_meta("certificate") or {}).items()},
     )

@@ -92,7 +92,11 @@ def _cards(data: ReportData) -> list[tuple[str, str, str]]:
     """Key figures: (figure, name, small print)."""
     cards = [
         ("masks", f"{data.masks:,}", f"{data.voted:,} of them voted yes, the others propagated"),
-        ("questions", f"{data.questions:,}", f"{data.answers:,} answers by {_people(data.annotators)}"),
+        (
+            "questions",
+            f"{data.questions:,}",
+            f"{data.answers:,} answers by {_people(data.annotators)}{_gold(data.gold)}",
+        ),
     ]
     if data.seconds:
         per_answer = f"{data.seconds / max(data.answers, 1):.1f} s per answer"
@@ -210,6 +214,10 @@ def _ap_chart(rounds: Iterable[RoundFigures]) -> Markup | None:
     values = np.concatenate([s.y for s in series])
     around = np.floor(values.min() / 10) * 10, np.ceil(values.max() / 10) * 10
     return line_chart(series, label="average precision by round", x_label="round", x_ticks=x.tolist(), y_range=around)
+
+
+def _gold(count: int) -> str:
+    return f"; {count:,} gold masks besides" if count else ""
 
 
 def _where_questions_went(figures: Iterable[ClassFigures]) -> list[tuple[str, int, float]]:

@@ -139,3 +139,4 @@ class ReportData:
     settings: Mapping[str, str]
     truth: Mapping[str, float] = field(default_factory=dict)
     certificate: Mapping[str, str] = field(default_factory=dict)
+    gold: int = 0  # masks of known verdict among the questions, in none of the counts

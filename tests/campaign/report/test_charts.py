@@ -6,6 +6,11 @@ import pytest
 from campaign.report.charts import Mark, Series, line_chart, number, percent, ticks, time_axis
 
 
+def test_a_range_without_height_is_drawn():
+    series = Series("a", 8, np.array([0.0, 1.0]), np.array([1.0, 1.0]))
+    assert "nan" not in line_chart([series], label="", x_label="", y_range=(1.0, 1.0))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "most", "expected"),
     [

@@ -7,6 +7,7 @@ import pytest
 from campaign.label_studio.people import SUBMIT, invitation, invite
 from campaign.label_studio.server import log_in, sign_up
 from campaign.people import as_json, team
+from campaign.report import render_report, report_data
 from campaign.stations.propagation import obtained
 from campaign.stations.qualification import begin_test, read_tests, results
 from campaign.stations.replay import replay
@@ -22,6 +23,7 @@ from campaign.stations.trust import (
 )
 from campaign.stations.verification import PROJECT
 from campaign.stations.verification import turn as whole_turn
+from campaign.status import status
 from campaign.store.trust import QUALIFY
 from ml_backend.errors import InputError
 from tests.campaign.stations.gold import answer, finish, gold_store, turn
@@ -53,6 +55,19 @@ def test_gold_changes_neither_decisions_nor_the_dataset_nor_the_count_of_questio
     assert gold and max(gold.values()) == 1 and abs(kinds["yes"] - kinds["no"]) <= 2
     sizes = Counter(p.key for _, p in hidden.questions(gold=True))
     assert max(sizes.values()) <= 15
+
+
+def test_gold_is_told_apart_from_questions(tmp_path):
+    store = gold_store(tmp_path / "a", GOLD)
+    keys = turn(store)
+    found = status(store)
+    assert found["questions"] == store.count_questions() and found["gold"] == len(store.gold_questions()) > 0
+    for key in keys:
+        answer(store, key, CAREFUL)
+    assert status(store)["answered"] == found["questions"]
+    report = report_data(store)
+    assert (report.questions, report.answers, report.gold) == (found["questions"],) * 2 + (found["gold"],)
+    assert f"{found['gold']} gold masks besides" in render_report(report)
 
 
 def test_a_page_of_gold_is_planned_twice_alike(tmp_path):
