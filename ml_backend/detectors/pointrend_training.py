@@ -245,7 +245,8 @@ def _evaluate_every(options: PointRendOptions) -> int:
 def _better(run: Run, best: dict[str, Any], mean: dict[str, Tensor], step: int) -> dict[str, Any]:
     """The better of `best` and the weights `mean` by held-out AP; without held-out images the later."""
     found: dict[str, Any] = {"step": step, "network": {k: v.detach().cpu().clone() for k, v in mean.items()}}
-    if not _is_measured(run):
+    alone = step == run.options.steps and "network" not in best
+    if alone or not _is_measured(run):
         return found
     found["ap"] = heldout_ap(run, found["network"])
     log.info("step %d: held-out AP %.3f", step, found["ap"])

@@ -196,7 +196,7 @@ def test_label_studio_ml_starts_the_folder(tmp_path, web):
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 90
+        until = time.monotonic() + 240
         while time.monotonic() < until and process.poll() is None:
             try:
                 if requests.get(f"{url}/health", timeout=2).json() == {"status": "UP"}:
