@@ -12,6 +12,7 @@ import numpy as np
 from campaign.answers import verdicts
 from campaign.propagation import VOTED_RULE, DatasetMasks
 from campaign.report.estimates import Estimate, estimate, expected_correct
+from campaign.report.free_start import free_start
 from campaign.report.records import (
     KINDS,
     ClassFigures,
@@ -50,6 +51,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
     decisions = {(d.round, d.class_id, d.cluster): d for d in store.decisions()}
     questions = store.questions(kind="verify")
     answers = counted_answers(store)
+    known = verdicts(answers)
     masks = final_masks(store)
     labelled = store.annotated("labelled")
     times = {a.mask_id: _moment(a) for a in answers}
@@ -74,7 +76,8 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         rounds=tuple(_round(r) for r in rounds),
         figures=_figures(trees, decisions, questions, obtained),
         progress=progress,
-        examples=_examples(store, decisions, verdicts(answers)),
+        examples=_examples(store, decisions, known),
+        free_start=free_start(store, masks, known, _renderer(store, known), EXAMPLE_CROPS),
         settings=_settings(store),
         gold=len(store.gold_questions("verify")),
         truth=dict(truth or {}),
@@ -226,12 +229,11 @@ def _examples(
     store: Store, decisions: Mapping[_Key, m.Decision], known: Mapping[int, Verdict]
 ) -> tuple[ExampleCluster, ...]:
     """Of each kind the largest clusters somebody was asked about, of different classes first, with some crops."""
-    images, cache = {i.id: i for i in store.images("pool")}, ImageCache(64 << 20)
-    found = []
+    render, found = _renderer(store, known), []
     for kind in KINDS:
         of_kind = [d for d in decisions.values() if d.kind == kind]
         for decision in _picked(of_kind):
-            crops = _crops(store, decision, known, lambda i: cache.get(images[i].path))
+            crops = render(_shown(store, decision, known))
             if crops:
                 found.append(_example(decision, kind, crops))
     return tuple(found)
@@ -264,30 +266,34 @@ def _example(decision: m.Decision, kind: Kind, crops: tuple[Crop, ...]) -> Examp
     )
 
 
-def _crops(
-    store: Store,
-    decision: m.Decision,
-    known: Mapping[int, Verdict],
-    read: Callable[[int], np.ndarray],
-) -> tuple[Crop, ...]:
+def _shown(store: Store, decision: m.Decision, known: Mapping[int, Verdict]) -> list[int]:
     tree, mask_ids = store.tree(decision.round, decision.class_id)
     members = np.sort(np.asarray(mask_ids)[tree.members(decision.cluster)])
     asked = [int(i) for i in members if int(i) in known]
     others = [int(i) for i in members if int(i) not in known]
     from_asked = max(EXAMPLE_CROPS // 2, EXAMPLE_CROPS - len(others))
     shown = _spread(asked, from_asked)
-    shown += _spread(others, EXAMPLE_CROPS - len(shown))
-    masks = store.masks(shown)
-    crops = []
-    for row, (mask, rle) in enumerate(zip(shown, masks.rles(), strict=True)):
-        try:
-            image = read(int(masks.image_id[row]))
-        except InputError:  # an image that is gone by now costs its crop, not the report
-            continue
-        verdict = known.get(mask)
-        jpeg = render_crop(image, masks.box[row], rle, CROP_STYLE)
-        crops.append(Crop(jpeg, None if verdict is None else verdict.name.lower()))
-    return tuple(crops)
+    return shown + _spread(others, EXAMPLE_CROPS - len(shown))
+
+
+def _renderer(store: Store, known: Mapping[int, Verdict]) -> Callable[[list[int]], tuple[Crop, ...]]:
+    """Renders pool masks, those whose image is gone left out."""
+    images, cache = {i.id: i for i in store.images("pool")}, ImageCache(64 << 20)
+
+    def render(shown: list[int]) -> tuple[Crop, ...]:
+        masks = store.masks(shown)
+        crops = []
+        for row, (mask, rle) in enumerate(zip(shown, masks.rles(), strict=True)):
+            try:
+                image = cache.get(images[int(masks.image_id[row])].path)
+            except InputError:  # an image that is gone by now costs its crop, not the report
+                continue
+            verdict = known.get(mask)
+            jpeg = render_crop(image, masks.box[row], rle, CROP_STYLE)
+            crops.append(Crop(jpeg, None if verdict is None else verdict.name.lower()))
+        return tuple(crops)
+
+    return render
 
 
 def _spread(values: list[int], count: int) -> list[int]:

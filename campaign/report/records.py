@@ -108,6 +108,21 @@ class ExampleCluster:
 
 
 @dataclass(frozen=True)
+class FreeStart:
+    """Pool masks of a class that look most like held-out ones known to be correct.
+
+    Of the `nearest` ones `obtained` are in the dataset and `refused` were voted no; the others were left undecided or in
+    clusters that were not accepted. `crops` show the first few.
+    """
+
+    class_id: int
+    nearest: int
+    obtained: int
+    refused: int
+    crops: tuple[Crop, ...]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything on the page.
 
@@ -139,4 +154,5 @@ class ReportData:
     settings: Mapping[str, str]
     truth: Mapping[str, float] = field(default_factory=dict)
     certificate: Mapping[str, str] = field(default_factory=dict)
+    free_start: tuple[FreeStart, ...] = ()
     gold: int = 0  # masks of known verdict among the questions, in none of the counts

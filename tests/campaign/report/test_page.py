@@ -73,7 +73,7 @@ def test_page_needs_no_network_and_no_script(data):
     page = render_report(data)
     reader = read(page)
     assert all(address.startswith("data:image/jpeg;base64,") for address in reader.loaded)
-    assert len(reader.loaded) == sum(len(e.crops) for e in data.examples)
+    assert len(reader.loaded) == sum(len(e.crops) for e in (*data.examples, *data.free_start))
     assert "script" not in reader.seen
     assert not re.search(r"url\(|@import", page)
 

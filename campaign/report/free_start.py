@@ -1,0 +1,48 @@
+"""The free start: pool masks that look most like held-out masks known to be correct, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from campaign.neighbours import nearest_to_good
+from campaign.propagation import DatasetMasks
+from campaign.report.records import Crop, FreeStart
+from campaign.search import Verdict
+from campaign.store import Store
+from ml_backend.evaluation import true_iou
+
+NEAREST = 100  # pool masks looked at
+REFERENCES = 2000  # held-out masks that they are compared with, at most
+
+
+def free_start(
+    store: Store,
+    masks: DatasetMasks,
+    known: Mapping[int, Verdict],
+    crops: Callable[[list[int]], tuple[Crop, ...]],
+    shown: int,
+) -> tuple[FreeStart, ...]:
+    """Of every class whose detector was tried on the held-out images, in the first round (J. Hu, 2019).
+
+    `masks` are the dataset, `known` verdicts by mask id; `crops` renders masks.
+    """
+    if not store.shards(1, "heldout") or not store.shards(1, "pool"):
+        return ()
+    heldout = store.predictions(1, "heldout")
+    correct = true_iou(heldout, store.annotated("heldout"), one_to_one=False) >= store.settings.search.k_iou
+    obtained = set(masks.mask_id.tolist())
+    found = []
+    for class_id in store.classes():
+        own = np.flatnonzero(heldout.class_id == class_id)[:REFERENCES]
+        pool = store.predictions(1, "pool", class_id)
+        if not len(pool) or not heldout.features.shape[1]:
+            continue
+        near = nearest_to_good(heldout.features[own], correct[own], pool.features, NEAREST)
+        if len(near):
+            ids = pool.mask_id[near.rows].tolist()
+            refused = sum(known.get(i) == Verdict.NO for i in ids)
+            kept = sum(i in obtained for i in ids)
+            found.append(FreeStart(class_id, len(ids), kept, refused, crops(ids[:shown])))
+    return tuple(found)
