@@ -111,8 +111,8 @@ class ExampleCluster:
 class FreeStart:
     """Pool masks of a class that look most like held-out ones known to be correct.
 
-    Of the `nearest` ones `obtained` are in the dataset and `refused` were voted no; the others were left undecided or in
-    clusters that were not accepted. `crops` show the first few.
+    Of the `nearest` ones `obtained` are in the dataset and `refused` were voted no; the others were left undecided or
+    in clusters that were not accepted. `crops` show the first few.
     """
 
     class_id: int
