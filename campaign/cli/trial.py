@@ -91,7 +91,10 @@ def simulate(
             from campaign.simulation.predictions import campaign_population
             from campaign.store import Store
 
-            population = campaign_population(Store.open(campaign), truth, truth.parent / "images", progress=progress)
+            images = truth.parent / "images"
+            population = campaign_population(
+                Store.open(campaign), truth, images, keep_features=baselines, progress=progress
+            )
         if grid:
             result = run_grid(options, population, progress=progress)
         else:

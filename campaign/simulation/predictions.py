@@ -18,12 +18,18 @@ from ml_backend.predictions import Predictions
 
 
 def campaign_population(
-    store: Store, truth: Path, images: Path, round_number: int = 1, progress: Progress | None = None
+    store: Store,
+    truth: Path,
+    images: Path,
+    round_number: int = 1,
+    keep_features: bool = False,
+    progress: Progress | None = None,
 ) -> list[ClassPopulation]:
     """The classes of a campaign with the (feature, score, IoU) triplets of its masks, by the pool's true masks.
 
-    A mask's IoU is that with its best true mask, as a person sees it who looks at the one mask. Raises InputError
-    where the round has no predictions or `truth` is no COCO file of the pool's images.
+    A mask's IoU is that with its best true mask, as a person sees it who looks at the one mask. `keep_features`:
+    the baselines need them. Raises InputError where the round has no predictions or `truth` is no COCO file of the
+    pool's images.
     """
     data = CocoDataset.load(truth, images)
     coco_ids = {r.id: r.coco_id for r in store.image_rows("pool")}
@@ -32,7 +38,8 @@ def campaign_population(
         raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
     pool = replace(found, image_id=np.array([coco_ids[int(i)] for i in found.image_id], np.int64))
     heldout = store.predictions(round_number, "heldout")
-    return given_population(_triplets(pool, data), _triplets(heldout, store.annotated("heldout")), progress=progress)
+    triplets = _triplets(pool, data), _triplets(heldout, store.annotated("heldout"))
+    return given_population(*triplets, keep_features=keep_features, progress=progress)
 
 
 def _triplets(masks: Predictions, truth: CocoDataset) -> dict[int, Triplets]:
