@@ -22,7 +22,7 @@ _BATCHES = (1, 2, 3, 5, 8)
 _VERIFIED_AT_ONCE = 2  # masks of a small cluster, before it is asked again whether the rest is worth it
 _MOST = 8  # times the sample size: the most masks drawn from a cluster
 _RETRIES = 0.33  # of Algorithm 1 for each halving of a cluster on its way down a tree, see `_Tables.level`
-_TRIES = 3.25  # of it, at most
+_TRIES = 3.5  # of it, at most
 _STRICT = 3.5  # a mask wrongly let in weighs as much as so many wrongly left out
 _STAKE = 6.0  # and a misjudged mask as much as so many single ones verified
 _HIGHEST = 0.98  # level, however badly annotators err
@@ -65,7 +65,7 @@ class Adaptive:
 
     n_s: int = SAMPLE_SIZE
     k_a: float = ACCEPT_QUALITY
-    price: float = 0.38
+    price: float = 0.42
     annotators: AnnotatorQuality = AnnotatorQuality()
     name: str = "adaptive"
     shared_draw: bool = True
