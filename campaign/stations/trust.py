@@ -196,7 +196,7 @@ class GoldPlan:
         for class_id, found in store.examples().items():
             self.used[class_id] |= dict.fromkeys(found["good"], Verdict.YES) | dict.fromkeys(found["bad"], Verdict.NO)
         answers = gold_answers(store, by_page=True)
-        self.answered = {user: len(told) for user, told in answers.items()}
+        self.answered = {user: len(answers.get(user, ())) for user in store.annotators()}
         touched = {key for told in answers.values() for key, _ in told}
         self.waiting = sum(page.kind == "verify" and page.key not in touched for _, page in asked)
         self.pages = sum(page.kind == "verify" for page in store.pages())
@@ -208,7 +208,8 @@ class GoldPlan:
         """How many masks of the next page should be gold, as far as there is any."""
         if not self.wanted:
             return 0
-        newcomers = 0 if self.quality.qualification else 1
+        # The first user is waited for; others are known to be new after their first page, and cost no gold before.
+        newcomers = 0 if self.quality.qualification or self.answered else 1
         opening = opening_wanted(self.answered, self.waiting, self.quality.gold_opening, newcomers)
         room = gold_room(size, self.pages, self.quality.gold_share, opening)
         left = sum(g.class_id == class_id and g.mask_id not in self.used[class_id] for g in self.supply)
