@@ -31,6 +31,7 @@ from ml_backend.evaluation import true_iou
 from ml_backend.predictions import Predictions
 
 BUILT_IN_STEPS = 300  # of training on the built-in data set: two rounds within ten minutes on two cores
+BUILT_IN_BUDGET = 400  # questions on it, enough for the clusters; the rest would be verified one by one
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def open_store(folder: Path, data: Path, server: LabelStudioServer, options: Dem
     if options.data is None:
         detector = values.setdefault("detector", {})
         detector.setdefault("options", {}).setdefault("steps", BUILT_IN_STEPS)
+        values.setdefault("search", {}).setdefault("budget_questions", BUILT_IN_BUDGET)
     values.setdefault("page", {})["public_url"] = f"http://127.0.0.1:{free_port()}"
     heldout = data / "heldout.json"
     return create_from_files(
