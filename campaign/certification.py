@@ -109,7 +109,7 @@ class Certificate:
         """The certificate in a line, as the export carries it."""
         bound = self.overall
         least = np.floor(bound.lower_bound * 1000) / 1000  # never rounded up
-        return f"precision ≥ {least:.3f} at {self.confidence:.0%}, {bound.audited} audited"
+        return f"precision ≥ {least:.3f} at {100 * self.confidence:g}%, {bound.audited} audited"
 
     def as_dict(self) -> dict:
         """The certificate for JSON."""

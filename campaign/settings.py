@@ -11,7 +11,7 @@ from ml_backend.errors import InputError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class DetectorSettings(_Section):
@@ -24,7 +24,9 @@ class DetectorSettings(_Section):
 class SearchSettings(_Section):
     """When a cluster is asked about, accepted, rejected or split (Papadopoulos et al., Algorithm 1)."""
 
-    policy: str = Field("adaptive", description="rule that says which masks to ask and when to decide")
+    policy: Literal["adaptive", "paper", "curtailed"] = Field(
+        "adaptive", description="rule that says which masks to ask and when to decide"
+    )
     n_s: int = Field(15, ge=1, le=1000, description="masks sampled from a cluster")
     k_iou: float = Field(0.75, gt=0, lt=1, description="a mask is correct at this IoU with the true mask")
     k_a: float = Field(0.85, gt=0.5, le=1, description="a cluster is accepted at this estimated quality")
@@ -40,7 +42,9 @@ class ClusteringSettings(_Section):
     """How trees are built; `campaign.clustering` says which engine runs when and what it costs."""
 
     engine: Literal["auto", "exact", "approximate"] = Field("auto", description="auto: exact as far as it reaches")
-    device: str = Field("auto", description="cpu, cuda or cuda:N; auto: CUDA where there is a GPU")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N; auto: CUDA where there is a GPU"
+    )
     memory_gib: float | None = Field(None, gt=0, description="memory of one run; unset: four fifths of what is free")
 
 
@@ -111,9 +115,12 @@ class CampaignSettings(_Section):
     label_studio: LabelStudioSettings = LabelStudioSettings()
 
     @model_validator(mode="after")
-    def _money_needs_a_wage(self) -> CampaignSettings:
+    def _fit_together(self) -> CampaignSettings:
         if self.search.budget_money is not None and not self.quality.wage_per_hour:
             raise ValueError("search.budget_money needs quality.wage_per_hour")
+        k_pr, k_pa = self.search.k_pr, self.search.k_pa
+        if k_pr is not None and k_pa is not None and k_pr > k_pa:
+            raise ValueError(f"search.k_pr of no more than search.k_pa, {k_pa}")
         return self
 
 

@@ -9,6 +9,7 @@ import typer
 
 from campaign.cli.lifecycle import settings_from
 from campaign.cli.output import Display, Json, emit, table
+from ml_backend.errors import InputError
 
 
 def demo(
@@ -55,14 +56,16 @@ def simulate(
     masks: Annotated[int, typer.Option(min=1, help="Masks of the simulated pool.")] = 100_000,
     classes: Annotated[int, typer.Option(min=1, help="Classes; their sizes are equal unless --skew.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
-    answer_error: Annotated[float, typer.Option(min=0, max=0.5, help="Share of wrong answers.")] = 0.0,
-    unsure: Annotated[float, typer.Option(min=0, max=0.9, help="Share of unsure answers.")] = 0.0,
+    answer_error: Annotated[float, typer.Option(min=0, max=0.49, help="Share of wrong answers.")] = 0.0,
+    unsure: Annotated[float, typer.Option(min=0, max=0.89, help="Share of unsure answers.")] = 0.0,
     skew: Annotated[float, typer.Option(min=0, help="Class sizes fall off as rank to this power.")] = 0.0,
     order: Annotated[str, typer.Option(help="Of the search: score, bfs, dfs, dfs-score or oracle.")] = "score",
     n_s: Annotated[int, typer.Option(min=1, help="Masks sampled from a cluster.")] = 15,
     k_a: Annotated[float, typer.Option(help="Accept at this quality.")] = 0.85,
     k_iou: Annotated[float, typer.Option(help="Correct at this IoU.")] = 0.75,
-    budget: Annotated[int | None, typer.Option(min=0, help="Questions; unset: no limit.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=0, help="Questions, gold of the adaptive policy among them; unset: no limit.")
+    ] = None,
     mixtures: Annotated[Path | None, typer.Option(help="A mixture's JSON file, or a folder of them.")] = None,
     campaign: Annotated[Path | None, typer.Option(help="A campaign whose masks to use, with --truth.")] = None,
     truth: Annotated[Path | None, typer.Option(help="COCO file of its pool; images/ lies beside it.")] = None,
@@ -77,6 +80,10 @@ def simulate(
     from campaign.simulation import grid as run_grid
     from campaign.simulation import simulate as run_simulation
 
+    if campaign is None and truth is not None:
+        raise typer.BadParameter("--truth needs --campaign")
+    if plots is not None:
+        with_folder(plots)
     options = SimulationOptions(
         policy=policy, masks=masks, classes=classes, seed=seed, answer_error=answer_error, unsure=unsure, skew=skew,
         order=order, n_s=n_s, k_a=k_a, k_iou=k_iou, budget=budget, mixtures=mixtures, baselines=baselines,
@@ -122,6 +129,14 @@ def simulate(
         table("Simulated campaign", outcome.summary.items())
         for name, summary in outcome.baselines.items():
             table(name, summary.items())
+
+
+def with_folder(path: Path) -> None:
+    """Makes a folder before the work that fills it. Raises InputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(path, "a folder to write to", error.strerror or str(error)) from None
 
 
 COMMANDS = (demo, simulate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -82,6 +82,8 @@ def join(
             now = prepare(features[np.sort(sample)], scores[np.sort(sample)])
             was = prepare(features[np.sort(sample[sample < known])], scores[np.sort(sample[sample < known])])
             change = (now.feature_scale / now.score_scale) / (was.feature_scale / was.score_scale)
+            if options.feature_scale is not None and options.score_scale is not None:
+                change = (options.feature_scale / options.score_scale) / (old.feature_scale / old.score_scale)
             if abs(change - 1) > DRIFT:
                 reason = f"the new masks change the balance of features and scores by {abs(change - 1):.0%}"
             else:
@@ -92,7 +94,7 @@ def join(
                     reason = "too few of the old merges still hold"
                 else:
                     return _extended(old, points, holds, room, team, device, progress)
-    rebuilt = cluster(features, scores, replace(options, feature_scale=None, score_scale=None), progress)
+    rebuilt = cluster(features, scores, options, progress)
     return Joined(rebuilt, np.full(max(0, 2 * known - 1), -1, np.int64), reason)
 
 

@@ -26,6 +26,7 @@ _TRIES = 3.5  # of it, at most
 _STRICT = 3.5  # a mask wrongly let in weighs as much as so many wrongly left out
 _STAKE = 6.0  # and a misjudged mask as much as so many single ones verified
 _HIGHEST = 0.98  # level, however badly annotators err
+_BELOW = 0.13  # the level may be below what is asked for, however small the samples
 _DEFAULT_PRIOR = Prior()
 
 
@@ -165,7 +166,8 @@ class _Tables:
         chance = 1 - 0.5 ** (1 / tries)
         voted = float(betaincinv(accepted, n_s - accepted + 1, chance))
         missed = 1 - annotators.specificity
-        self.level = min((voted - missed) / (annotators.sensitivity - missed), _HIGHEST)
+        level = (voted - missed) / (annotators.sensitivity - missed)
+        self.level = min(max(level, k_a - _BELOW), _HIGHEST)
         yes = QUALITIES * annotators.sensitivity + (1 - QUALITIES) * (1 - annotators.specificity)
         self.log_yes, self.log_no = np.log(yes), np.log1p(-yes)
         # what is lost, per mask, by accepting a cluster below the level and by splitting one above it

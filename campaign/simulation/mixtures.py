@@ -85,6 +85,9 @@ class Mixture:
         g, width = mean.shape if mean.ndim == 2 else (0, 0)
         if weight.shape != (g,) or factor.shape != (g, width, width) or width < 3:
             raise InputError(path, "weight (G,), mean (G, d+2) and factor (G, d+2, d+2)", (weight.shape, mean.shape))
+        finite = all(np.isfinite(part).all() for part in (weight, mean, factor))
+        if not finite or (weight < 0).any() or weight.sum() <= 0:
+            raise InputError(path, "finite numbers and weights of no less than 0, not all 0", f"weights {weight}")
         return cls(weight / weight.sum(), mean, factor)
 
 

@@ -9,6 +9,13 @@ from campaign.store import Store
 from ml_backend.detector import Progress
 
 
+def linkage_options(store: Store) -> LinkageOptions:
+    """How a campaign's settings want trees to be built."""
+    chosen = store.settings.clustering
+    memory = None if chosen.memory_gib is None else int(chosen.memory_gib * 2**30)
+    return LinkageOptions(engine=chosen.engine, device=chosen.device, memory=memory, seed=store.settings.seed)
+
+
 def cluster(store: Store, round_number: int, class_id: int, progress: Progress | None = None) -> None:
     """Builds the tree of a class's new masks and stores it. A stored tree is left as it is.
 
@@ -22,15 +29,8 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
     new = drop_known(found, store.dataset(before=round_number), store.settings.rounds.dedupe_iou)
     thresholds = next(r.metrics for r in store.rounds() if r.number == round_number)["thresholds"][str(class_id)]
     if len(new):
-        chosen = store.settings.clustering
-        options = LinkageOptions(
-            engine=chosen.engine,
-            device=chosen.device,
-            memory=None if chosen.memory_gib is None else int(chosen.memory_gib * 2**30),
-            seed=store.settings.seed,
-        )
         folder = store.tree_folder(round_number, class_id)
-        cluster_class(folder, new.features, new.score, options, progress)
+        cluster_class(folder, new.features, new.score, linkage_options(store), progress)
         done = clustering_facts(folder)
         name = store.classes()[class_id]
         store.log(f"clustered {done['masks']} masks of {name}: {done['engine']}, {done['device']}, {done['seconds']} s")

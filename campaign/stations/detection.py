@@ -12,6 +12,7 @@ import numpy as np
 
 from campaign.clustering import Tree, linkage
 from campaign.settings import Split
+from campaign.stations.clustering import linkage_options
 from campaign.store import Store
 from campaign.thresholds import DEFAULT_K_PA, Thresholds, learn_thresholds
 from ml_backend.detector import Detector, Progress, load_detector_class
@@ -59,11 +60,12 @@ def assess(store: Store, round_number: int) -> None:
         metrics["ap"] = _plain({k: asdict(v) for k, v in average_precision(found, heldout).items()})
     for class_id in store.classes():
         mine = found.select(found.class_id == class_id)
-        learned = Thresholds(note="no held-out images; defaults")
         if heldout.images and len(mine):
             correct = true_iou(mine, heldout, one_to_one=False) >= settings.k_iou
-            tree = Tree.build(linkage(mine.features, mine.score), mine.score)
+            tree = Tree.build(linkage(mine.features, mine.score, linkage_options(store)), mine.score)
             learned = learn_thresholds(tree, mine.score, correct, settings.k_a, fallback=cautious(mine.score))
+        else:
+            learned = cautious(store.predictions(round_number, "pool", class_id, features=False).score)
         metrics["thresholds"][str(class_id)] = _chosen(learned, settings.k_pr, settings.k_pa)
     store.update_round(round_number, metrics=metrics, stage="cluster")
 
@@ -73,14 +75,15 @@ def cautious(scores: np.ndarray) -> Thresholds:
 
     A fixed `K_pa` would silence a detector whose scores are low throughout, as after a short training.
     """
-    k_pa = min(DEFAULT_K_PA, float(np.quantile(scores, 0.75)))
-    return Thresholds(0.0, k_pa, note=f"K_pa is the lesser of {DEFAULT_K_PA} and the held-out scores' upper quartile")
+    k_pa = min(DEFAULT_K_PA, float(np.quantile(scores, 0.75))) if len(scores) else DEFAULT_K_PA
+    return Thresholds(0.0, k_pa, note=f"K_pa is the lesser of {DEFAULT_K_PA} and the scores' upper quartile")
 
 
 def _chosen(learned: Thresholds, k_pr: float | None, k_pa: float | None) -> dict:
     """What a round keeps of the thresholds; a lead's setting goes before what was learned."""
     pa = learned.k_pa if k_pa is None else k_pa
     pr = min(learned.k_pr, pa) if k_pr is None else k_pr
+    pa = max(pr, pa)  # only one of the two may be set
     curves = None if learned.curves is None else _plain(asdict(learned.curves))
     prior = None if learned.prior is None else asdict(learned.prior)
     return {"k_pr": pr, "k_pa": pa, "note": learned.note, "curves": curves, "prior": prior}

@@ -33,3 +33,20 @@ def test_bad_settings_are_named(values, told):
 def test_settings_survive_json():
     settings = CampaignSettings(name="x", search={"k_a": 0.9})
     assert CampaignSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"search": {"policy": "foo"}}, "search.policy"),
+        ({"search": {"k_pr": 0.9, "k_pa": 0.1}}, "search.k_pr of no more than search.k_pa, 0.1"),
+        ({"search": {"budget_hours": float("inf")}}, "search.budget_hours"),
+        ({"search": {"seconds_per_answer": float("nan")}}, "search.seconds_per_answer"),
+        ({"clustering": {"device": "gpu"}}, "clustering.device"),
+        ({"clustering": {"engine": "fast"}}, "clustering.engine"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_the_start(values, message):
+    with pytest.raises(InputError) as error:
+        parse_settings({"name": "t"} | values, "settings")
+    assert message in str(error.value)
