@@ -116,14 +116,14 @@ class Adaptive:
         if tables.good_enough(density):
             missing = self.least_answers(evidence.size) - answered
             if missing <= 0:
-                return Outcome("accept", "quality reaches K_a", expected, bound)
+                return Outcome("accept", "accepting is the lesser regret", expected, bound)
             if left > 0:
                 return min(missing, left)
         elif evidence.size <= self.n_s and expected >= self.price:
             return min(rest, _VERIFIED_AT_ONCE)
         if rest * expected < 1:
             return Outcome("reject", "less than one correct mask expected", expected, bound)
-        return Outcome("split", "quality below K_a", expected, bound)
+        return Outcome("split", "splitting is the lesser regret", expected, bound)
 
     def _tables(self, size: int) -> _Tables:
         halvings = max(0, round(2 * math.log2(size / self.n_s)))
