@@ -21,6 +21,7 @@ from campaign.simulation.runs import Course, Run, run_campaign
 from campaign.thresholds import Thresholds, cluster_quality
 from ml_backend.errors import InputError
 
+GOLD_SHARE = 0.1  # of a budget, at most
 BASELINES = ("verify every mask", "cascade", "universal threshold")
 
 
@@ -32,7 +33,7 @@ class SimulationOptions:
     masks, classes: how many; skew: class sizes fall off as rank to the power of −skew. seed: of everything.
     answer_error, unsure: shares of wrong and of unsure answers; near: the share of the errors that falls on masks near
     `k_iou`, where all annotators err alike. users: annotators. gold: questions of known answer that the adaptive policy
-    asks in advance to learn how often they err; they count as questions.
+    asks in advance to learn how often they err, at most a tenth of a budget; they count as questions.
     n_s, k_a, k_iou: sample size, quality and IoU asked for. k_pr, k_pa: None to learn them from held-out masks.
     price: masks that a question must bring, adaptive policy. budget: questions, None for no limit.
     mixtures: a mixture's JSON file or a folder of them; None for made-up classes. heldout_share: held-out masks of a
@@ -205,11 +206,13 @@ def estimate_quality(
     iou = np.concatenate([c.heldout_iou for c in population])
     verdict = annotators.verdicts(iou, options.seed * 1009 + 500_009)
     rng = np.random.default_rng((options.seed, 21))
+    wanted_gold = options.gold if options.budget is None else min(options.gold, int(options.budget * GOLD_SHARE))
     rates, asked = [], 0
     for wanted, group in ((Verdict.YES, iou >= options.k_iou), (Verdict.NO, iou < options.k_iou)):
-        gold = rng.permutation(np.flatnonzero(group))[: options.gold // 2]
+        gold = rng.permutation(np.flatnonzero(group))[: wanted_gold // 2]
         told = verdict[gold][verdict[gold] != Verdict.UNSURE]
-        rates.append(float(np.clip((np.sum(told == wanted) + 0.5) / (len(told) + 1), 0.51, 1.0)))
+        rate = (np.sum(told == wanted) + 0.5) / (len(told) + 1) if len(told) else 1.0
+        rates.append(float(np.clip(rate, 0.51, 1.0)))
         asked += len(gold)
     return AnnotatorQuality(*rates), asked
 

@@ -59,6 +59,8 @@ def test_curtailed_decides_as_paper_with_fewer_questions(population):
 
 
 def test_a_budget_is_kept(population):
+    for budget in (0, 1, 50):
+        assert simulate(replace(SMALL, budget=budget), population).summary["questions"] <= budget
     result = simulate(replace(SMALL, policy="paper", budget=100), population)
     assert result.summary["masks_asked"] <= 100 < simulate(replace(SMALL, policy="paper"), population).summary["masks"]
 
