@@ -52,6 +52,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
     questions = store.questions(kind="verify")
     answers = counted_answers(store)
     known = verdicts(answers)
+    render = _renderer(store, known)
     masks = final_masks(store)
     labelled = store.annotated("labelled")
     times = {a.mask_id: _moment(a) for a in answers}
@@ -76,8 +77,8 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         rounds=tuple(_round(r) for r in rounds),
         figures=_figures(trees, decisions, questions, obtained),
         progress=progress,
-        examples=_examples(store, decisions, known),
-        free_start=free_start(store, masks, known, _renderer(store, known), EXAMPLE_CROPS),
+        examples=_examples(store, decisions, known, render),
+        free_start=free_start(store, masks, known, render, EXAMPLE_CROPS),
         settings=_settings(store),
         gold=len(store.gold_questions("verify")),
         truth=dict(truth or {}),
@@ -226,10 +227,13 @@ def _precision(obtained: list[_Obtained]) -> Estimate | None:
 
 
 def _examples(
-    store: Store, decisions: Mapping[_Key, m.Decision], known: Mapping[int, Verdict]
+    store: Store,
+    decisions: Mapping[_Key, m.Decision],
+    known: Mapping[int, Verdict],
+    render: Callable[[list[int]], tuple[Crop, ...]],
 ) -> tuple[ExampleCluster, ...]:
     """Of each kind the largest clusters somebody was asked about, of different classes first, with some crops."""
-    render, found = _renderer(store, known), []
+    found = []
     for kind in KINDS:
         of_kind = [d for d in decisions.values() if d.kind == kind]
         for decision in _picked(of_kind):
