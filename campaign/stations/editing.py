@@ -21,6 +21,7 @@ from campaign.label_studio.verification import create_project, publish_tasks
 from campaign.propagation import EDITED_RULE, DatasetMasks, drop_known
 from campaign.results import final_masks
 from campaign.search import Verdict
+from campaign.stations.cursors import read_on
 from campaign.stations.propagation import counted_corrections, obtained
 from campaign.stations.trust import counted_answers
 from campaign.store import Store
@@ -145,13 +146,15 @@ def _window(masks: Predictions, row: int) -> editing.Window:
 
 def read_edits(store: Store, client: Client) -> int:
     """Reads corrections back as facts; gives how many were new. Datasets of rounds that are over take them in."""
-    project, known = store.get_meta(PROJECT), store.get_meta(CURSOR)
+    project = store.get_meta(PROJECT)
     if project is None:
         return 0
-    tasks, cursor = read_drawings(client, int(project["id"]), known["value"] if known else None)
-    new = store.add_drawings(edit_facts(store, tasks))
-    if known is None or known["value"] != cursor:
-        store.set_meta(CURSOR, {"value": cursor})
+    new = read_on(
+        store,
+        CURSOR,
+        lambda since: read_drawings(client, int(project["id"]), since),
+        lambda tasks: store.add_drawings(edit_facts(store, tasks)),
+    )
     if new:
         for row in store.rounds():
             if row.stage == "done":

@@ -18,6 +18,7 @@ from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
 from campaign.label_studio.verification import create_project, publish_tasks
 from campaign.results import final_masks
+from campaign.stations.cursors import read_on
 from campaign.stations.editing import drawing_fact, gone_fact
 from campaign.store import Store
 from campaign.store import models as m
@@ -117,14 +118,15 @@ def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
 
 def read_paintings(store: Store, client: Client) -> int:
     """Reads paintings back as facts; gives how many were new."""
-    project, known = store.get_meta(PROJECT), store.get_meta(CURSOR)
+    project = store.get_meta(PROJECT)
     if project is None:
         return 0
-    tasks, cursor = read_drawings(client, int(project["id"]), known["value"] if known else None)
-    new = store.add_drawings(paint_facts(store, tasks))
-    if known is None or known["value"] != cursor:
-        store.set_meta(CURSOR, {"value": cursor})
-    return new
+    return read_on(
+        store,
+        CURSOR,
+        lambda since: read_drawings(client, int(project["id"]), since),
+        lambda tasks: store.add_drawings(paint_facts(store, tasks)),
+    )
 
 
 def paint_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:

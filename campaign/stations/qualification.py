@@ -8,11 +8,10 @@ from typing import Any
 
 from campaign.instructions import project_instructions
 from campaign.label_studio.client import Client
-from campaign.label_studio.readback import read_changes
 from campaign.label_studio.verification import create_project, publish_pages
 from campaign.quality import GoldAnswer, Reliability, passed, reliability
 from campaign.stations.trust import GoldPlan, attempt_of, gold_answers
-from campaign.stations.verification import build_pages, facts
+from campaign.stations.verification import build_pages, read_answers
 from campaign.store import Store
 from campaign.store.trust import QUALIFY
 from ml_backend.errors import InputError
@@ -84,15 +83,9 @@ def _draw(store: Store, test: str, pages: int) -> None:
 
 def read_tests(store: Store, client: Client) -> int:
     """Reads the answers of all tests back; gives how many facts were new."""
-    new = 0
-    for test in tests(store):
-        cursor = f"{TESTS}_cursor_{test['number']}"
-        known = store.get_meta(cursor)
-        snapshots, now = read_changes(client, test["project"], known["value"] if known else None)
-        new += store.add_answers(facts(store, snapshots))
-        if known is None or known["value"] != now:
-            store.set_meta(cursor, {"value": now})
-    return new
+    return sum(
+        read_answers(store, client, test["project"], f"{TESTS}_cursor_{test['number']}") for test in tests(store)
+    )
 
 
 def results(store: Store) -> list[Attempt]:

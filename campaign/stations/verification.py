@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from campaign.policies.prior import Prior
 from campaign.quality import page_order
 from campaign.search import Decision, Search
 from campaign.searches import Searches
+from campaign.stations.cursors import read_on
 from campaign.stations.reliability import annotator_quality
 from campaign.stations.spending import questions_allowed
 from campaign.stations.trust import GoldPlan, ask_again, counted_answers, keep_watch
@@ -328,16 +330,20 @@ def build_pages(store: Store, rows: list[m.Page]) -> list[Page]:
 
 def read_back(store: Store, client: Client, project: int) -> int:
     """Reads what changed since the cursor and stores it as facts; gives how many were new."""
-    new, places = 0, [(project, CURSOR)]
+    places = [(project, CURSOR)]
     if (single := store.get_meta(SINGLE_PROJECT)) is not None:
         places.append((int(single["id"]), SINGLE_CURSOR))
-    for number, name in places:
-        known = store.get_meta(name)
-        snapshots, cursor = read_changes(client, number, known["value"] if known else None)
-        new += store.add_answers(facts(store, snapshots))
-        if known is None or known["value"] != cursor:
-            store.set_meta(name, {"value": cursor})
-    return new
+    return sum(read_answers(store, client, number, name) for number, name in places)
+
+
+def read_answers(store: Store, client: Client, project: int, cursor: str) -> int:
+    """Reads the answers of one project that are new since a cursor; gives how many facts were new."""
+    return read_on(
+        store,
+        cursor,
+        partial(read_changes, client, project),
+        lambda snapshots: store.add_answers(facts(store, snapshots)),
+    )
 
 
 def read_drawn(store: Store, client: Client) -> None:
