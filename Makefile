@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LABEL_STUDIO_VENV := .venv/label-studio
 LABEL_STUDIO_VERSION := 1.23.2
+DETECTRON2 := git+https://github.com/facebookresearch/detectron2.git@02b5c4e295e990042a714712c21dc79b731e8833
 OUT ?= demo-out
 UV := $(BIN)/uv
 export LABEL_STUDIO_COMMAND ?= $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 
-.PHONY: demo test lint clean install constraints
+.PHONY: demo test lint clean install pointrend constraints
 
 install: $(VENV)/.installed
 
@@ -22,7 +23,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt constraints-label-studio.txt
 	$(UV) pip install --quiet --python $(LABEL_STUDIO_VENV)/bin/python --constraint constraints-label-studio.txt label-studio==$(LABEL_STUDIO_VERSION)
 	touch $@
 
-demo: install
+# detectron2 is built from its repository: a compiler, git and some minutes.
+pointrend: $(VENV)/.pointrend
+
+$(VENV)/.pointrend: $(VENV)/.installed
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[crowd,pointrend]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-build-isolation '$(DETECTRON2)'
+	touch $@
+
+demo: $(if $(filter pointrend,$(DETECTOR)),pointrend,install)
 	$(BIN)/campaign demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HUMAN),--human) $(if $(DETECTOR),--detector "$(DETECTOR)")
 
 test: install
@@ -35,7 +44,7 @@ lint: install
 
 # Rewrites the pins from pyproject.toml; the result names versions only, never where they come from.
 constraints: install
-	$(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --group pyproject.toml:test --group pyproject.toml:label-studio-ml --extra crowd --extra postgresql pyproject.toml constraints.in --output-file constraints.txt --upgrade
+	$(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --group pyproject.toml:test --group pyproject.toml:label-studio-ml --extra crowd --extra postgresql --extra pointrend pyproject.toml constraints.in --output-file constraints.txt --upgrade
 	echo label-studio==$(LABEL_STUDIO_VERSION) | $(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links - --output-file constraints-label-studio.txt --upgrade
 
 clean:
