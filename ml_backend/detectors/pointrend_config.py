@@ -24,7 +24,9 @@ class PointRendOptions(DetectorOptions):
         "none", description="start of r50 and r101: zoo (COCO, downloaded), imagenet (downloaded), none, or a file"
     )
     norm: Literal["group", "frozen"] | None = Field(
-        None, description="normalisation of the backbone; None is frozen where it starts from weights, else group"
+        None,
+        description="normalisation of the backbone, which its weights must have been trained with; None is frozen "
+        "where it starts from weights, as zoo's and ImageNet's have it, else group",
     )
     schedule: Literal["short", "published"] = Field(
         "short",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
@@ -19,6 +20,8 @@ from ml_backend.detectors.network import Detections, Target
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.detectors.pointrend_heads import build_config
 from ml_backend.errors import InputError
+
+log = logging.getLogger(__name__)
 
 # It warns of weights without a version, which ours, kept as plain tensors, never have.
 logging.getLogger("detectron2.projects.point_rend.mask_head").setLevel(logging.ERROR)
@@ -33,6 +36,14 @@ IMAGENET = {
     "r101": "detectron2://ImageNetPretrained/MSRA/R-101.pkl",
 }
 _DEVIATION = (58.395, 57.12, 57.375)
+_BOTTOM_UP = "backbone.bottom_up."
+# What the heads were called in older files of PointRend, that of r101 among them.
+_FORMER = {
+    "roi_heads.mask_coarse_head.coarse_mask_fc": "roi_heads.mask_head.coarse_head.fc",
+    "roi_heads.mask_head.coarse_head.coarse_mask_fc": "roi_heads.mask_head.coarse_head.fc",
+    "roi_heads.mask_coarse_head.": "roi_heads.mask_head.coarse_head.",
+    "roi_heads.mask_point_head.": "roi_heads.mask_head.point_head.",
+}
 
 
 class PointRendNetwork(nn.Module):
@@ -132,7 +143,9 @@ def load_weights(network: PointRendNetwork, options: PointRendOptions) -> list[s
     """Weights of `options.weights` into `network`: the model zoo's, ImageNet's, or a local file of either kind.
 
     What another set of classes makes of another shape is taken over as far as it goes, see `adapted`. Gives the names
-    of the parameters that no weights were found for. Raises InputError where the file cannot be had or does not fit.
+    of the parameters that no weights were found for, and warns of them where the file is of a whole detector; the IoU
+    head is in no published file. Raises InputError where the file cannot be had or is not of this backbone: all of it
+    must be there, and its normalisation must be that of `options.norm`.
     """
     named = {"zoo": ZOO, "imagenet": IMAGENET}.get(options.weights)
     if named is not None and options.preset not in named:
@@ -140,7 +153,8 @@ def load_weights(network: PointRendNetwork, options: PointRendOptions) -> list[s
     if named is None and not Path(options.weights).is_file():
         raise InputError("weights", "zoo, imagenet, none or a file of weights", options.weights)
     source = named[options.preset] if named else options.weights
-    loader = _Loader(network.model)
+    loader = _Loader(network.model, source, options)
+    # It tells in many lines what `_warn` tells in one.
     logging.getLogger("fvcore.common.checkpoint").setLevel(logging.ERROR)
     try:
         loader.load(source)
@@ -152,16 +166,27 @@ def load_weights(network: PointRendNetwork, options: PointRendOptions) -> list[s
         ) from None
     except Exception as error:
         raise InputError(source, "a file of detectron2 weights", type(error).__name__) from None
-    if not any(name.startswith("backbone.bottom_up.") for name in loader.loaded):
-        raise InputError(source, f"weights of a {options.preset} network", "weights of another one")
+    _warn(source, loader)
     return sorted(loader.missing)
 
 
-class _Loader(DetectionCheckpointer):
-    """detectron2's reader of its model zoo's files, which runs no code from them and adapts to other classes."""
+def _warn(source: str, loader: _Loader) -> None:
+    modules = {".".join(name.split(".")[:-1][:3]) for name in loader.missing if "iou_head" not in name}
+    if modules:
+        backbone_only = all(name.startswith(_BOTTOM_UP) for name in loader.loaded)
+        level = logging.INFO if backbone_only else logging.WARNING
+        log.log(level, "%s: no weights for %s, which start anew", source, ", ".join(sorted(modules)))
 
-    def __init__(self, model: nn.Module):
+
+class _Loader(DetectionCheckpointer):
+    """detectron2's reader of its model zoo's files, which runs no code from them and adapts to other classes.
+
+    Nothing is loaded of a file that is not of this backbone. `loaded` and `missing` name the network's entries.
+    """
+
+    def __init__(self, model: nn.Module, source: str, options: PointRendOptions):
         super().__init__(model, save_to_disk=False)
+        self.source, self.options = source, options
         self.loaded: set[str] = set()
         self.missing: set[str] = set()
 
@@ -178,18 +203,59 @@ class _Loader(DetectionCheckpointer):
         return {"model": data, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _load_model(self, checkpoint: Any) -> Any:
-        self._convert_ndarray_to_tensor(checkpoint["model"])
+        stored = {k.removeprefix("module."): v for k, v in checkpoint["model"].items()}
+        self._convert_ndarray_to_tensor(stored)
+        self._check_norm(stored)
         own = self.model.state_dict()
-        if not checkpoint.get("matching_heuristics"):
+        if checkpoint.pop("matching_heuristics", False):
+            caffe2 = checkpoint.get("__author__") == "Caffe2"
+            stored = align_and_update_state_dicts(own, stored, c2_conversion=caffe2)
+        else:
+            stored = {_renamed(k): v for k, v in stored.items()}
             classes = self.model.roi_heads.num_classes
-            checkpoint["model"] = {
-                k: adapted(k, v, own[k], classes) if k in own else v for k, v in checkpoint["model"].items()
-            }
-        incompatible = super()._load_model(checkpoint)
+            stored = {k: adapted(k, v, own[k], classes) if k in own else v for k, v in stored.items()}
+        self._check_backbone(stored, own)
+        incompatible = super()._load_model({**checkpoint, "model": stored})
         wrong = {name for name, *_ in incompatible.incorrect_shapes}
         self.missing = set(incompatible.missing_keys) | wrong
         self.loaded = set(own) - self.missing
         return incompatible
+
+    def _check_norm(self, stored: dict[str, Tensor]) -> None:
+        """Group and frozen normalisation have entries of the same names, which mean something else."""
+        ends = {
+            "frozen": (".running_mean", "_bn_s", "backbone.fpn_lateral2.bias"),
+            "group": ("_gn_s", "backbone.fpn_lateral2.norm.weight"),
+        }
+        found = {norm for norm, known in ends.items() if any(k.endswith(known) for k in stored)}
+        wanted = "group" if self.options.norm == "group" else "frozen"
+        if found and wanted not in found:
+            got = f"{found.pop()} normalisation"
+            raise InputError(self.source, f"weights with {wanted} normalisation, as option norm has it", got)
+
+    def _check_backbone(self, stored: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+        expected = [k for k in own if k.startswith(_BOTTOM_UP)]
+        if not any(k.endswith(".running_mean") for k in stored):
+            # Older files have normalisation without statistics, which then change nothing.
+            expected = [k for k in expected if not k.endswith((".running_mean", ".running_var"))]
+        lacking = [k for k in expected if k not in stored or stored[k].shape != own[k].shape]
+        known = (_BOTTOM_UP, "stem.conv", "res2.", "res3.", "res4.", "res5.")
+        beyond = [k for k in stored if k.startswith(known) and k not in own and not k.endswith("num_batches_tracked")]
+        for what, names in (("without", lacking), ("with", [] if lacking else beyond)):
+            if names:
+                raise InputError(
+                    self.source,
+                    f"weights of a {self.options.preset} network",
+                    f"those of another one, {what} {min(names)} ({len(names)} such of {len(expected)})",
+                )
+
+
+def _renamed(name: str) -> str:
+    """The name that an entry of a file has now."""
+    for former, present in _FORMER.items():
+        if name.startswith(former):
+            return present + name[len(former) :]
+    return name
 
 
 def adapted(name: str, stored: Tensor, own: Tensor, classes: int) -> Tensor:

@@ -207,31 +207,51 @@ def test_own_checkpoints_and_missing_heads(tmp_path):
     assert torch.equal(own.model.state_dict()["backbone.fpn_lateral2.weight"], state["backbone.fpn_lateral2.weight"])
 
 
-def test_imagenet_files_are_matched_by_name(tmp_path):
-    """Files of ImageNet weights have Caffe2's names and only the backbone."""
-    options = PointRendOptions.create({"preset": "r50", "weights": str(tmp_path / "R-50.pkl")})
-    options = options.model_copy(update={"anchors": ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)), "norm": "frozen"})
+def caffe2_name(name):
+    """What Caffe2 calls an entry of a ResNet."""
+    parts = name.split(".")
+    if parts[0] == "stem":
+        return {"conv1.weight": "conv1_w", "conv1.norm.weight": "res_conv1_bn_s", "conv1.norm.bias": "res_conv1_bn_b"}[
+            ".".join(parts[1:])
+        ]
+    branch = {"shortcut": "branch1", "conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}[parts[2]]
+    return "_".join([*parts[:2], branch, {"weight": "w"}.get(parts[3], "bn_" + parts[-1][0].replace("w", "s"))])
+
+
+def caffe2_file(path, options):
+    """A file as ImageNet's are: Caffe2's names, only the backbone, no statistics; and what is in it, by our names."""
     rng = np.random.default_rng(0)
-    blobs = {
-        "conv1_w": rng.normal(size=(64, 3, 7, 7)),
-        "res_conv1_bn_s": rng.normal(size=64),
-        "res2_0_branch2a_w": rng.normal(size=(64, 64, 1, 1)),
-        "res2_0_branch1_w": rng.normal(size=(256, 64, 1, 1)),
-        "conv1_w_momentum": rng.normal(size=(64, 3, 7, 7)),
-        "fc1000_w": rng.normal(size=(1000, 2048)),
-    }
-    with (tmp_path / "R-50.pkl").open("wb") as file:
-        pickle.dump({k: v.astype(np.float32) for k, v in blobs.items()}, file)
+    bottom = PointRendNetwork(options, 1).model.backbone.bottom_up.state_dict()
+    known = {k: rng.normal(size=v.shape).astype(np.float32) for k, v in bottom.items() if "running" not in k}
+    extra = {"conv1_w_momentum": np.zeros((64, 3, 7, 7), np.float32), "fc1000_w": np.zeros((1000, 2048), np.float32)}
+    with path.open("wb") as file:
+        pickle.dump({caffe2_name(k): v for k, v in known.items()} | extra, file)
+    return known
+
+
+def published_options(**values):
+    anchors = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    return PointRendOptions.create({"preset": "r50", "norm": "frozen", "anchors": anchors, **values})
+
+
+def test_imagenet_files_are_matched_by_name(tmp_path, caplog):
+    options = published_options(weights=str(tmp_path / "R-50.pkl"))
+    known = caffe2_file(tmp_path / "R-50.pkl", options)
     network = PointRendNetwork(options, 1)
-    load_weights(network, options)
-    state = network.model.state_dict()
-    for name, key in (
-        ("stem.conv1.weight", "conv1_w"),
-        ("stem.conv1.norm.weight", "res_conv1_bn_s"),
-        ("res2.0.conv1.weight", "res2_0_branch2a_w"),
-        ("res2.0.shortcut.weight", "res2_0_branch1_w"),
-    ):
-        assert torch.allclose(state[f"backbone.bottom_up.{name}"], torch.tensor(blobs[key]).float())
+    with caplog.at_level("INFO"):
+        missing = load_weights(network, options)
+    state = network.model.backbone.bottom_up.state_dict()
+    assert all(torch.equal(state[name], torch.from_numpy(value)) for name, value in known.items())
+    assert not any(name.startswith("backbone.bottom_up") for name in missing)
+    # That the heads start anew goes without saying here.
+    assert [r.levelname for r in caplog.records if "start anew" in r.message] == ["INFO"]
+
+
+def test_imagenet_files_have_frozen_normalisation(tmp_path):
+    caffe2_file(tmp_path / "R-50.pkl", published_options())
+    options = published_options(weights=str(tmp_path / "R-50.pkl"), norm="group")
+    with pytest.raises(InputError, match=r"weights with group normalisation, .*, got frozen"):
+        build(options, 1)
 
 
 class Harm:
