@@ -19,10 +19,8 @@ from torchvision.ops import box_iou
 
 from ml_backend.detectors.network import Target, covered, mask_targets, most_proposals
 from ml_backend.detectors.pointrend_config import PointRendOptions
+from ml_backend.detectors.pointrend_subdivision import final_masks
 from ml_backend.iou_head import IoUHead, balanced, iou_loss, soft_iou
-
-# Mask logits of all classes are computed together, so detections are taken so many values at a time.
-_MASK_VALUES = 1 << 26
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -154,35 +152,8 @@ class ScoredROIHeads(StandardROIHeads):
 
     def _masks(self, features: dict[str, Tensor], instances: list[Instances]) -> tuple[Tensor, Tensor]:
         """Final masks (n, m, m) as probabilities, and P2 RoI features (n, c, 14, 14), of all instances in order."""
-        head = self.mask_head
-        features = {f: features[f] for f in self.mask_in_features}
-        side = head.mask_point_subdivision_init_resolution << head.mask_point_subdivision_steps
-        at_a_time = max(_MASK_VALUES // (self.num_classes * side * side), 1)
-        training, head.training = head.training, False
-        try:
-            masks, pooled = [], []
-            for chunk in chunks(instances, at_a_time):
-                roi_features = head._roi_pooler(features, [part.pred_boxes for part in chunk])
-                chunk = head._subdivision_inference(features, head.coarse_head(roi_features), chunk)
-                masks.append(torch.cat([part.pred_masks for part in chunk])[:, 0])
-                pooled.append(roi_features)
-        finally:
-            head.training = training
-        return torch.cat(masks), torch.cat(pooled)
-
-
-def chunks(instances: list[Instances], size: int) -> list[list[Instances]]:
-    """The instances of all images, in order, `size` at a time; every chunk has a part, maybe empty, of each image."""
-    counts = [len(part) for part in instances]
-    result = []
-    for low in range(0, max(sum(counts), 1), size):
-        start, chunk = 0, []
-        for part, count in zip(instances, counts, strict=True):
-            first, last = max(low - start, 0), max(min(low + size - start, count), 0)
-            chunk.append(part[min(first, count) : max(last, min(first, count))])
-            start += count
-        result.append(chunk)
-    return result
+        boxes = [part.pred_boxes.tensor for part in instances]
+        return final_masks(self.mask_head, features, boxes, torch.cat([part.pred_classes for part in instances]))
 
 
 def final_iou(masks: Tensor, boxes: Tensor, target: Target) -> Tensor:

@@ -7,17 +7,24 @@ import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2, installed from its repository")
 
-from ml_backend.detectors import pointrend_heads
+from ml_backend.detectors import pointrend_subdivision
 from ml_backend.detectors.network import Target, best_iou
 from ml_backend.detectors.pointrend_config import PointRendOptions
-from ml_backend.detectors.pointrend_heads import chunks, final_iou
+from ml_backend.detectors.pointrend_heads import final_iou
 from ml_backend.detectors.pointrend_network import PointRendNetwork, adapted, build, load_weights
+from ml_backend.detectors.pointrend_subdivision import chunks, final_masks
 from ml_backend.errors import InputError
+from tests.ml_backend.detectors.test_device_pasting import Largest
 
 pytestmark = pytest.mark.detectron2
 
 ANCHORS = ((12.0,), (24.0,), (48.0,))
 OPTIONS = PointRendOptions.create({"anchors": ANCHORS, "norm": "group", "min_score": 0.0, "max_detections": 12})
+
+
+def published_options(**values):
+    anchors = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    return PointRendOptions.create({"preset": "r50", "norm": "frozen", "anchors": anchors, **values})
 
 
 def target(*boxes, side=64, exhaustive=True):
@@ -105,7 +112,8 @@ def test_masks_in_chunks_are_the_same(network, monkeypatch):
     torch.manual_seed(1)
     images, sizes = torch.randn(2, 3, 64, 64), [(64, 64), (64, 64)]
     plain = network.eval().detect(images, sizes)
-    monkeypatch.setattr(pointrend_heads, "_MASK_VALUES", 5 * 2 * 56 * 56)
+    head = network.heads.mask_head
+    monkeypatch.setattr(pointrend_subdivision, "VALUES", 5 * pointrend_subdivision._values(head, 56))
     for a, b in zip(plain, network.detect(images, sizes), strict=True):
         assert torch.equal(a.boxes, b.boxes)
         assert torch.allclose(a.masks, b.masks, atol=1e-5)
@@ -118,12 +126,59 @@ def test_no_detections():
     assert [len(part.boxes) for part in strict.detect(torch.randn(2, 3, 64, 64), [(64, 64), (64, 64)])] == [0, 0]
 
 
-@pytest.mark.parametrize(("counts", "size"), [([3, 0, 4], 2), ([5], 5), ([0, 0], 3), ([1, 1, 1], 100)])
-def test_chunks_keep_the_order(counts, size):
-    images = [[(image, row) for row in range(count)] for image, count in enumerate(counts)]
-    parts = chunks(images, size)
-    assert [row for chunk in parts for part in chunk for row in part] == [row for image in images for row in image]
-    assert all(len(chunk) == len(counts) and sum(map(len, chunk)) <= size for chunk in parts)
+@pytest.mark.parametrize(
+    ("counts", "size", "expected"),
+    [
+        ([3, 0, 4], 2, [[(0, 2)], [(0, 1), (2, 1)], [(2, 2)], [(2, 1)]]),
+        ([5], 5, [[(0, 5)]]),
+        ([0, 0], 3, []),
+        ([1, 0, 1, 1], 100, [[(0, 1), (2, 1), (3, 1)]]),
+    ],
+)
+def test_chunks_keep_the_order_and_leave_out_empty_images(counts, size, expected):
+    assert chunks(counts, size) == expected
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("options", "classes"),
+    [(OPTIONS, 7), (published_options(weights="none"), 7), (OPTIONS, 1)],
+    ids=["small", "r50", "one"],
+)
+def test_masks_are_those_of_detectron2(options, classes):
+    """Which keeps the logits of all classes."""
+    from detectron2.structures import Boxes, Instances
+
+    heads = build(options, classes).heads.eval()
+    head = heads.mask_head
+    torch.manual_seed(0)
+    for layer in (head.coarse_head.prediction, head.point_head.predictor):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    channels = head.point_head.fc1.in_channels - classes
+    features = {"p2": torch.randn(3, channels, 32, 40), "p3": torch.randn(3, channels, 16, 20)}
+    instances = []
+    for count in (4, 0, 3):
+        corners = torch.rand(count, 2) * 60
+        boxes = Boxes(torch.cat([corners, corners + 10 + torch.rand(count, 2) * 60], 1))
+        kinds = torch.randint(classes, (count,))
+        instances.append(Instances((128, 160), pred_boxes=boxes, pred_classes=kinds))
+    masks, roi_features = heads._masks(features, instances)
+    expected = torch.cat([part.pred_masks[:, 0] for part in head(features, instances)])
+    assert masks.std() > 0.1
+    assert masks.shape == expected.shape
+    assert torch.allclose(masks, expected, atol=1e-5)
+    assert torch.allclose(roi_features, head._roi_pooler(features, [part.pred_boxes for part in instances]), atol=1e-6)
+
+
+@torch.inference_mode()
+def test_no_tensor_has_the_masks_of_all_classes():
+    heads = build(OPTIONS, 80).heads.eval()
+    boxes = torch.tensor([[0.0, 0, 40, 40]]).repeat(40, 1)
+    with Largest() as largest:
+        final_masks(heads.mask_head, {"p2": torch.randn(1, 64, 32, 32)}, [boxes], torch.zeros(40, dtype=torch.long))
+    # The point head's layers, which see the 784 points that are computed at a time.
+    assert largest.bytes <= 4 * 40 * 784 * (64 + 80)
+    assert largest.bytes < 4 * 40 * 80 * 56 * 56 / 2
 
 
 BOX = [10.0, 10.0, 30.0, 30.0]
@@ -227,11 +282,6 @@ def caffe2_file(path, options):
     with path.open("wb") as file:
         pickle.dump({caffe2_name(k): v for k, v in known.items()} | extra, file)
     return known
-
-
-def published_options(**values):
-    anchors = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    return PointRendOptions.create({"preset": "r50", "norm": "frozen", "anchors": anchors, **values})
 
 
 def test_imagenet_files_are_matched_by_name(tmp_path, caplog):
