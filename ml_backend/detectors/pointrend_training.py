@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.engine import launch
 from detectron2.utils import comm
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,11 +24,15 @@ from ml_backend.detectors.mask_scoring import bfloat16_where_fast, chosen_device
 from ml_backend.detectors.network import Target
 from ml_backend.detectors.pointrend_config import PointRendOptions, fit_edges
 from ml_backend.detectors.pointrend_network import build
+from ml_backend.detectors.pointrend_processes import spread
+from ml_backend.errors import InputError
 from ml_backend.pasting import paste
 from ml_backend.training import Schedule, _average, _resume, save
 
 log = logging.getLogger(__name__)
 
+# Beside the checkpoint: what all processes start from.
+START = "start.pt"
 _STRIDE = 32
 
 
@@ -38,8 +41,8 @@ class Run:
     """All that a process of a run must know; it can be sent to another process.
 
     checkpoint: file for the state of the unfinished run. fingerprint: names data and options, so that no other
-    run's state is taken up. weights: to start from, none for those that the options name. again: they are those of
-    an earlier round, whose masks are worth scoring from the first step on.
+    run's state is taken up. weights: to start from, none for those that the options name; start: or a file of them.
+    again: they are those of an earlier round, whose masks are worth scoring from the first step on.
     """
 
     data: CocoDataset
@@ -50,6 +53,7 @@ class Run:
     fingerprint: str
     weights: dict[str, Tensor] | None = None
     again: bool = False
+    start: Path | None = None
 
 
 class ImageSampler(CropSampler):
@@ -101,18 +105,16 @@ def train(run: Run, progress: Progress | None) -> tuple[dict[str, Tensor], dict[
     """
     processes = _processes(run.options)
     if processes == 1:
-        _work(run, progress, None)
+        _work(run, progress or (lambda *step: None))
     else:
-        if run.weights is None:
-            # Here, where an error of the files is told as one.
-            run = replace(run, weights=build(run.options, len(run.classes)).state_dict())
-        context = multiprocessing.get_context("spawn")
-        steps = context.SimpleQueue()
-        listener = threading.Thread(target=_listen, args=(steps, progress), daemon=True)
-        listener.start()
-        launch(_work, processes, dist_url="auto", args=(run, None, steps))
-        steps.put(None)
-        listener.join()
+        # A file, as processes share every tensor that they are sent in memory; and weights that cannot be had are
+        # an error here.
+        start = run.checkpoint.with_name(START)
+        save(start, {"network": run.weights or build(run.options, len(run.classes)).state_dict()})
+        try:
+            spread(_work, replace(run, weights=None, start=start), processes, progress)
+        finally:
+            start.unlink(missing_ok=True)
     state = _resume(run.checkpoint, run.fingerprint, torch.device("cpu"))
     if state is None:
         raise RuntimeError(f"{run.checkpoint}: expected the state of the finished run, got none")
@@ -120,19 +122,15 @@ def train(run: Run, progress: Progress | None) -> tuple[dict[str, Tensor], dict[
 
 
 def _processes(options: PointRendOptions) -> int:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if options.processes:
+        if 0 < gpus < options.processes:
+            raise InputError("detector option processes", f"at most {gpus}, one per GPU", options.processes)
         return options.processes
-    alone = options.device is not None or not torch.cuda.is_available()
-    return 1 if alone else max(torch.cuda.device_count(), 1)
+    return 1 if options.device is not None else max(gpus, 1)
 
 
-def _listen(steps: Any, progress: Progress | None) -> None:
-    while (step := steps.get()) is not None:
-        if progress:
-            progress(*step)
-
-
-def _work(run: Run, progress: Progress | None, steps: Any) -> None:
+def _work(run: Run, report: Progress) -> None:
     """One process of the run; the first one reports, measures and keeps the state."""
     options, rank, world = run.options, comm.get_rank(), comm.get_world_size()
     device = (
@@ -142,23 +140,27 @@ def _work(run: Run, progress: Progress | None, steps: Any) -> None:
     )
     if options.threads:
         torch.set_num_threads(options.threads)
-    report: Progress = progress or (lambda *step: steps.put(step) if steps is not None else None)
-    network = build(options, len(run.classes), pretrained=run.weights is None).to(device)
+    weights = run.weights
+    if run.start is not None:
+        weights = torch.load(run.start, map_location="cpu", weights_only=True)["network"]
+    network = build(options, len(run.classes), pretrained=weights is None)
+    if weights is not None:
+        network.load_state_dict(weights)
+    network.to(device)
     network.mixed = bfloat16_where_fast(options, device)
     if device.type == "cpu":
         network.to(memory_format=torch.channels_last)
-    if run.weights is not None:
-        network.load_state_dict(run.weights)
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimiser = _optimiser(options, parameters)
     mean = {k: v.detach().clone() for k, v in network.state_dict().items()}
     best: dict[str, Any] = {"step": 0}
     first = 0
-    state = _resume(run.checkpoint, run.fingerprint, device)
+    state = _resume(run.checkpoint, run.fingerprint, torch.device("cpu"))
     if state is not None:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        mean, best, first = state["mean"], state["best"], state["step"]
+        mean = {k: v.to(device) for k, v in state["mean"].items()}
+        best, first = state["best"], state["step"]
     comm.synchronize()
     learner: nn.Module = DistributedDataParallel(network, broadcast_buffers=False) if world > 1 else network
     network.train()

@@ -1,4 +1,6 @@
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from ml_backend.detectors.pointrend import PointRend
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.detectors.pointrend_network import build
 from ml_backend.detectors.pointrend_training import ImageSampler, rate
+from ml_backend.errors import InputError
 from tests.ml_backend.detectors.drawn import draw
 from tests.ml_backend.detectors.test_device_pasting import Largest
 
@@ -94,14 +97,57 @@ def test_the_published_rate(step, expected):
     assert rate(PointRendOptions.create({"preset": "r50"}), step) == pytest.approx(expected)
 
 
-def test_two_processes_learn_together(data, tmp_path):
+TWO = {"steps": 2, "batch": 2, "crop": 64, "scale": 1.0, "processes": 2, "threads": 1, "score_from": 0}
+
+
+@pytest.fixture
+def few_files():
+    """Far fewer file descriptors than the network has tensors."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 60, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_two_processes_learn_together(data, tmp_path, few_files):
     """detectron2's launcher, on CPUs; each process has half of a step's crops."""
     seen = []
-    options = {"steps": 2, "batch": 2, "crop": 64, "scale": 1.0, "processes": 2, "threads": 1, "score_from": 0}
-    path = PointRend.train(data, None, tmp_path, options=options, progress=lambda *step: seen.append(step))
+    path = PointRend.train(data, None, tmp_path, options=TWO, progress=lambda *step: seen.append(step))
     assert seen == [("train", 1, 2), ("train", 2, 2)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "model.pt"]
     trained = PointRend.load(path)
     start = build(trained.options, 2).state_dict()
     state = trained.network.state_dict()
+    assert len(state) > 100
     assert all(torch.isfinite(v).all() for v in state.values())
     assert any(not torch.equal(state[k], start[k]) for k in state)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("what", ["image", "progress"])
+def test_errors_of_several_processes_are_those_of_one(tmp_path, what):
+    def progress(*step):
+        raise KilledError
+
+    data = draw(tmp_path, 2, seed=1)
+    if what == "image":
+        for image in data.images:
+            image.path.write_text("no image")
+    kind, message = (InputError, r"1-\d.png: expected") if what == "image" else (KilledError, None)
+    threads = set(threading.enumerate())
+    options = {**TWO, "steps": 20}
+    with pytest.raises(kind, match=message):
+        PointRend.train(data, None, tmp_path / "out", options=options, progress=progress)
+    assert set(threading.enumerate()) <= threads
+    assert not (tmp_path / "out" / "start.pt").exists()
+
+
+def test_no_more_processes_than_gpus(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="detector option processes: expected at most 1, one per GPU, got 2"):
+        PointRend.train(data, None, tmp_path, options=TWO)
