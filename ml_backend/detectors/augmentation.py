@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def scaled(pixels: np.ndarray, mean, deviation, height: int, width: int) -> Tens
 
 
 class CropSampler:
-    """Batches of random crops.
+    """Batches of random crops. Several threads may ask for batches; they share the decoded images.
 
     Args:
         data: images and annotations; crowd annotations are left out.
@@ -91,6 +92,7 @@ class CropSampler:
         self._class_weight = 1 / np.sqrt(np.maximum(counts, 1))
         self._scenes: OrderedDict[int, Scene] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
         self._weights = {
             True: self._image_weights(self.exhaustive, lambda i: i.width * i.height),
             False: self._image_weights(self.incomplete, lambda i: len(self.annotations[i.id])),
@@ -119,9 +121,21 @@ class CropSampler:
         return torch.stack([c[0] for c in crops]), [c[1] for c in crops]
 
     def _scene(self, record: ImageRecord) -> Scene:
-        if record.id in self._scenes:
-            self._scenes.move_to_end(record.id)
-            return self._scenes[record.id]
+        with self._lock:
+            if record.id in self._scenes:
+                self._scenes.move_to_end(record.id)
+                return self._scenes[record.id]
+        # Decoded without the lock: another thread may do the same, rarely, and only one of the two is kept.
+        scene = self._decoded(record)
+        with self._lock:
+            if record.id not in self._scenes:
+                self._scenes[record.id] = scene
+                self._bytes += scene.bytes
+                while self._bytes > _CACHE_BYTES and len(self._scenes) > 1:
+                    self._bytes -= self._scenes.popitem(last=False)[1].bytes
+        return scene
+
+    def _decoded(self, record: ImageRecord) -> Scene:
         pixels = load_pixels(record)
         mean, deviation = statistics(pixels, self.options.standardise)
         windows = []
@@ -129,12 +143,7 @@ class CropSampler:
             x, y, w, h = (int(v) for v in _box(annotation))
             windows.append((x, y, decode_window(annotation.rle, x, y, x + w, y + h)))
         labels = np.array([self.label[a.class_id] for a in self.annotations[record.id]], np.int64)
-        scene = Scene(pixels, mean, deviation, windows, labels, record.exhaustive)
-        self._scenes[record.id] = scene
-        self._bytes += scene.bytes
-        while self._bytes > _CACHE_BYTES and len(self._scenes) > 1:
-            self._bytes -= self._scenes.popitem(last=False)[1].bytes
-        return scene
+        return Scene(pixels, mean, deviation, windows, labels, record.exhaustive)
 
     def _crop(self, scene: Scene, rng: np.random.Generator) -> tuple[Tensor, Target]:
         options, side = self.options, self.options.crop

@@ -44,7 +44,7 @@ class PointRendOptions(DetectorOptions):
     )
     evaluate_images: int = Field(100, ge=1, description="most held-out images in those measurements")
     scored_per_image: int = Field(32, ge=1, description="detections per image that the IoU head learns from")
-    readers: int = Field(4, ge=1, description="threads that decode images")
+    readers: int = Field(4, ge=1, description="threads that decode images; on a CPU one does in training")
     encoders: int = Field(2, ge=1, description="threads that encode masks")
     paste_pixels: int = Field(1 << 24, ge=1 << 16, description="pixels that masks are pasted into at a time")
 

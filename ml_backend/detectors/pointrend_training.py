@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -161,18 +161,20 @@ def _work(run: Run, report: Progress) -> None:
         optimiser.load_state_dict(state["optimiser"])
         mean = {k: v.to(device) for k, v in state["mean"].items()}
         best, first = state["best"], state["step"]
+    del weights, state
     comm.synchronize()
     learner: nn.Module = DistributedDataParallel(network, broadcast_buffers=False) if world > 1 else network
     network.train()
-    for step, (images, targets) in _batches(run, first, rank, world):
+    for step, (images, targets) in _batches(run, first, device):
         torch.manual_seed((options.seed * 1_000_003 + step) * world + rank)
         for group in optimiser.param_groups:
             group["lr"] = rate(options, step)
         images = images.to(device, non_blocking=True)
+        targets = [_each(t, lambda column: column.to(device, non_blocking=True)) for t in targets]
         if device.type == "cpu":
             images = images.contiguous(memory_format=torch.channels_last)
         score = run.again or step >= options.steps * options.score_from
-        losses = learner(images, [t.to(device) for t in targets], score)
+        losses = learner(images, targets, score)
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -181,39 +183,54 @@ def _work(run: Run, report: Progress) -> None:
             optimiser.step()
         _average(mean, network.state_dict(), min(options.averaging, (1 + step) / (10 + step)))
         done = step + 1
+        measured = done == options.steps or (_is_measured(run) and done % _evaluate_every(options) == 0)
+        measured &= done >= options.steps / 2
+        saved = measured or done % options.checkpoint_every == 0
         if rank == 0:
-            measured = done == options.steps or (_is_measured(run) and done % _evaluate_every(options) == 0)
-            measured &= done >= options.steps / 2
             if measured:
                 best = _better(run, best, mean, done)
-            if measured or done % options.checkpoint_every == 0:
+            if saved:
                 kept = {"fingerprint": run.fingerprint, "step": done, "mean": mean, "best": best}
                 save(run.checkpoint, {**kept, "network": network.state_dict(), "optimiser": optimiser.state_dict()})
             if step % 20 == 0:
                 log.info("step %d: %s", done, ", ".join(f"{k} {float(v.detach()):.3f}" for k, v in losses.items()))
             report("train", done, options.steps)
-        comm.synchronize()
+        if saved:
+            # Not at every step: the gradients are waited for anyway.
+            comm.synchronize()
 
 
-def _batches(run: Run, first: int, rank: int, world: int):
-    """(step, data) from step `first` on, read ahead in threads; each process has its share of a step's batch."""
+def _batches(run: Run, first: int, device: torch.device):
+    """(step, (images, targets)) from step `first` on, read ahead in threads, in pinned memory where a GPU takes them.
+
+    Each process has its share of a step's batch. On a CPU one thread reads: the network needs the others.
+    """
+    rank, world = comm.get_rank(), comm.get_world_size()
     options = run.options.model_copy(update={"batch": max(run.options.batch // world, 1)})
     kind: Callable[..., CropSampler] = ImageSampler if options.whole_images else CropSampler
-    own = threading.local()
+    sampler = kind(run.data, list(run.classes), options)
+    gpu = device.type == "cuda"
 
-    def read(step: int):
-        if not hasattr(own, "sampler"):
-            own.sampler = kind(run.data, list(run.classes), options)
-        return own.sampler.batch(step * world + rank)
+    def read(step: int) -> tuple[Tensor, list[Target]]:
+        images, targets = sampler.batch(step * world + rank)
+        if not gpu:
+            return images, targets
+        return images.pin_memory(), [_each(t, Tensor.pin_memory) for t in targets]
 
-    threads = options.readers if options.whole_images else 1
-    with ThreadPoolExecutor(threads) as reader:
-        ahead = [reader.submit(read, step) for step in range(first, min(first + threads, options.steps))]
+    threads = options.readers if gpu else 1
+    # A thread starts on the first GPU, which may be another process's.
+    enter = (lambda: torch.cuda.set_device(device)) if gpu and device.index is not None else None
+    with ThreadPoolExecutor(threads, initializer=enter) as reader:
+        ahead = deque(reader.submit(read, step) for step in range(first, min(first + threads, options.steps)))
         for step in range(first, options.steps):
-            data = ahead.pop(0).result()
+            data = ahead.popleft().result()
             if step + threads < options.steps:
                 ahead.append(reader.submit(read, step + threads))
             yield step, data
+
+
+def _each(target: Target, change: Callable[[Tensor], Tensor]) -> Target:
+    return replace(target, boxes=change(target.boxes), labels=change(target.labels), masks=change(target.masks))
 
 
 def _optimiser(options: PointRendOptions, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

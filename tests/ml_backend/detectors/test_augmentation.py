@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from ml_backend.coco import Annotation, CocoDataset, to_rle
+from ml_backend.detectors import augmentation
 from ml_backend.detectors.augmentation import CropSampler, load_pixels
 from ml_backend.detectors.options import DetectorOptions
 from ml_backend.errors import InputError
@@ -57,6 +59,26 @@ def test_a_step_gives_the_same_crops_whatever_came_before(data):
         assert torch.equal(a[0], b[0])
         assert all(torch.equal(x.masks, y.masks) for x, y in zip(a[1], b[1], strict=True))
     assert not torch.equal(sampler(data, seed=1).batch(1)[0], one.batch(1)[0])
+
+
+@pytest.mark.parametrize("cache", [1, 1 << 30], ids=["small cache", "large cache"])
+def test_threads_share_the_decoded_images(data, monkeypatch, cache):
+    monkeypatch.setattr(augmentation, "_CACHE_BYTES", cache)
+    read, alone, shared = [], sampler(data), sampler(data)
+    expected = [alone.batch(step) for step in range(24)]
+    monkeypatch.setattr(augmentation, "load_pixels", lambda record: read.append(record.id) or load_pixels(record))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(shared.batch, range(24)))
+    for (a, targets), (b, others) in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+        assert all(torch.equal(x.masks, y.masks) for x, y in zip(targets, others, strict=True))
+    assert shared._bytes == sum(scene.bytes for scene in shared._scenes.values())
+    if cache == 1:
+        assert len(shared._scenes) == 1
+    else:
+        # Of 72 crops; two threads may have begun the same image at once.
+        assert len(shared._scenes) == 4
+        assert len(read) <= 4 * 4
 
 
 def test_all_forms_of_segmentation_give_the_same_crops(tmp_path):

@@ -1,4 +1,5 @@
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ pytest.importorskip("detectron2", reason="needs detectron2, installed from its r
 
 from ml_backend.calibration import Calibration
 from ml_backend.coco import Annotation, CocoDataset, ImageRecord
+from ml_backend.detectors.augmentation import CropSampler
 from ml_backend.detectors.pointrend import PointRend
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.detectors.pointrend_network import build
-from ml_backend.detectors.pointrend_training import ImageSampler, rate
+from ml_backend.detectors.pointrend_training import ImageSampler, Run, _batches, rate
 from ml_backend.errors import InputError
 from tests.ml_backend.detectors.drawn import draw
 from tests.ml_backend.detectors.test_device_pasting import Largest
@@ -71,6 +73,36 @@ def test_whole_training_images(data):
             inside = image[:, rows, columns].mean()
             outside = image[:, : mask.shape[0], : mask.shape[1]][:, target.masks.amax(0) == 0].mean()
             assert (inside > outside) == (label == 1)
+
+
+@pytest.mark.parametrize("schedule", ["short", "published"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_is_fed_the_same_by_several_readers(data, monkeypatch, tmp_path, schedule, device):
+    """Pinned by the thread that reads, which belongs to the process's GPU; here without one."""
+    pinned, chosen, samplers = set(), [], []
+
+    def pin(self):
+        pinned.add(threading.get_ident())
+        time.sleep(0.01)
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for kind in (CropSampler, ImageSampler):
+        begin = kind.__init__
+        monkeypatch.setattr(kind, "__init__", lambda self, *a, begin=begin: samplers.append(self) or begin(self, *a))
+    options = {"schedule": schedule, "short_edges": (64,), "batch": 2, "crop": 64, "steps": 9, "readers": 3}
+    run = Run(data, None, data.classes, PointRendOptions.create(options).resolve(data), tmp_path / "a", "")
+    alone = list(_batches(run, 2, torch.device("cpu")))
+    assert not pinned
+    samplers.clear()
+    fed = list(_batches(run, 2, torch.device(device)))
+    assert len(set(samplers)) == 1 and len(pinned) == 3 and threading.get_ident() not in pinned
+    assert chosen == ([torch.device(device)] * 3 if device == "cuda:1" else [])
+    assert [step for step, _ in alone] == [step for step, _ in fed] == list(range(2, 9))
+    for (_, (images, targets)), (_, (others, theirs)) in zip(alone, fed, strict=True):
+        assert torch.equal(images, others)
+        assert all(torch.equal(a.masks, b.masks) for a, b in zip(targets, theirs, strict=True))
 
 
 def test_large_images_with_many_objects(tmp_path):
