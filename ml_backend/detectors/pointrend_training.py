@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional
@@ -151,7 +152,7 @@ def _work(run: Run, report: Progress) -> None:
     if device.type == "cpu":
         network.to(memory_format=torch.channels_last)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimiser = _optimiser(options, parameters)
+    optimiser = _optimiser(options, network)
     mean = {k: v.detach().clone() for k, v in network.state_dict().items()}
     best: dict[str, Any] = {"step": 0}
     first = 0
@@ -233,13 +234,16 @@ def _each(target: Target, change: Callable[[Tensor], Tensor]) -> Target:
     return replace(target, boxes=change(target.boxes), labels=change(target.labels), masks=change(target.masks))
 
 
-def _optimiser(options: PointRendOptions, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimiser(options: PointRendOptions, network: nn.Module) -> torch.optim.Optimizer:
+    """sgd as detectron2 sets it up, where all decays but the weights of normalisation; adamw spares biases too."""
+    if options.optimiser == "sgd":
+        groups = get_default_optimizer_params(network, weight_decay=options.weight_decay, weight_decay_norm=0.0)
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
+    parameters = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    if options.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=options.learning_rate)
 
 

@@ -17,7 +17,7 @@ from ml_backend.detectors.augmentation import CropSampler
 from ml_backend.detectors.pointrend import PointRend
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.detectors.pointrend_network import build
-from ml_backend.detectors.pointrend_training import ImageSampler, Run, _batches, rate
+from ml_backend.detectors.pointrend_training import ImageSampler, Run, _batches, _optimiser, rate
 from ml_backend.errors import InputError
 from tests.ml_backend.detectors.drawn import draw
 from tests.ml_backend.detectors.test_device_pasting import Largest
@@ -127,6 +127,23 @@ def test_large_images_with_many_objects(tmp_path):
 )
 def test_the_published_rate(step, expected):
     assert rate(PointRendOptions.create({"preset": "r50"}), step) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("optimiser", "biases"), [("sgd", 1e-4), ("adamw", 0.0)])
+def test_what_decays(data, optimiser, biases):
+    """With sgd what decays in detectron2: biases too, but no normalisation."""
+    options = PointRendOptions.create({"schedule": "published", "optimiser": optimiser}).resolve(data)
+    network = build(options, 2)
+    decay = {
+        id(p): group["weight_decay"] for group in _optimiser(options, network).param_groups for p in group["params"]
+    }
+    found = {name: decay.pop(id(p)) for name, p in network.named_parameters()}
+    assert not decay
+    norms = {name: value for name, value in found.items() if ".norm." in name}
+    assert norms and set(norms.values()) == {0.0}
+    rest = {name: value for name, value in found.items() if name not in norms}
+    assert {value for name, value in rest.items() if name.endswith("bias")} == {biases}
+    assert {value for name, value in rest.items() if name.endswith("weight")} == {1e-4}
 
 
 TWO = {"steps": 2, "batch": 2, "crop": 64, "scale": 1.0, "processes": 2, "threads": 1, "score_from": 0}
