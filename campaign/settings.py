@@ -86,7 +86,7 @@ class JobSettings(_Section):
 
     redis_url: str | None = Field(None, description="Redis of the queues; unset: an embedded one in the folder")
     database_url: str | None = Field(None, description="SQL database; unset: SQLite in the folder")
-    shard_images: int = Field(32, ge=1, description="images that one detection job takes")
+    shard_images: int = Field(32, ge=1, description="images of one shard of predictions")
     train_timeout: int = Field(7 * 86400, ge=60, description="seconds")
     job_timeout: int = Field(3600, ge=10, description="seconds, for every other job")
     retries: int = Field(3, ge=0, le=20, description="times that a failed job is run again")

@@ -69,7 +69,7 @@ def init(
 
 def run(
     folder: Folder,
-    gpu_workers: Annotated[int, typer.Option(min=0, help="Workers for training, detection and clustering.")] = 1,
+    gpu_workers: Annotated[int, typer.Option(min=0, help="Workers that train, detect and cluster: one per GPU.")] = 1,
     default_workers: Annotated[int, typer.Option(min=0, help="Workers for Label Studio and decisions.")] = 1,
     serve: Annotated[bool, typer.Option(help="Also run the web server for crops and webhooks.")] = True,
     json: Json = False,

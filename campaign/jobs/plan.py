@@ -8,6 +8,11 @@ from typing import Literal
 
 Queue = Literal["gpu", "default"]
 
+# A detection job loads the model, which takes seconds, so it takes several shards where there are many; still there
+# are jobs enough for many workers.
+DETECTION_JOBS = 64
+MOST_SHARDS = 32
+
 
 @dataclass(frozen=True)
 class Step:
@@ -41,9 +46,13 @@ def due(progress: Progress) -> list[Step]:
     if stage == "train":
         return [Step("train", "gpu", n)]
     if stage == "detect":
-        todo = [(s, i) for s in ("heldout", "pool") for i in range(progress.shards.get(s, 0))]
-        todo = [shard for shard in todo if shard not in progress.finished_shards]
-        return [Step("detect", "gpu", n, shard) for shard in todo] or [Step("assess", "gpu", n)]
+        todo = [
+            Step("detect", "gpu", n, (split, first, end))
+            for split in ("heldout", "pool")
+            for first, end in detection_jobs(progress.shards.get(split, 0))
+            if any((split, number) not in progress.finished_shards for number in range(first, end))
+        ]
+        return todo or [Step("assess", "gpu", n)]
     if stage == "cluster":
         todo_classes: Iterable[int] = (c for c in progress.classes if c not in progress.finished_trees)
         return [Step("cluster", "gpu", n, (c,)) for c in todo_classes] or [Step("open", "default", n)]
@@ -52,3 +61,9 @@ def due(progress: Progress) -> list[Step]:
     if stage == "propagate":
         return [Step("propagate", "default", n)]
     return []
+
+
+def detection_jobs(shards: int) -> list[tuple[int, int]]:
+    """The shards [first, end) of each detection job, the same ones however many are finished."""
+    together = min(max(shards // DETECTION_JOBS, 1), MOST_SHARDS)
+    return [(first, min(first + together, shards)) for first in range(0, shards, together)]

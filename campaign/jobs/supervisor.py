@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -32,13 +33,16 @@ class Child:
     name: str
     command: list[str]
     log: Path
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen | None = None
     starts: int = 0
 
     def start(self) -> None:
         """Starts it; what it prints goes to its log."""
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self.command, stdout=out, stderr=out, preexec_fn=die_with_parent)
+            self.process = subprocess.Popen(
+                self.command, stdout=out, stderr=out, env={**os.environ, **self.environment}, preexec_fn=die_with_parent
+            )
         self.starts += 1
 
     @property
@@ -80,9 +84,10 @@ class Supervisor:
             run = cls(store, connection)
             if serve:
                 run.children.append(_server(store))
-            for queue, count in (("gpu", gpu_workers), ("default", default_workers)):
-                for number in range(count):
-                    run.children.append(_worker(store, queue, number))
+            for number in range(gpu_workers):
+                run.children.append(_worker(store, "gpu", number, _own_gpu_first(number) if gpu_workers > 1 else {}))
+            for number in range(default_workers):
+                run.children.append(_worker(store, "default", number, {}))
             try:
                 for child in run.children:
                     child.start()
@@ -141,11 +146,27 @@ def start_campaign(store: Store) -> None:
         store.start_round(1, "train")
 
 
-def _worker(store: Store, queue: str, number: int) -> Child:
+def _worker(store: Store, queue: str, number: int, environment: dict[str, str]) -> Child:
     # A worker of the default queue also takes nothing else: a training must not keep annotators waiting.
     name = f"{store.key}-{queue}-{number}"
     command = [sys.executable, "-m", "campaign.jobs.worker", str(store.folder), queue, name]
-    return Child(name, command, log_file(store, f"worker-{queue}-{number}"))
+    return Child(name, command, log_file(store, f"worker-{queue}-{number}"), environment)
+
+
+def _own_gpu_first(number: int) -> dict[str, str]:
+    """Environment in which a GPU worker's first device is its own. It sees the others too: a training spans all."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(n) for n in range(_gpus())] if named is None else named.split(",")
+    if len(devices) < 2:
+        return {}
+    own = number % len(devices)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices[own:] + devices[:own])}
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _server(store: Store) -> Child:

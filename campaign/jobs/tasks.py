@@ -14,6 +14,8 @@ from ml_backend.errors import InputError
 logger = logging.getLogger(__name__)
 
 LAST_TROUBLE = "trouble"
+# A detection job that is slower leaves its other shards to the next one, long before RQ's limit for jobs.
+DETECTION_SECONDS = 600
 
 
 def perform(folder: str, station: str, round_number: int, *args: str | int) -> None:
@@ -56,8 +58,12 @@ def run_step(store: Store, station: str, round_number: int, *args: str | int) ->
     elif station == "detect":
         from campaign.stations.detection import detect
 
-        split, number = args
-        detect(store, round_number, split, int(number), report_progress())  # type: ignore[arg-type]
+        split, first, end = args
+        started = time.monotonic()
+        for number in range(int(first), int(end)):
+            detect(store, round_number, split, number, report_progress())  # type: ignore[arg-type]
+            if time.monotonic() - started > DETECTION_SECONDS:
+                return
     elif station == "assess" and current.stage == "detect":
         from campaign.stations.detection import assess
 

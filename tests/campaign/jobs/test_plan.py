@@ -2,7 +2,7 @@
 
 import pytest
 
-from campaign.jobs.plan import Progress, Step, due
+from campaign.jobs.plan import Progress, Step, detection_jobs, due
 
 
 def progress(stage, shards=(), trees=()):
@@ -12,8 +12,8 @@ def progress(stage, shards=(), trees=()):
 ALL = [("heldout", 0), ("pool", 0), ("pool", 1)]
 TABLE = {
     "train": (progress("train"), [Step("train", "gpu", 2)]),
-    "nothing detected": (progress("detect"), [Step("detect", "gpu", 2, shard) for shard in ALL]),
-    "one shard left": (progress("detect", ALL[:2]), [Step("detect", "gpu", 2, ("pool", 1))]),
+    "nothing detected": (progress("detect"), [Step("detect", "gpu", 2, (split, i, i + 1)) for split, i in ALL]),
+    "one shard left": (progress("detect", ALL[:2]), [Step("detect", "gpu", 2, ("pool", 1, 2))]),
     "all detected": (progress("detect", ALL), [Step("assess", "gpu", 2)]),
     "one class left": (progress("cluster", ALL, [1]), [Step("cluster", "gpu", 2, (5,))]),
     "all clustered": (progress("cluster", ALL, [1, 5]), [Step("open", "default", 2)]),
@@ -29,4 +29,20 @@ def test_due_steps(state, steps):
 
 
 def test_job_ids_name_the_step_in_letters_that_rq_takes():
-    assert Step("detect", "gpu", 2, ("pool", 1)).job_id("abc") == "abc-r2-detect-pool-1"
+    assert Step("detect", "gpu", 2, ("pool", 1, 2)).job_id("abc") == "abc-r2-detect-pool-1-2"
+
+
+@pytest.mark.parametrize(
+    ("shards", "jobs", "largest"), [(0, 0, 0), (1, 1, 1), (20, 20, 1), (150, 75, 2), (3125, 98, 32), (31250, 977, 32)]
+)
+def test_detection_jobs_take_every_shard_once(shards, jobs, largest):
+    found = detection_jobs(shards)
+    assert [number for first, end in found for number in range(first, end)] == list(range(shards))
+    assert len(found) == jobs
+    assert max((end - first for first, end in found), default=0) == largest
+
+
+def test_a_detection_job_is_due_until_its_last_shard_is_finished():
+    shards = frozenset(("pool", number) for number in range(200) if number != 4)
+    state = Progress(1, "detect", {"pool": 200}, shards, (1,), frozenset())
+    assert due(state) == [Step("detect", "gpu", 1, ("pool", 3, 6))]
