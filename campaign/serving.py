@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,10 +23,12 @@ from campaign.store.shards import read_shard
 from ml_backend.backend import Backend, Project, StoredMasks
 from ml_backend.detector import Detector
 from ml_backend.errors import InputError
-from ml_backend.image_files import ImageFiles
+from ml_backend.image_files import image_cache
 from ml_backend.predictions import Predictions
 from ml_backend.push import PushThread
 from ml_backend.server import MaskView, create_app
+
+log = logging.getLogger(__name__)
 
 SHARDS_KEPT = 32
 EVENT_PAUSE = 0.5  # seconds; a hundred webhooks in a row wake the reader once
@@ -88,8 +92,12 @@ class Waker:
             return
         self._last = time.monotonic()
         current = self.store.round()
-        if current is not None and current.stage == "verify":
+        if current is None or current.stage != "verify":
+            return
+        try:
             enqueue(self.store, connect(self.store), Step("sync", "default", current.number))
+        except InputError as error:
+            log.warning("an answer waits for the next poll: %s", error)
 
 
 class CampaignModel:
@@ -128,6 +136,8 @@ class StoredPredictions:
     def __init__(self, store: Store):
         self.store = store
         self._images = {r.source_task: r for r in store.image_rows("pool") if r.source_task}
+        step = store.settings.jobs.shard_images
+        self._place = {image.id: n // step for n, image in enumerate(store.images("pool"))} if self._images else {}
 
     def __call__(self, project: Project, tasks: Sequence[dict]) -> list[StoredMasks | None]:
         """Stored masks of each task, None for one that has none. Each shard is read once."""
@@ -135,38 +145,51 @@ class StoredPredictions:
         row = next((r for r in reversed(self.store.rounds()) if r.checkpoint), None)
         if row is None or project.id != self.store.settings.label_studio.source_project:
             return known
-        step = self.store.settings.jobs.shard_images
-        place = {image.id: n // step for n, image in enumerate(self.store.images("pool"))}
         finished = {s.number for s in self.store.shards(row.number, "pool")}
-        wanted: dict[int, list[int]] = defaultdict(list)
+        wanted: dict[int, list[tuple[int, Any]]] = defaultdict(list)
         for n, task in enumerate(tasks):
-            image = self._images.get(int(task.get("id") or 0))
-            if image is not None and place[image.id] in finished:
-                wanted[place[image.id]].append(n)
-        for number, places in wanted.items():
+            task_id = task.get("id") if isinstance(task, dict) else None
+            image = self._images.get(task_id) if isinstance(task_id, int) else None
+            if image is not None and self._place[image.id] in finished:
+                wanted[self._place[image.id]].append((n, image))
+        for number, found in wanted.items():
             shard = read_shard(self.store.shard_path(row.number, "pool", number), features=False)
-            for n in places:
-                image = self._images[tasks[n]["id"]]
+            for n, image in found:
                 masks = shard.select(shard.image_id == image.id)
                 known[n] = StoredMasks(masks, self.store.classes(), image.height, image.width, row.model_version or "")
         return known
 
 
+@dataclass
+class CampaignBackend(Backend):
+    """The ML backend of a campaign, which reaches the source project as the campaign does.
+
+    Label Studio tells the address that its users know, which from inside a container may be another machine.
+    """
+
+    store: Store = field(kw_only=True)
+
+    def project(self, project_id: int) -> Project:
+        """How to reach a project: the source project by the campaign's settings, others as `set_up` was told."""
+        settings = self.store.settings.label_studio
+        if settings.url and project_id == settings.source_project:
+            return Project(project_id, settings.url, self.store.secret("label_studio_token"))
+        return super().project(project_id)
+
+
 def build_app(folder: str | Path) -> Flask:
     """The campaign's web server as a WSGI application.
 
-    Label Studio on another machine names itself by basic auth, user "campaign" and the secret `backend_password`.
+    Label Studio names itself by basic auth, user "campaign" and the secret `backend_password`. Where the campaign is
+    for this machine alone, its programs need none.
     """
-    from platformdirs import user_cache_path
-
     from campaign.jobs.broker import connect
     from campaign.jobs.queues import enqueue_due, waiting
     from campaign.jobs.supervisor import start_campaign
     from campaign.lead import mount
 
     store = Store.open(folder)
-    images = ImageFiles(user_cache_path("label-studio-cluster-verification") / "images")
-    backend = Backend(CampaignModel(store), images, stored=StoredPredictions(store))
+    backend = CampaignBackend(CampaignModel(store), image_cache(), stored=StoredPredictions(store), store=store)
     backend.enqueue = PushThread(backend)
 
     def train(_project: int) -> None:
@@ -197,7 +220,8 @@ def build_app(folder: str | Path) -> Flask:
         on_event=Waker(store),
         training=training,
         queue_depth=queue_depth,
-        basic_auth=None if local else ("campaign", store.secret("backend_password")),
+        basic_auth=("campaign", store.secret("backend_password")),
+        this_machine=local,
         webhook_secret=store.secret("webhook_secret"),
     )
     mount(app, store)
@@ -229,7 +253,7 @@ class Server(BaseApplication):
         return build_app(self.folder)
 
 
-def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, threads: int = 8) -> None:
+def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, threads: int = 32) -> None:
     """Serves until it is told to stop. Raises InputError where the port is taken or the folder no campaign."""
     import socket
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import requests
+from platformdirs import user_cache_path
 
 from ml_backend.errors import InputError
 
@@ -167,3 +168,9 @@ class _LimitedSession(requests.Session):
 def _shown(url: str) -> str:
     """An address fit for a log: what is signed or secret in its query is left out."""
     return url.split("?")[0][:200]
+
+
+def image_cache() -> ImageFiles:
+    """The cache in CAMPAIGN_IMAGE_CACHE or the user's cache folder, of at most CAMPAIGN_IMAGE_CACHE_BYTES (4 GiB)."""
+    folder = os.environ.get("CAMPAIGN_IMAGE_CACHE") or user_cache_path("label-studio-cluster-verification") / "images"
+    return ImageFiles(folder, int(os.environ.get("CAMPAIGN_IMAGE_CACHE_BYTES", 4 << 30)))

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from platformdirs import user_cache_path
-
 from ml_backend.backend import Backend, ModelSource
 from ml_backend.detector import Detector, load_detector_class
 from ml_backend.errors import InputError
-from ml_backend.image_files import ImageFiles
+from ml_backend.image_files import image_cache
 from ml_backend.push import PushThread
 
 # 2.x opens a SQLite file in this folder as soon as it is imported, by default in the current one.
@@ -132,16 +130,14 @@ class CheckpointModel(ModelSource):
 def default_backend() -> Backend:
     """The backend of `label-studio-ml start`: from CAMPAIGN_CHECKPOINT and CAMPAIGN_DETECTOR ("torchvision").
 
-    Images are kept in CAMPAIGN_IMAGE_CACHE, at most CAMPAIGN_IMAGE_CACHE_BYTES of them. Label Studio is reached
-    through LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY. Raises InputError where no checkpoint is named.
+    Label Studio is reached through LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY. Raises InputError where no checkpoint
+    is named.
     """
     checkpoint = os.environ.get("CAMPAIGN_CHECKPOINT", "")
     if not checkpoint:
         raise InputError("CAMPAIGN_CHECKPOINT", "the path of a detector's checkpoint", "nothing")
-    folder = os.environ.get("CAMPAIGN_IMAGE_CACHE") or user_cache_path("label-studio-cluster-verification") / "images"
-    images = ImageFiles(folder, int(os.environ.get("CAMPAIGN_IMAGE_CACHE_BYTES", 4 << 30)))
     model = CheckpointModel(os.environ.get("CAMPAIGN_DETECTOR", "torchvision"), Path(checkpoint))
-    backend = Backend(model, images)
+    backend = Backend(model, image_cache())
     backend.enqueue = PushThread(backend)
     return backend
 

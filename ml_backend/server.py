@@ -18,11 +18,12 @@ import hmac
 import ipaddress
 import logging
 import mimetypes
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from flask import Flask, Response, abort, g, jsonify, request, send_file
 from werkzeug.exceptions import HTTPException
@@ -72,6 +73,7 @@ def create_app(
     training: Callable[[int], dict[str, Any]] | None = None,
     queue_depth: Callable[[], int] | None = None,
     basic_auth: tuple[str, str] | None = None,
+    this_machine: bool | None = None,
     webhook_secret: str | None = None,
     image_cache_bytes: int = 512 << 20,
     max_body: int = MAX_BODY,
@@ -81,8 +83,9 @@ def create_app(
     source: masks and images to show. secret: signs their addresses (`ml_backend.signing`). backend: answers /setup
     and /predict, which are 404 without one. on_event(action, payload): takes a webhook's event and must return at
     once. training(project id): what /is_training tells, {"is_training": bool, ...}. queue_depth: jobs that wait, for
-    the metrics. basic_auth: (user, password) asked of Label Studio; without it only this machine is let in.
-    webhook_secret: what `X-Campaign-Secret` must hold in webhooks. max_body: the largest request in bytes.
+    the metrics. basic_auth: (user, password) asked of Label Studio. this_machine: whether programs on this machine
+    need none; by default where there is none to ask for, and then nobody else is let in. webhook_secret: what
+    `X-Campaign-Secret` must hold in webhooks. max_body: the largest request in bytes.
     """
     if source is not None and not secret:
         raise InputError("secret", "at least one character", "none")
@@ -97,9 +100,11 @@ def create_app(
     if source is not None:
         _add_pictures(app, source, secret, ImageCache(image_cache_bytes))
 
+    trusted = basic_auth is None if this_machine is None else this_machine
+
     def let_in() -> None:
-        if not _is_let_in(basic_auth):
-            abort(Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="campaign"'}))
+        if not _is_let_in(basic_auth, trusted):
+            _refuse()
 
     @app.get("/health")
     @app.get("/")
@@ -121,20 +126,25 @@ def create_app(
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
         given = request.headers.get(SECRET_HEADER, "")
-        # Label Studio's own "Start training" carries basic auth, the webhooks that we register the secret.
-        if not (webhook_secret and hmac.compare_digest(given.encode(), webhook_secret.encode())):
-            if webhook_secret and basic_auth is None:
-                abort(401)
+        # The webhooks that we register carry the secret, Label Studio's own "Start training" basic auth at most.
+        is_ours = bool(webhook_secret) and hmac.compare_digest(given.encode(), (webhook_secret or "").encode())
+        if not is_ours:
             let_in()
         payload = _body()
         action = payload.get("action")
+        if not is_ours and webhook_secret and action != "START_TRAINING" and not _is_let_in(basic_auth, False):
+            _refuse()
         if not isinstance(action, str) or not action:
             abort(400, "action: expected the name of an event, got none")
         known = action in ACTIONS
         metrics.events.labels(action if known else "other").inc()
         if action == "START_TRAINING" and backend is not None and backend.train is not None:
             project = payload.get("project")
-            backend.train(_project(project.get("id") if isinstance(project, dict) else project))
+            try:
+                backend.train(_project(project.get("id") if isinstance(project, dict) else project))
+            except InputError as error:
+                log.warning("training was not started: %s", error)
+                return _error(503, "training cannot be started now, see the server's log"), 503
         elif known and on_event is not None:
             on_event(action, payload)
         return jsonify({"status": "queued" if known else "ignored"}), 201
@@ -263,19 +273,33 @@ def _public(seconds: int) -> dict[str, str]:
     return {"Cache-Control": f"private, max-age={seconds}", "Access-Control-Allow-Origin": "*"}
 
 
-def _is_let_in(basic_auth: tuple[str, str] | None) -> bool:
-    if basic_auth is None:
-        try:
-            address = ipaddress.ip_address(request.remote_addr or "")
-        except ValueError:
-            return False
-        return address.is_loopback
+def _refuse() -> NoReturn:
+    abort(Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="campaign"'}))
+
+
+def _is_let_in(basic_auth: tuple[str, str] | None, this_machine: bool) -> bool:
     given = request.authorization
+    if basic_auth is None or (given is None and "Authorization" not in request.headers):
+        return this_machine and _is_from_this_machine()
     if given is None or given.type != "basic":
         return False
     pairs = zip(basic_auth, (given.username or "", given.password or ""), strict=True)
     # Both are compared, whatever the first gives, so that the time tells nothing.
     return all([hmac.compare_digest(want.encode(), got.encode()) for want, got in pairs])
+
+
+def _is_from_this_machine() -> bool:
+    """Whether a program here asks by itself: not a proxy for others, nor a page under another host's name."""
+    forwarded = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP"))
+    host = re.sub(r":\d*$", "", request.host).strip("[]")
+    return not forwarded and _is_loopback(request.remote_addr or "") and (host == "localhost" or _is_loopback(host))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _body() -> dict[str, Any]:

@@ -143,6 +143,15 @@ PROTECTED = [
         ({"basic_auth": ("ls", "pw")}, {"auth": ("no", "pw")}, False),
         ({"basic_auth": ("ls", "pw")}, {"headers": {"Authorization": "Bearer pw"}}, False),
         ({"basic_auth": ("ls", "pw")}, {"headers": {"Authorization": "Basic ???"}}, False),
+        ({"basic_auth": ("ls", "pw"), "this_machine": True}, {}, True),
+        ({"basic_auth": ("ls", "pw"), "this_machine": True}, {"environ_base": OUTSIDE}, False),
+        ({"basic_auth": ("ls", "pw"), "this_machine": True}, {"auth": ("ls", "pw"), "environ_base": OUTSIDE}, True),
+        ({"basic_auth": ("ls", "pw"), "this_machine": True}, {"auth": ("ls", "no")}, False),
+        # A proxy on this machine asks for others, and a page of another host may ask through a browser here.
+        ({}, {"headers": {"X-Forwarded-For": "8.8.8.8"}}, False),
+        ({}, {"headers": {"Host": "evil.example"}}, False),
+        ({}, {"headers": {"Host": "[::1]:9090"}}, True),
+        ({}, {"headers": {"Host": "["}}, False),
     ],
 )
 def test_label_studio_is_let_in_and_others_are_not(backend, method, path, settings, request_, let_in):
@@ -168,15 +177,42 @@ def test_a_webhook_carries_the_shared_secret(headers, environ, status):
     assert answer.status_code == status and len(events) == (status == 201)
 
 
-def test_start_training_comes_with_basic_auth_and_is_queued(backend):
+@pytest.mark.parametrize(
+    ("this_machine", "request_", "queued"),
+    [
+        (False, {"auth": ("ls", "pw")}, True),
+        (False, {"auth": ("ls", "pw"), "environ_base": OUTSIDE}, True),
+        (False, {"headers": {"X-Campaign-Secret": "hook"}, "environ_base": OUTSIDE}, True),
+        (False, {}, False),
+        (True, {}, True),
+        (True, {"auth": ("ls", "pw"), "environ_base": OUTSIDE}, True),
+        (True, {"environ_base": OUTSIDE}, False),
+    ],
+)
+def test_start_training_needs_no_webhook_secret_and_is_queued(backend, this_machine, request_, queued):
     trained, events = [], []
     backend.train = trained.append
     app = create_app(
-        backend=backend, basic_auth=("ls", "pw"), webhook_secret="hook", on_event=lambda *e: events.append(e)
+        backend=backend,
+        basic_auth=("ls", "pw"),
+        this_machine=this_machine,
+        webhook_secret="hook",
+        on_event=lambda *e: events.append(e),
     )
     body = {"action": "START_TRAINING", "project": {"id": 31}}
-    assert app.test_client().post("/webhook", json=body, auth=("ls", "pw")).json == {"status": "queued"}
-    assert trained == [31] and events == []
+    answer = app.test_client().post("/webhook", json=body, **request_)
+    assert (answer.status_code == 201) == queued and (queued or answer.status_code == 401)
+    assert trained == [31] * queued and events == []
+
+
+def test_a_training_that_cannot_start_is_no_error_of_the_server(backend):
+    def train(project):
+        raise InputError("/secret/redis", "a Redis that answers", "none")
+
+    backend.train = train
+    answer = create_app(backend=backend).test_client().post("/webhook", json={"action": "START_TRAINING"})
+    assert answer.status_code == 503
+    assert "secret" not in answer.text
 
 
 @pytest.mark.parametrize(
