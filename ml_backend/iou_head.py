@@ -77,20 +77,6 @@ def resize_masks(masks: Tensor, size: int) -> Tensor:
     )[:, 0]
 
 
-def soft_iou(predicted: Tensor, true: Tensor) -> Tensor:
-    """Soft IoU of n pairs of masks, (n,): sum of minima over sum of maxima.
-
-    Masks are (n, h, w) with values between 0 and 1; for binary masks it is the plain IoU. A pair of two empty masks
-    has none of what is asked about, and counts as 0.
-    """
-    if predicted.shape != true.shape:
-        raise ValueError(f"expected masks of one shape, got {tuple(predicted.shape)} and {tuple(true.shape)}")
-    predicted, true = predicted.float().flatten(1), true.float().flatten(1)
-    shared = torch.minimum(predicted, true).sum(1)
-    joint = torch.maximum(predicted, true).sum(1)
-    return torch.where(joint > 0, shared / joint.clamp(min=1e-12), torch.zeros_like(joint))
-
-
 def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error of predicted IoU, (n,) against (n,); 0 where an image gave no mask to learn from."""
     if predicted.numel() == 0:

@@ -22,3 +22,13 @@ def real_data() -> Path:
     if not (DATA / "nuclei" / "pool.json").exists():
         pytest.skip(f"needs the data sets in {DATA}")
     return DATA
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> str:
+    """Every device that the computing must be right on."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return request.param

@@ -13,8 +13,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
 
+from ml_backend.detectors.iou_target import best_iou
 from ml_backend.iou_head import IoUHead, balanced, iou_loss
-from ml_backend.pasting import paste
 
 _PROPOSALS_PER_PIXEL = 8.5e-3
 
@@ -300,7 +300,7 @@ class MaskScoringNetwork(nn.Module):
                 if targets[i].exhaustive
             ]
             boxes = [logits.new_zeros((0, 4), dtype=torch.float32)] * len(proposals)
-            classes, true = [], []
+            classes = []
             for i, (found, label, _) in used:
                 rows = torch.randperm(len(found), device=found.device)[: self.settings.scored_per_crop]
                 boxes[i] = found[rows]
@@ -308,11 +308,9 @@ class MaskScoringNetwork(nn.Module):
             roi_features = self.mask_align(levels, boxes)
             joined = torch.cat(classes) if classes else torch.zeros(0, dtype=torch.long, device=roi_features.device)
             masks = self._masks(roi_features, joined).sigmoid()
-            at = 0
-            for i, _ in used:
-                true.append(best_iou(masks[at : at + len(boxes[i])], boxes[i], targets[i].masks))
-                at += len(boxes[i])
-            wanted = (torch.cat(true) if true else torch.zeros(0)).to(masks.device)
+            parts = masks.split([len(b) for b in boxes])
+            true = [best_iou(m, b, t.masks, t.boxes) for m, b, t in zip(parts, boxes, targets, strict=True)]
+            wanted = torch.cat(true)
             rows = balanced(wanted)
         predicted, _ = self.iou_head(roi_features[rows], masks[rows])
         return iou_loss(predicted, wanted[rows])
@@ -352,27 +350,3 @@ def mask_targets(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tenso
     used, place = torch.unique(rows, return_inverse=True)
     rois = torch.cat([place[:, None].to(boxes.dtype), boxes], dim=1)
     return (roi_align(masks[used, None].to(boxes.dtype), rois, size, 1.0, 2, True)[:, 0] >= 0.5).to(boxes.dtype)
-
-
-def best_iou(masks: Tensor, boxes: Tensor, true: Tensor) -> Tensor:
-    """IoU of each final mask with the true mask that fits it best, (n,) float32; 0 where there is none.
-
-    The final mask is the pasted one that would be exported, and the part of a true mask outside the box counts.
-
-    Args:
-        masks: (n, m, m) probabilities over the boxes.
-        boxes: (n, 4).
-        true: (k, h, w) uint8.
-    """
-    result = np.zeros(len(masks), np.float32)
-    if len(true):
-        height, width = true.shape[-2:]
-        pixels = true.cpu().numpy().view(bool)
-        area = true.flatten(1).sum(1).cpu().numpy().astype(np.float32)
-        pairs = zip(masks.float().cpu().numpy(), boxes.cpu().numpy(), strict=True)
-        for row, (mask, box) in enumerate(pairs):
-            window, x, y = paste(mask, box, height, width)
-            h, w = window.shape
-            shared = (pixels[:, y : y + h, x : x + w] & window).sum((1, 2), dtype=np.int64)
-            result[row] = (shared / np.maximum(area + window.sum() - shared, 1)).max()
-    return torch.from_numpy(result)

@@ -15,12 +15,12 @@ from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_pr
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import box_iou
 
-from ml_backend.detectors.network import Target, covered, mask_targets, most_proposals
+from ml_backend.detectors.iou_target import best_iou
+from ml_backend.detectors.network import Target, covered, most_proposals
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.detectors.pointrend_subdivision import final_masks
-from ml_backend.iou_head import IoUHead, balanced, iou_loss, soft_iou
+from ml_backend.iou_head import IoUHead, balanced, iou_loss
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -132,7 +132,7 @@ class ScoredROIHeads(StandardROIHeads):
             parts = masks.split([len(c) for c in chosen])
             wanted = torch.cat(
                 [
-                    final_iou(part, one.pred_boxes.tensor, target)
+                    best_iou(part, one.pred_boxes.tensor, target.masks, target.boxes)
                     for part, one, target in zip(parts, chosen, targets, strict=True)
                 ]
             )
@@ -154,28 +154,6 @@ class ScoredROIHeads(StandardROIHeads):
         """Final masks (n, m, m) as probabilities, and P2 RoI features (n, c, 14, 14), of all instances in order."""
         boxes = [part.pred_boxes.tensor for part in instances]
         return final_masks(self.mask_head, features, boxes, torch.cat([part.pred_classes for part in instances]))
-
-
-def final_iou(masks: Tensor, boxes: Tensor, target: Target) -> Tensor:
-    """IoU of final masks with the true mask whose box fits best, (n,) float32, all on the masks' device.
-
-    A mask is final where its probability passes 0.5; the part of a true mask outside the box counts.
-
-    Args:
-        masks: (n, m, m) probabilities over the boxes.
-        boxes: (n, 4) as x0, y0, x1, y1.
-        target: true masks of the image.
-    """
-    if len(boxes) == 0 or len(target.boxes) == 0:
-        return boxes.new_zeros(len(boxes))
-    best = box_iou(boxes, target.boxes).argmax(1)
-    side = masks.shape[-1]
-    true = mask_targets(target.masks, best, boxes, side).flatten(1)
-    cell = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1e-6) / side**2
-    area = target.masks.flatten(1).sum(1, dtype=torch.float32)[best]
-    outside = (area / cell - true.sum(1)).clamp(min=0)
-    final = (masks > 0.5).flatten(1).to(true.dtype)
-    return soft_iou(torch.cat([final, torch.zeros_like(outside)[:, None]], 1), torch.cat([true, outside[:, None]], 1))
 
 
 @BACKBONE_REGISTRY.register()

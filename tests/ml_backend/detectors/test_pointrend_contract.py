@@ -10,6 +10,7 @@ import torch
 
 from ml_backend.coco import CocoDataset
 from ml_backend.detector import Detector, load_detector_class
+from ml_backend.detectors import iou_target
 from ml_backend.errors import InputError
 from ml_backend.evaluation import predict_all, true_iou
 from ml_backend.features import KINDS
@@ -138,6 +139,13 @@ def test_images_without_objects_and_incomplete_ones(kind, tmp_path):
     path = kind.train(both, None, tmp_path / "out", options={**SHORT, "batch": 2})
     state = kind.load(path).network.state_dict()
     assert all(torch.isfinite(v).all() for v in state.values())
+
+
+def test_the_iou_head_learns_from_the_one_target(kind, sets, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(iou_target, "windows", lambda *mask: asked.append(mask[2:4]) or iter(()))
+    kind.train(sets[0], None, tmp_path, options={**SHORT, "steps": 1})
+    assert asked == [(64, 64)]
 
 
 def test_a_later_round_keeps_scale_and_anchors(kind, sets, checkpoint, detector, tmp_path):

@@ -8,9 +8,8 @@ import torch
 pytest.importorskip("detectron2", reason="needs detectron2, installed from its repository")
 
 from ml_backend.detectors import pointrend_subdivision
-from ml_backend.detectors.network import Target, best_iou
+from ml_backend.detectors.network import Target
 from ml_backend.detectors.pointrend_config import PointRendOptions
-from ml_backend.detectors.pointrend_heads import final_iou
 from ml_backend.detectors.pointrend_network import PointRendNetwork, adapted, build, load_weights
 from ml_backend.detectors.pointrend_subdivision import chunks, final_masks
 from ml_backend.errors import InputError
@@ -179,46 +178,6 @@ def test_no_tensor_has_the_masks_of_all_classes():
     # The point head's layers, which see the 784 points that are computed at a time.
     assert largest.bytes <= 4 * 40 * 784 * (64 + 80)
     assert largest.bytes < 4 * 40 * 80 * 56 * 56 / 2
-
-
-BOX = [10.0, 10.0, 30.0, 30.0]
-INSIDE, FULL, LEFT = (12, 12, 28, 28), (10, 10, 30, 30), (10, 10, 20, 30)
-
-
-@pytest.mark.parametrize(
-    ("cells", "true", "expected"),
-    [
-        ("all", FULL, 1.0),
-        ("left", LEFT, 1.0),
-        ("all", LEFT, 0.5),
-        ("all", INSIDE, 256 / 400),
-        ("all", (10, 10, 50, 30), 0.5),
-        ("none", FULL, 0.0),
-        ("all", (40, 40, 60, 60), 0.0),
-    ],
-)
-def test_the_true_iou_of_a_final_mask(cells, true, expected):
-    mask = torch.full((1, 40, 40), 0.1)
-    mask[:, :, : {"all": 40, "left": 20, "none": 0}[cells]] = 0.9
-    assert final_iou(mask, torch.tensor([BOX]), target(true)).item() == pytest.approx(expected, abs=0.02)
-
-
-def test_the_true_iou_is_that_of_the_torchvision_detector():
-    rng = np.random.default_rng(0)
-    masks = torch.tensor(
-        rng.random((6, 1, 1)) + np.linspace(-0.4, 0.4, 56)[None, None] * rng.choice([-1, 1], (6, 1, 1))
-    )
-    masks = masks.expand(6, 56, 56).float()
-    boxes = torch.tensor(
-        [[2.0, 3, 26, 22], [28, 28, 52, 58], [4, 4, 24, 20], [30, 30, 50, 56], [6, 2, 20, 30], [0, 0, 9, 9]]
-    )
-    ours, theirs = final_iou(masks, boxes, OBJECTS), best_iou(masks, boxes, OBJECTS.masks)
-    assert torch.allclose(ours, theirs, atol=0.04)
-
-
-def test_no_mask_has_no_iou():
-    assert final_iou(torch.zeros((0, 8, 8)), torch.zeros((0, 4)), OBJECTS).shape == (0,)
-    assert final_iou(torch.ones((1, 8, 8)), torch.tensor([BOX]), NOTHING).tolist() == [0.0]
 
 
 # --- weights from elsewhere
