@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ml_backend.coco import CocoDataset
 from ml_backend.detector import Progress
 from ml_backend.errors import InputError
 
@@ -173,3 +174,23 @@ def digest(*parts: Any) -> str:
         else:
             total.update(json.dumps(part, sort_keys=True, default=str).encode())
     return total.hexdigest()[:16]
+
+
+def fingerprint(
+    options: dict[str, Any], data: CocoDataset, heldout: CocoDataset | None, start: dict[str, Tensor] | None
+) -> str:
+    """A name for all that the result of a run depends on: another result must not be taken for it.
+
+    Args:
+        options: that change the weights.
+        data: what is learnt from.
+        heldout: what weights are chosen, predicted IoU is calibrated and metrics are measured by.
+        start: weights to start from.
+    """
+    return digest(options, _content(data), _content(heldout) if heldout else None, start or {})
+
+
+def _content(data: CocoDataset) -> list[Any]:
+    images = [[i.id, i.file_name, i.exhaustive] for i in data.images]
+    annotations = [[a.id, a.image_id, a.class_id, a.iscrowd, a.rle["counts"].decode()] for a in data.annotations]
+    return [sorted(data.classes.items()), images, annotations]

@@ -25,7 +25,7 @@ from ml_backend.errors import InputError
 from ml_backend.evaluation import average_precision, calibration_report, true_iou
 from ml_backend.features import KINDS
 from ml_backend.predictions import Predictions
-from ml_backend.training import Schedule, digest, run, save
+from ml_backend.training import Schedule, digest, fingerprint, run, save
 
 log = logging.getLogger(__name__)
 
@@ -147,8 +147,8 @@ class MaskScoringRCNN:
     ) -> Path:
         """Trains into the folder `output` and gives the finished checkpoint.
 
-        A run that was killed goes on from its last checkpoint; a finished one is given back as it is. Beside the
-        checkpoint lies `metrics.json` with AP and calibration on `heldout`.
+        A run that was killed goes on from its last checkpoint; a finished one of the same sets and options is given
+        back as it is. Beside the checkpoint lies `metrics.json` with AP and calibration on `heldout`.
 
         Args:
             data: annotated images. Those not `exhaustive` teach objects, but not background.
@@ -167,24 +167,19 @@ class MaskScoringRCNN:
         if earlier is not None:
             chosen = _continued(chosen, earlier, classes)
         chosen = chosen.resolve(data)
-        fingerprint = digest(
-            chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS),
-            classes,
-            [[i.id, i.file_name, i.exhaustive] for i in data.images],
-            [[a.id, a.image_id, a.class_id, a.rle["counts"].decode()] for a in data.annotations],
-            earlier["network"] if earlier else {},
-        )
+        values = chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
+        name = fingerprint(values, data, heldout, earlier and earlier["network"])
         finished = output / CHECKPOINT
-        if finished.is_file() and _read(finished)["fingerprint"] == fingerprint:
+        if finished.is_file() and _read(finished)["fingerprint"] == name:
             return finished
-        network = _train_network(data, list(classes), chosen, output / UNFINISHED, fingerprint, earlier, progress)
+        network = _train_network(data, list(classes), chosen, output / UNFINISHED, name, earlier, progress)
         state = {k: v.detach().cpu() for k, v in network.state_dict().items()}
         detector = cls(chosen, classes, state, Calibration(), {})
         if heldout is not None and heldout.annotations:
             detector._measure(heldout, progress)
         stored = {
             "format": FORMAT,
-            "fingerprint": fingerprint,
+            "fingerprint": name,
             "options": detector.options.model_dump(mode="json"),
             "classes": classes,
             "network": state,
@@ -232,7 +227,7 @@ class MaskScoringRCNN:
         }
 
 
-def _train_network(data, classes, options, unfinished, fingerprint, earlier, progress):
+def _train_network(data, classes, options, unfinished, name, earlier, progress):
     device = chosen_device(options)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -257,7 +252,7 @@ def _train_network(data, classes, options, unfinished, fingerprint, earlier, pro
         options.steps, options.learning_rate, options.weight_decay, min(options.warmup, options.steps // 2),
         options.averaging, options.clip, options.checkpoint_every, options.seed,
     )  # fmt: skip
-    run(network, sampler.batch, losses, schedule, unfinished, fingerprint, progress)
+    run(network, sampler.batch, losses, schedule, unfinished, name, progress)
     return network
 
 

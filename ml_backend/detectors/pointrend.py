@@ -34,7 +34,7 @@ from ml_backend.detectors.pointrend_training import Run, train
 from ml_backend.errors import InputError
 from ml_backend.features import KINDS
 from ml_backend.predictions import Predictions
-from ml_backend.training import digest, save
+from ml_backend.training import digest, fingerprint, save
 
 FORMAT = "pointrend/1"
 # Options that change what is predicted, or how fast, but not the weights.
@@ -129,8 +129,9 @@ class PointRend:
     ) -> Path:
         """Trains into the folder `output` and gives the finished checkpoint.
 
-        A run that was killed goes on from its last checkpoint; a finished one is given back as it is. The weights are
-        the best by AP on `heldout`. Beside the checkpoint lies `metrics.json` with AP and calibration on them.
+        A run that was killed goes on from its last checkpoint; a finished one of the same sets and options is given
+        back as it is. The weights are the best by AP on `heldout`. Beside the checkpoint lies `metrics.json` with AP
+        and calibration on them.
 
         Args:
             data: annotated images. Those not `exhaustive` teach objects, but not background.
@@ -149,19 +150,13 @@ class PointRend:
         if earlier is not None:
             chosen = _continued(chosen, earlier, classes)
         chosen = chosen.resolve(data)
-        fingerprint = digest(
-            chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS),
-            classes,
-            [[i.id, i.file_name, i.exhaustive] for i in data.images],
-            [[a.id, a.image_id, a.class_id, a.rle["counts"].decode()] for a in data.annotations],
-            [i.id for i in heldout.images] if heldout else [],
-            earlier["network"] if earlier else {},
-        )
+        values = chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
+        name = fingerprint(values, data, heldout, earlier and earlier["network"])
         finished = output / CHECKPOINT
-        if finished.is_file() and _read(finished)["fingerprint"] == fingerprint:
+        if finished.is_file() and _read(finished)["fingerprint"] == name:
             return finished
         weights = earlier["network"] if earlier else None
-        run = Run(data, heldout, classes, chosen, output / UNFINISHED, fingerprint, weights, again=bool(earlier))
+        run = Run(data, heldout, classes, chosen, output / UNFINISHED, name, weights, again=bool(earlier))
         state, best = train(run, progress)
         detector = cls(chosen, classes, state, Calibration(), {})
         if heldout is not None and heldout.annotations:
@@ -169,7 +164,7 @@ class PointRend:
         detector.metrics |= {"best_step": best["step"], "steps": chosen.steps}
         stored = {
             "format": FORMAT,
-            "fingerprint": fingerprint,
+            "fingerprint": name,
             "options": detector.options.model_dump(mode="json"),
             "classes": classes,
             "network": state,

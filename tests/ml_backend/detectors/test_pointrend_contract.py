@@ -109,6 +109,29 @@ def test_a_finished_run_is_given_back(name, kind, checkpoint, sets):
     assert checkpoint.stat().st_mtime_ns == written
 
 
+def test_what_other_sets_gave_is_not_given_back(kind, tmp_path):
+    data, heldout = draw(tmp_path, 1, seed=1), draw(tmp_path, 2, seed=2)
+    first, *others = heldout.annotations
+    runs = {
+        "none held out": (data, None),
+        "held out": (data, heldout),
+        "annotation gone": (data, replace(heldout, annotations=others)),
+        "another class": (data, replace(heldout, annotations=[replace(first, class_id=10 - first.class_id), *others])),
+        "image gone": (data, replace(heldout, images=heldout.images[:1], annotations=heldout.annotations[:5])),
+        "crowd": (replace(data, annotations=[replace(data.annotations[0], iscrowd=True), *data.annotations[1:]]), None),
+    }
+    options = {"steps": 1, "batch": 1, "crop": 64, "scale": 0.5, "max_detections": 5}
+    written = []
+    for sets in runs.values():
+        path = kind.train(*sets, tmp_path / "out", options=options)
+        written.append(path.stat().st_mtime_ns)
+        measured = json.loads((path.parent / "metrics.json").read_text()).get("heldout_images")
+        assert measured == (len(sets[1].images) if sets[1] else None)
+        kind.train(*sets, tmp_path / "out", options=options)
+        assert path.stat().st_mtime_ns == written[-1]
+    assert len(set(written)) == len(runs)
+
+
 class KilledError(Exception):
     pass
 
