@@ -6,14 +6,17 @@ import contextlib
 import io
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ml_backend.calibration import Calibration
 from ml_backend.coco import CocoDataset
+from ml_backend.detector import Progress
 from ml_backend.predictions import Predictions
 
 MAX_DETECTIONS = 500
@@ -180,3 +183,48 @@ def calibration_report(predicted: np.ndarray, true: np.ndarray) -> CalibrationRe
 def predict_all(detector, images: Iterable) -> Predictions:
     """All predictions of `detector` for `images` in one record, numbered from 0."""
     return Predictions.concatenate(list(detector.predict(images))).with_ids(0, 0)
+
+
+def measure(
+    predictions: Iterable[Predictions],
+    heldout: CocoDataset,
+    max_detections: int = MAX_DETECTIONS,
+    calibrate: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Calibration, dict[str, Any]]:
+    """Calibration of predicted IoU and metrics, from the predictions of a detector without calibration.
+
+    Args:
+        predictions: of each image of `heldout`, in order.
+        heldout: exhaustively annotated images.
+        max_detections: see `average_precision`.
+        calibrate: fit the calibration; otherwise the one given changes nothing.
+        progress: called with ("heldout", done, total).
+    """
+    parts = []
+    for done, part in enumerate(predictions, 1):
+        parts.append(part)
+        if progress:
+            progress("heldout", done, len(heldout.images))
+    found = Predictions.concatenate(parts)
+    # The IoU head knows no classes; a wrong class is the business of the confidence.
+    true = true_iou(found, heldout, one_to_one=False, same_class=False)
+    calibration = Calibration()
+    before = after = calibration_report(found.predicted_iou, true)
+    if calibrate:
+        # Honest figures: each half of the images is judged by what the other half taught.
+        crossed = np.array(found.predicted_iou)
+        half = np.isin(found.image_id, [i.id for i in heldout.images][::2])
+        for rows in (half, ~half):
+            crossed[rows] = Calibration.fit(found.predicted_iou[~rows], true[~rows])(found.predicted_iou[rows])
+        after = calibration_report(crossed, true)
+        calibration = Calibration.fit(found.predicted_iou, true)
+    calibrated = replace(found, predicted_iou=calibration(found.predicted_iou))
+    precision = average_precision(calibrated, heldout, max_detections)
+    return calibration, {
+        "heldout_images": len(heldout.images),
+        "heldout_masks": len(found),
+        **{f"{kind}_{k}": v for kind, values in precision.items() for k, v in vars(values).items()},
+        "iou_before_calibration": before.to_json(),
+        "iou_after_calibration": after.to_json(),
+    }

@@ -52,13 +52,18 @@ def window_rle(window: np.ndarray, x0: int, y0: int, height: int, width: int) ->
     step = np.diff(columns, axis=1)
     at_column, at_row = np.nonzero(step)
     places = (at_column + x0) * height + at_row + y0
+    return edges_rle(places, height, width)
+
+
+def edges_rle(places: np.ndarray, height: int, width: int) -> bytes:
+    """Counts of the COCO compressed RLE of a mask from where it begins and ends along the columns, (2 * runs,)."""
     starts, ends = places[0::2], places[1::2]
     # Runs that touch, from the bottom of one column to the top of the next, are one run.
     apart = starts[1:] != ends[:-1]
     starts, ends = starts[np.r_[True, apart][: len(starts)]], ends[np.r_[apart, True][: len(ends)]]
-    edges = np.empty(2 * len(starts) + 2, np.int64)
-    edges[0], edges[1:-1:2], edges[2:-1:2], edges[-1] = 0, starts, ends, height * width
-    runs = np.diff(edges)
+    bounds = np.empty(2 * len(starts) + 2, np.int64)
+    bounds[0], bounds[1:-1:2], bounds[2:-1:2], bounds[-1] = 0, starts, ends, height * width
+    runs = np.diff(bounds)
     if len(runs) > 1 and runs[-1] == 0:
         runs = runs[:-1]
     return mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"]

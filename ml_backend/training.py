@@ -161,6 +161,19 @@ def save(path: Path, value: dict[str, Any]) -> None:
         raise InputError(path, "a file that can be written", getattr(error, "strerror", None) or error) from None
 
 
+def read(path: Path, form: str) -> dict[str, Any]:
+    """The checkpoint of a finished run at `path`, on the CPU. Raises InputError where it is none of format `form`."""
+    if not path.is_file():
+        raise InputError(path, "a checkpoint", "no such file")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(path, "a checkpoint", f"a file that cannot be read ({type(error).__name__})") from None
+    if not isinstance(stored, dict) or stored.get("format") != form:
+        raise InputError(path, f"a checkpoint of format {form}", "another file")
+    return stored
+
+
 def digest(*parts: Any) -> str:
     """A name, 16 hexadecimal digits, for values: dicts and lists by their JSON, bytes and tensors by content."""
     total = hashlib.sha256()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pycocotools import mask as mask_util
 from torch import Tensor
 from torch.nn import functional
 
@@ -113,17 +112,3 @@ def _weights(low: Tensor, high: Tensor, first: Tensor, last: Tensor, count: int,
     lower = torch.maximum(cell, centres - reach / 2)
     inside = (pixel < last[:, None])[..., None]
     return (upper - lower).clamp(min=0) / reach * inside
-
-
-def edges_rle(places: np.ndarray, height: int, width: int) -> bytes:
-    """Counts of the COCO compressed RLE of a mask from its `edges`."""
-    starts, ends = places[0::2], places[1::2]
-    # Runs that touch, from the bottom of one column to the top of the next, are one run.
-    apart = starts[1:] != ends[:-1]
-    starts, ends = starts[np.r_[True, apart][: len(starts)]], ends[np.r_[apart, True][: len(ends)]]
-    bounds = np.empty(2 * len(starts) + 2, np.int64)
-    bounds[0], bounds[1:-1:2], bounds[2:-1:2], bounds[-1] = 0, starts, ends, height * width
-    runs = np.diff(bounds)
-    if len(runs) > 1 and runs[-1] == 0:
-        runs = runs[:-1]
-    return mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from ml_backend.detectors.inference import Prepared, batched, groups, prepare, t
 from ml_backend.detectors.options import DetectorOptions
 from ml_backend.detectors.presets import build
 from ml_backend.errors import InputError
-from ml_backend.evaluation import average_precision, calibration_report, true_iou
+from ml_backend.evaluation import measure
 from ml_backend.features import KINDS
 from ml_backend.predictions import Predictions
-from ml_backend.training import Schedule, digest, fingerprint, run, save
+from ml_backend.training import Schedule, digest, fingerprint, read, run, save
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ PREDICTION_OPTIONS = {
     "device", "threads", "bfloat16", "min_score", "min_area", "nms", "mask_nms", "max_detections", "predict_batch",
     "tile", "feature", "feature_width",
 }  # fmt: skip
+# Options that a later round takes over with the weights.
+KEPT_OPTIONS = ("scale", "anchors", "standardise")
+
+Options = TypeVar("Options", bound=DetectorOptions)
 
 
 class MaskScoringRCNN:
@@ -75,7 +79,7 @@ class MaskScoringRCNN:
         `options` may give anew what concerns prediction only: device, thresholds, feature kind and so on. Raises
         InputError where the file is missing, not a checkpoint of this detector, or an option is not one of those.
         """
-        stored = _read(Path(checkpoint))
+        stored = read(Path(checkpoint), FORMAT)
         for name in options:
             if name not in PREDICTION_OPTIONS:
                 raise InputError(f"detector option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
@@ -162,21 +166,23 @@ class MaskScoringRCNN:
         """
         output = Path(output)
         chosen = DetectorOptions.create(options)
-        earlier = _read(Path(start_from)) if start_from else None
+        earlier = read(Path(start_from), FORMAT) if start_from else None
         classes = dict(sorted(data.classes.items()))
         if earlier is not None:
-            chosen = _continued(chosen, earlier, classes)
+            chosen = continued(chosen, earlier, classes, KEPT_OPTIONS)
         chosen = chosen.resolve(data)
         values = chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
         name = fingerprint(values, data, heldout, earlier and earlier["network"])
         finished = output / CHECKPOINT
-        if finished.is_file() and _read(finished)["fingerprint"] == name:
+        if finished.is_file() and read(finished, FORMAT)["fingerprint"] == name:
             return finished
         network = _train_network(data, list(classes), chosen, output / UNFINISHED, name, earlier, progress)
         state = {k: v.detach().cpu() for k, v in network.state_dict().items()}
         detector = cls(chosen, classes, state, Calibration(), {})
         if heldout is not None and heldout.annotations:
-            detector._measure(heldout, progress)
+            found = detector.predict(heldout.images)
+            limit = chosen.max_detections
+            detector.calibration, detector.metrics = measure(found, heldout, limit, chosen.calibrate, progress)
         stored = {
             "format": FORMAT,
             "fingerprint": name,
@@ -190,41 +196,6 @@ class MaskScoringRCNN:
         (output / METRICS).write_text(json.dumps(detector.metrics, indent=2))
         (output / UNFINISHED).unlink(missing_ok=True)
         return finished
-
-    def _measure(self, heldout: CocoDataset, progress: Progress | None) -> None:
-        """Sets calibration and metrics from the held-out images."""
-        parts = []
-        for done, part in enumerate(self.predict(heldout.images), 1):
-            parts.append(part)
-            if progress:
-                progress("heldout", done, len(heldout.images))
-        found = Predictions.concatenate(parts)
-        # The IoU head knows no classes; a wrong class is the business of the confidence.
-        true = true_iou(found, heldout, one_to_one=False, same_class=False)
-        before = calibration_report(found.predicted_iou, true)
-        after = before
-        if self.options.calibrate:
-            # Honest figures: each half of the images is judged by what the other half taught.
-            crossed = np.array(found.predicted_iou)
-            half = np.isin(found.image_id, [i.id for i in heldout.images][::2])
-            for rows in (half, ~half):
-                crossed[rows] = Calibration.fit(found.predicted_iou[~rows], true[~rows])(found.predicted_iou[rows])
-            after = calibration_report(crossed, true)
-            self.calibration = Calibration.fit(found.predicted_iou, true)
-        calibrated = Predictions(
-            **{
-                **{n: getattr(found, n) for n in Predictions._types},
-                "predicted_iou": self.calibration(found.predicted_iou),
-            }
-        )
-        precision = average_precision(calibrated, heldout, self.options.max_detections)
-        self.metrics = {
-            "heldout_images": len(heldout.images),
-            "heldout_masks": len(found),
-            **{f"{kind}_{k}": v for kind, values in precision.items() for k, v in vars(values).items()},
-            "iou_before_calibration": before.to_json(),
-            "iou_after_calibration": after.to_json(),
-        }
 
 
 def _train_network(data, classes, options, unfinished, name, earlier, progress):
@@ -256,29 +227,20 @@ def _train_network(data, classes, options, unfinished, name, earlier, progress):
     return network
 
 
-def _continued(options: DetectorOptions, earlier: dict[str, Any], classes: dict[int, str]) -> DetectorOptions:
-    """Options that go with the weights of an earlier round. Raises InputError where they cannot."""
-    former = DetectorOptions.create(earlier["options"])
+def continued(options: Options, earlier: dict[str, Any], classes: dict[int, str], kept: Sequence[str]) -> Options:
+    """Options that go with the weights of an earlier round, whose options `kept` are taken over.
+
+    Raises InputError where they cannot.
+    """
+    former = options.create(earlier["options"])
     if former.preset != options.preset:
         raise InputError("start_from", f"a checkpoint of preset {options.preset}", former.preset)
     if earlier["classes"] != classes:
         raise InputError("start_from", f"a checkpoint for the classes {classes}", earlier["classes"])
-    kept = {name: getattr(former, name) for name in ("scale", "anchors", "standardise")}
+    values = {name: getattr(former, name) for name in kept}
     if options.min_area is None:
-        kept["min_area"] = former.min_area
-    return options.model_copy(update=kept)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(path, "a checkpoint", "no such file")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(path, "a checkpoint", f"a file that cannot be read ({type(error).__name__})") from None
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise InputError(path, f"a checkpoint of format {FORMAT}", "another file")
-    return stored
+        values["min_area"] = former.min_area
+    return options.model_copy(update=values)
 
 
 def chosen_device(options: DetectorOptions) -> torch.device:

@@ -21,10 +21,11 @@ from ml_backend.detectors.mask_scoring import (
     CHECKPOINT,
     METRICS,
     UNFINISHED,
-    MaskScoringRCNN,
     bfloat16_where_fast,
     chosen_device,
+    continued,
 )
+from ml_backend.detectors.mask_scoring import KEPT_OPTIONS as SHARED_KEPT_OPTIONS
 from ml_backend.detectors.mask_scoring import PREDICTION_OPTIONS as SHARED_PREDICTION_OPTIONS
 from ml_backend.detectors.network import Detections
 from ml_backend.detectors.pointrend_config import PointRendOptions
@@ -32,13 +33,16 @@ from ml_backend.detectors.pointrend_inference import Pipeline
 from ml_backend.detectors.pointrend_network import build
 from ml_backend.detectors.pointrend_training import Run, train
 from ml_backend.errors import InputError
+from ml_backend.evaluation import measure
 from ml_backend.features import KINDS
 from ml_backend.predictions import Predictions
-from ml_backend.training import digest, fingerprint, save
+from ml_backend.training import digest, fingerprint, read, save
 
 FORMAT = "pointrend/1"
 # Options that change what is predicted, or how fast, but not the weights.
 PREDICTION_OPTIONS = SHARED_PREDICTION_OPTIONS | {"readers", "encoders", "paste_pixels"}
+# Options that a later round takes over with the weights.
+KEPT_OPTIONS = (*SHARED_KEPT_OPTIONS, "norm", "schedule")
 
 
 class PointRend:
@@ -80,7 +84,7 @@ class PointRend:
         `options` may give anew what concerns prediction only: device, thresholds, feature kind and so on. Raises
         InputError where the file is missing, not a checkpoint of this detector, or an option is not one of those.
         """
-        stored = _read(Path(checkpoint))
+        stored = read(Path(checkpoint), FORMAT)
         for name in options:
             if name not in PREDICTION_OPTIONS:
                 raise InputError(f"detector option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
@@ -145,22 +149,24 @@ class PointRend:
         """
         output = Path(output)
         chosen = PointRendOptions.create(options)
-        earlier = _read(Path(start_from)) if start_from else None
+        earlier = read(Path(start_from), FORMAT) if start_from else None
         classes = dict(sorted(data.classes.items()))
         if earlier is not None:
-            chosen = _continued(chosen, earlier, classes)
+            chosen = continued(chosen, earlier, classes, KEPT_OPTIONS)
         chosen = chosen.resolve(data)
         values = chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
         name = fingerprint(values, data, heldout, earlier and earlier["network"])
         finished = output / CHECKPOINT
-        if finished.is_file() and _read(finished)["fingerprint"] == name:
+        if finished.is_file() and read(finished, FORMAT)["fingerprint"] == name:
             return finished
         weights = earlier["network"] if earlier else None
         run = Run(data, heldout, classes, chosen, output / UNFINISHED, name, weights, again=bool(earlier))
         state, best = train(run, progress)
         detector = cls(chosen, classes, state, Calibration(), {})
         if heldout is not None and heldout.annotations:
-            detector._measure(heldout, progress)
+            found = detector.predict(heldout.images)
+            limit = chosen.max_detections
+            detector.calibration, detector.metrics = measure(found, heldout, limit, chosen.calibrate, progress)
         detector.metrics |= {"best_step": best["step"], "steps": chosen.steps}
         stored = {
             "format": FORMAT,
@@ -175,32 +181,3 @@ class PointRend:
         (output / METRICS).write_text(json.dumps(detector.metrics, indent=2))
         (output / UNFINISHED).unlink(missing_ok=True)
         return finished
-
-    def _measure(self, heldout: CocoDataset, progress: Progress | None) -> None:
-        """Sets calibration and metrics as the torchvision detector does."""
-        MaskScoringRCNN._measure(self, heldout, progress)  # type: ignore[arg-type]
-
-
-def _continued(options: PointRendOptions, earlier: dict[str, Any], classes: dict[int, str]) -> PointRendOptions:
-    """Options that go with the weights of an earlier round. Raises InputError where they cannot."""
-    former = PointRendOptions.create(earlier["options"])
-    if former.preset != options.preset:
-        raise InputError("start_from", f"a checkpoint of preset {options.preset}", former.preset)
-    if earlier["classes"] != classes:
-        raise InputError("start_from", f"a checkpoint for the classes {classes}", earlier["classes"])
-    kept = {name: getattr(former, name) for name in ("scale", "anchors", "standardise", "norm", "schedule")}
-    if options.min_area is None:
-        kept["min_area"] = former.min_area
-    return options.model_copy(update=kept)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(path, "a checkpoint", "no such file")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(path, "a checkpoint", f"a file that cannot be read ({type(error).__name__})") from None
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise InputError(path, f"a checkpoint of format {FORMAT}", "another file")
-    return stored

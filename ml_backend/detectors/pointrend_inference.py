@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from ml_backend.coco import ImageRecord
 from ml_backend.detectors.augmentation import load_pixels, statistics
-from ml_backend.detectors.device_pasting import edges, edges_rle
+from ml_backend.detectors.device_pasting import edges
 from ml_backend.detectors.inference import Tile, batched, central, cut, suppress, tile_spans
 from ml_backend.detectors.network import Detections
 from ml_backend.detectors.pointrend_config import PointRendOptions
 from ml_backend.features import project, raw_feature
+from ml_backend.pasting import edges_rle
 from ml_backend.predictions import Predictions
 
 Detect = Callable[[Tensor, list[tuple[int, int]]], list[Detections]]

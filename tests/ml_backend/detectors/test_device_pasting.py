@@ -4,8 +4,8 @@ import torch
 from pycocotools import mask as mask_util
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ml_backend.detectors.device_pasting import chunks, edges, edges_rle
-from ml_backend.pasting import full_mask, paste, window_rle
+from ml_backend.detectors.device_pasting import chunks, edges
+from ml_backend.pasting import edges_rle, full_mask, paste, window_rle
 
 
 def blobs(count, side, seed=0):
