@@ -119,7 +119,7 @@ class Backend:
         for i, known in enumerate(self._stored(project, tasks)):
             # Another version than /setup tells would be asked for, and stored, again at each retrieve.
             if known is not None and known.version == version:
-                answers[i] = to_prediction(known.masks, known.classes, labels, known.height, known.width, version)
+                answers[i] = self._guarded(tasks[i], _prediction, known, labels)
         waiting = [i for i, answer in enumerate(answers) if answer is None]
         inline = waiting if len(waiting) <= self.inline_tasks or self.enqueue is None else []
         if inline and not self._has_model():
@@ -138,20 +138,31 @@ class Backend:
 
     def predict_now(self, project: Project, labels: LabelMap, tasks: Sequence[dict]) -> list[dict]:
         """A prediction for each task, however long it takes; empty ones for those that cannot be predicted."""
-        records: list[ImageRecord | None] = [self._record(project, labels, task) for task in tasks]
-        good = [r for r in records if r is not None]
+        records = [self._guarded(task, self._record, project, labels, task) for task in tasks]
+        good = [r for r in records if isinstance(r, ImageRecord)]
         detector = self.model.detector()
         found = iter(self._detect(detector, good))
         answers = []
-        for record in records:
-            masks = next(found) if record is not None else None
-            if record is None or masks is None:
+        for task, record in zip(tasks, records, strict=True):
+            if not isinstance(record, ImageRecord):
+                answers.append(record)
+                continue
+            masks = next(found)
+            if masks is None:
                 answers.append(self._empty(detector.version))
-            else:
-                answers.append(
-                    to_prediction(masks, detector.classes, labels, record.height, record.width, detector.version)
-                )
+                continue
+            known = StoredMasks(masks, detector.classes, record.height, record.width, detector.version)
+            answers.append(self._guarded(task, _prediction, known, labels))
         return answers
+
+    def _guarded(self, task: Any, make: Callable[..., Any], *arguments: Any) -> Any:
+        """What `make` gives for one task; an empty prediction where it fails in a way that nobody thought of."""
+        try:
+            return make(*arguments)
+        except Exception as failure:
+            log.exception("task %d gets an empty prediction: %s", _number(task), failure)
+            self.metrics.bad_tasks.labels("internal").inc()
+            return self._empty()
 
     def _has_model(self) -> bool:
         """Whether there is a model to predict with; without one nothing is stored, and asked for again later."""
@@ -192,22 +203,22 @@ class Backend:
             self._bad("image" if isinstance(failure, InputError) else "detector", record.id, failure)
             return [None]
 
-    def _record(self, project: Project, labels: LabelMap, task: dict) -> ImageRecord | None:
-        task_id = task.get("id") if isinstance(task, dict) else None
-        number = task_id if isinstance(task_id, int) else 0
+    def _record(self, project: Project, labels: LabelMap, task: Any) -> ImageRecord | dict:
+        """The task's image, or the empty prediction of a task without a good one."""
+        number = _number(task)
         try:
             data = task.get("data") if isinstance(task, dict) else None
             if not isinstance(data, dict) or labels.data_key not in data:
                 raise InputError("task data", f"the key {labels.data_key!r}", "none")
             path: Path = self.images.get(
-                data[labels.data_key], hostname=project.hostname, token=project.token, task_id=task_id
+                data[labels.data_key], hostname=project.hostname, token=project.token, task_id=number or None
             )
             width, height = image_size(path)
             if width * height > self.max_pixels:
                 raise InputError("image", f"at most {self.max_pixels} pixels", f"{width}x{height}")
         except InputError as failure:
             self._bad("image", number, failure)
-            return None
+            return self._empty()
         return ImageRecord(id=number, file_name=path.name, width=width, height=height, path=path)
 
     def _stored(self, project: Project, tasks: Sequence[dict]) -> Sequence[StoredMasks | None]:
@@ -235,6 +246,16 @@ class Backend:
 
     def _empty(self, version: str | None = None) -> dict[str, Any]:
         return {"result": [], "score": 0.0, "model_version": version or self.model.version}
+
+
+def _number(task: Any) -> int:
+    """The id of a task as Label Studio counts them, 0 where there is none."""
+    number = task.get("id") if isinstance(task, dict) else None
+    return number if isinstance(number, int) and 0 < number < 1 << 63 else 0
+
+
+def _prediction(known: StoredMasks, labels: LabelMap) -> dict[str, Any]:
+    return to_prediction(known.masks, known.classes, labels, known.height, known.width, known.version)
 
 
 @lru_cache(maxsize=128)

@@ -49,11 +49,14 @@ class ImageFiles:
         """
         if not isinstance(url, str) or not url.strip():
             raise InputError("image", "an address", repr(url))
-        scheme = urlparse(url).scheme
+        try:
+            scheme = urlparse(url).scheme
+        except ValueError as error:
+            raise InputError("image", "an address", error) from None
         inside = url.startswith(("/data/", "data/", "/upload", "upload", "/storage-data/", "storage-data/"))
         if not inside and scheme not in ("http", "https", "s3", "gs", "azure-blob"):
             raise InputError("image", "an address in Label Studio, cloud storage or on the web", _shown(url))
-        folder = self.folder / hashlib.blake2b(f"{hostname}\n{url}".encode(), digest_size=10).hexdigest()
+        folder = self.folder / hashlib.blake2b(_bytes(f"{hostname}\n{url}"), digest_size=10).hexdigest()
         with self._lock:
             lock = self._locks.setdefault(folder.name, threading.Lock())
         try:
@@ -165,9 +168,14 @@ class _LimitedSession(requests.Session):
         return response
 
 
+def _bytes(text: str) -> bytes:
+    # JSON can carry halves of characters, which UTF-8 alone refuses.
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _shown(url: str) -> str:
     """An address fit for a log: what is signed or secret in its query is left out."""
-    return url.split("?")[0][:200]
+    return url.split("?")[0][:200].encode("utf-8", "backslashreplace").decode()
 
 
 def image_cache() -> ImageFiles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,22 @@ from ml_backend.errors import InputError
 
 # A decompression bomb is refused before it is decoded; 4000x3000 is 12 million pixels.
 MAX_PIXELS = 200_000_000
+# What Pillow's readers raise on damaged files; some of them have errors of their own, below RuntimeError.
+_DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,  # a header may lie about the size
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -29,7 +47,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
         raise InputError(path, "an image file", "no such file") from None
     except UnidentifiedImageError:
         raise InputError(path, "an image file", "a file that is no image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DAMAGED as error:
         if isinstance(error, InputError):
             raise
         raise InputError(path, "a readable image", str(error) or type(error).__name__) from None
@@ -45,7 +63,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
             return (height, width) if turned else (width, height)
     except FileNotFoundError:
         raise InputError(path, "an image file", "no such file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DAMAGED as error:
         raise InputError(path, "a readable image", str(error) or type(error).__name__) from None
 
 

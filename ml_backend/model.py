@@ -15,6 +15,8 @@ from ml_backend.errors import InputError
 from ml_backend.image_files import image_cache
 from ml_backend.push import PushThread
 
+# Of an id in Label Studio's database, 64 bits.
+MAX_DIGITS = 18
 # 2.x opens a SQLite file in this folder as soon as it is imported, by default in the current one.
 os.environ.setdefault("MODEL_DIR", str(Path(tempfile.gettempdir()) / f"label-studio-ml-{os.getuid()}"))
 if TYPE_CHECKING:
@@ -89,9 +91,10 @@ class MaskModel(LabelStudioMLBase):
 
     def predict(self, tasks: Sequence[dict], context: dict | None = None, **_: Any) -> list[dict | list]:
         """One Label Studio prediction per task, or an empty list for a task whose prediction is pushed later."""
-        if context and context.get("result"):
+        if isinstance(context, dict) and context.get("result"):
             return [{"result": [], "score": 0.0, "model_version": self.model_version} for _ in tasks]
-        number = self.number or next((int(t["project"]) for t in tasks if str(t.get("project", "")).isdigit()), 0)
+        told = (project_number(task.get("project")) for task in tasks if isinstance(task, dict))
+        number = self.number or next(filter(None, told), 0)
         return self.shared().predict(number, self._label_config, tasks)
 
     def fit(self, *_: Any, **__: Any) -> dict:
@@ -145,4 +148,4 @@ def default_backend() -> Backend:
 def project_number(project: object) -> int:
     """The id in Label Studio's "<id>.<time of creation>", 0 where it is none."""
     head = str(project or "").partition(".")[0]
-    return int(head) if head.isascii() and head.isdigit() else 0
+    return int(head) if head.isascii() and head.isdigit() and len(head) <= MAX_DIGITS else 0

@@ -48,7 +48,7 @@ class LabelMap:
         """The map of a labeling config. Raises InputError where it is no XML or has no labels on an image."""
         try:
             root = ElementTree.fromstring(xml or "")
-        except (ElementTree.ParseError, TypeError) as error:
+        except (ElementTree.ParseError, TypeError, ValueError) as error:
             raise InputError("labeling config", "XML", error) from None
         images = {e.get("name"): (e.get("value") or "").lstrip("$") for e in root.iter("Image")}
         named: dict[str, Target] = {}

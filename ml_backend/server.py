@@ -303,7 +303,10 @@ def _is_loopback(address: str) -> bool:
 
 
 def _body() -> dict[str, Any]:
-    body = request.get_json(silent=True)
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError:
+        abort(400, "body: expected a JSON object, got one nested too deep")
     if not isinstance(body, dict):
         abort(400, "body: expected a JSON object, got something else")
     return body

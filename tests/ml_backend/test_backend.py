@@ -1,7 +1,9 @@
 """Predictions for many projects and tasks: bad tasks cost the others nothing, too many go to the queue."""
 
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -63,8 +65,38 @@ def test_a_malformed_task_gets_an_empty_result(backend, web, task):
     assert regions(backend.predict(1, config(), [task, *tasks("good", url=web)])) == [0, 3]
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://[::1", "http://[", "http://\ud800/a.png", "\ud800", "http://%00/", "x" * 100_000, "http://x:99999/"],
+)
+def test_an_address_of_any_shape_costs_the_others_nothing(backend, web, address):
+    bad = {"id": 9, "data": {"image": address}}
+    assert regions(backend.predict(1, config(), [bad, *tasks("good", url=web)]))[-1] == 3
+
+
+def test_what_nobody_thought_of_costs_one_task_only(backend, web, tmp_path, monkeypatch, caplog):
+    real = backend.images.get
+    masks = next(BrightObjects().predict([ImageRecord(0, "a.png", 100, 80, draw_spots(tmp_path / "a.png"))]))
+    damaged = replace(masks, rle=np.array([b"\xff"] * len(masks), object))
+
+    def get(url: str, **options: object):
+        if "breaks" in url:
+            raise ZeroDivisionError("a secret thing")
+        return real(url, **options)
+
+    monkeypatch.setattr(backend.images, "get", get)
+    assert regions(backend.predict(1, config(), tasks("good", "breaks", "good", url=web))) == [3, 0, 3]
+    backend.stored = lambda _project, many: [
+        StoredMasks(damaged if t["id"] else masks, {0: "apple", 1: "pear"}, 80, 100, "bright-1") for t in many
+    ]
+    assert regions(backend.predict(1, config("PolygonLabels"), tasks("good", "good", url=web))) == [3, 0]
+    assert 'campaign_bad_tasks_total{reason="internal"} 2.0' in backend.metrics.text().decode()
+    assert "task 1 gets an empty prediction: a secret thing" in caplog.text and "Traceback" in caplog.text
+
+
 def test_a_config_without_labels_gets_empty_results(backend, web):
-    assert regions(backend.predict(1, "<View/>", tasks("good", url=web))) == [0]
+    for xml in ("<View/>", "<View>\ud800</View>", "<View>\0</View>"):
+        assert regions(backend.predict(1, xml, tasks("good", url=web))) == [0]
 
 
 def test_an_image_without_objects_gets_an_empty_result(backend, web):

@@ -32,6 +32,34 @@ def test_an_image_is_turned_upright(tmp_path):
     assert image_size(tmp_path / "a.jpg") == (5, 7)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("kind", "options"), [("AVIF", {}), ("BLP", {}), ("DDS", {}), ("GIF", {}), ("JPEG", {"exif": True}), ("TIFF", {})]
+)
+def test_a_damaged_image_of_any_kind_is_told_as_such(tmp_path, kind, options):
+    """Whatever Pillow's readers raise: a struct.error, a RuntimeError, errors of their own."""
+    random = np.random.default_rng(3)
+    image = Image.fromarray(random.integers(0, 255, (20, 25, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x8769] = 6, {36867: "2020"}
+    path = tmp_path / f"a.{kind.lower()}"
+    try:
+        (image.convert("P") if kind == "BLP" else image).save(path, kind, **({"exif": exif} if options else {}))
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow does not write {kind}")
+    whole = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in random.integers(0, min(len(whole), random.choice([64, 256, len(whole)])), 8):
+            damaged[place] = random.choice([0, 1, 127, 255])
+        path.write_bytes(damaged)
+        for read in (image_size, read_rgb):
+            try:
+                read(path)
+            except InputError as error:
+                assert "\n" not in str(error)
+
+
 def test_bad_images_get_one_line(tmp_path):
     whole = tmp_path / "whole.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole)

@@ -150,7 +150,8 @@ def test_making_a_model_is_cheap_and_writes_nothing(backend, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("told", "number"), [("31.179", 31), ("31", 31), (31, 31), ("", 0), (None, 0), ("a.b", 0), ("²", 0)]
+    ("told", "number"),
+    [("31.179", 31), ("31", 31), (31, 31), ("", 0), (None, 0), ("a.b", 0), ("²", 0), ("1" * 5000, 0)],
 )
 def test_a_project_is_known_by_its_number(told, number):
     assert project_number(told) == number

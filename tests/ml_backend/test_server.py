@@ -242,6 +242,40 @@ def test_a_malformed_predict_is_a_400(backend, body):
     assert create_app(backend=backend).test_client().post("/predict", **body).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000 + b"]" * 100_000, b'{"tasks":' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
+)
+def test_a_body_nested_without_end_is_a_400(backend, body):
+    client = create_app(backend=backend).test_client()
+    assert client.post("/predict", data=body, content_type="application/json").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"project": None, "tasks": [None]},
+        {"project": "", "tasks": ["x"]},
+        {"project": "abc", "tasks": [5, []]},
+        {"project": "", "tasks": [{"id": 1, "project": "²"}]},
+        {"project": "", "tasks": [{"id": 1, "project": "1" * 5000}]},
+        {"project": "1" * 5000},
+        {"params": {"context": [1]}},
+        {"params": {"context": "x"}},
+        {"params": {"context": {"result": [1]}}, "tasks": [None]},
+        {"label_config": "<View>\ud800</View>"},
+        {"tasks": [{"id": [1], "data": {"image": "http://[::1"}}]},
+    ],
+)
+def test_a_predict_of_any_shape_is_answered(backend, change):
+    client = create_app(backend=backend).test_client()
+    for project in ("1.2", "1" * 5000):
+        setup = {"project": project, "schema": CONFIG, "hostname": "\ud800", "access_token": "t"}
+        assert client.post("/setup", json=setup).status_code == 200
+    body = {"tasks": [{"id": 1, "data": {"image": "/data/upload/1/a.png"}}], "project": "1.2", "label_config": CONFIG}
+    answer = client.post("/predict", json=body | change)
+    assert answer.status_code == 200 and len(answer.json["results"]) == len((body | change)["tasks"])
+
+
 def test_too_large_a_body_is_refused(backend):
     app = create_app(backend=backend, max_body=1000)
     assert app.test_client().post("/predict", data=b"x" * 2000, content_type="application/json").status_code == 413
