@@ -1,4 +1,4 @@
-"""The one error that bad input raises, in one shape."""
+"""The error that bad input raises, in one shape, and the one of what could not be had just now."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         return type(self), (self.thing, self.expected, self.got)
+
+
+class FetchError(InputError):
+    """What is asked for could not be had from where it lies: no answer, no permission, a failing server.
+
+    It may be had another time, so it says nothing of the thing itself.
+    """

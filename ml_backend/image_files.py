@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import requests
 from platformdirs import user_cache_path
 
-from ml_backend.errors import InputError
+from ml_backend.addresses import ImageHosts
+from ml_backend.downloads import LimitedSession
+from ml_backend.errors import FetchError, InputError
 
 log = logging.getLogger(__name__)
 
 MAX_IMAGE_BYTES = 256 << 20
-TIMEOUT = (5.0, 60.0)
+FETCH_SECONDS = 60.0
+# Answers that tell of permissions and of a busy server, and nothing of the image.
+_PASSING = (401, 403, 407, 408, 425, 429)
 # After the limit was passed so much of it is kept, so that the next image does not pass it at once.
 _ROOM = 0.9
 _PARTIAL = ".part"
@@ -41,11 +45,20 @@ class ImageFiles:
         self._lock = threading.Lock()
         self._bytes: int | None = None
 
-    def get(self, url: str, *, hostname: str = "", token: str = "", task_id: int | None = None) -> Path:
+    def get(
+        self,
+        url: str,
+        *,
+        hostname: str = "",
+        token: str = "",
+        task_id: int | None = None,
+        seconds: float = FETCH_SECONDS,
+    ) -> Path:
         """The file of the image at `url` of a task of the Label Studio at `hostname`.
 
         Only what `url` names inside Label Studio or on the web is read: never a path of this machine, unless it is a
-        local file below LOCAL_FILES_DOCUMENT_ROOT. Raises InputError where it cannot be had.
+        local file below LOCAL_FILES_DOCUMENT_ROOT; and only from hosts that `ImageHosts` lets pass. It may take so
+        many seconds. Raises FetchError where it cannot be had just now, InputError where it never can.
         """
         if not isinstance(url, str) or not url.strip():
             raise InputError("image", "an address", repr(url))
@@ -61,7 +74,7 @@ class ImageFiles:
             lock = self._locks.setdefault(folder.name, threading.Lock())
         try:
             with lock:
-                return self._held(folder) or self._fetch(url, folder, hostname, token, task_id)
+                return self._held(folder) or self._fetch(url, folder, hostname, token, task_id, seconds)
         finally:
             with self._lock:
                 self._locks.pop(folder.name, None)
@@ -73,14 +86,15 @@ class ImageFiles:
                 return path
         return None
 
-    def _fetch(self, url: str, folder: Path, hostname: str, token: str, task_id: int | None) -> Path:
+    def _fetch(self, url: str, folder: Path, hostname: str, token: str, task_id: int | None, seconds: float) -> Path:
         from label_studio_sdk._extensions.label_studio_tools.core.utils import io
 
         # A folder of its own until all of the image is there: a killed fetch leaves no half image behind.
         partial = folder.with_name(f"{folder.name}.{os.getpid()}.{threading.get_ident()}{_PARTIAL}")
         partial.mkdir(parents=True, exist_ok=True)
         try:
-            with io.http_session(_LimitedSession(self.max_bytes)):
+            hosts = ImageHosts(hostname or os.environ.get("LABEL_STUDIO_URL", ""))
+            with LimitedSession(self.max_bytes, seconds, hosts) as session, io.http_session(session):
                 found = Path(
                     io.get_local_path(
                         url,
@@ -102,9 +116,12 @@ class ImageFiles:
         except InputError:
             raise
         except requests.RequestException as error:
-            status = getattr(error.response, "status_code", None)
-            raise InputError(f"image {_shown(url)}", "an answer", status or type(error).__name__) from None
-        except Exception as error:  # the loader raises plain Exceptions, and OSErrors that name paths
+            raise _told(url, error) from None
+        except OSError as error:
+            # The loader says so too where it has no Label Studio to ask; the rest is this machine's disk.
+            kind = InputError if error.errno == errno.ENAMETOOLONG else FetchError
+            raise kind(f"image {_shown(url)}", "an image that can be fetched", type(error).__name__) from None
+        except Exception as error:  # the loader raises plain Exceptions
             raise InputError(f"image {_shown(url)}", "an image that can be fetched", type(error).__name__) from None
         finally:
             self._drop(partial)
@@ -140,32 +157,13 @@ class ImageFiles:
         return total
 
 
-class _LimitedSession(requests.Session):
-    """Refuses an answer that is larger than `limit` before all of it is in memory."""
-
-    def __init__(self, limit: int):
-        super().__init__()
-        self.limit = limit
-
-    def get(self, url: str | bytes, **kwargs: Any) -> requests.Response:  # type: ignore[override]
-        kwargs.setdefault("timeout", TIMEOUT)
-        kwargs["stream"] = True
-        # A proxy meant for the outside world must not be asked for the machine's own servers.
-        self.trust_env = urlparse(str(url)).hostname not in ("localhost", "127.0.0.1", "::1")
-        response = super().get(url, **kwargs)
-        told = int(response.headers.get("Content-Length") or 0)
-        body = bytearray()
-        if told <= self.limit:
-            for part in response.iter_content(1 << 16):
-                body += part
-                if len(body) > self.limit:
-                    break
-        if told > self.limit or len(body) > self.limit:
-            response.close()
-            raise InputError("image", f"at most {self.limit} bytes", f"{max(told, len(body))} bytes or more")
-        response._content = bytes(body)
-        response._content_consumed = True  # type: ignore[attr-defined]
-        return response
+def _told(url: str, error: requests.RequestException) -> InputError:
+    """What the failure of a request says of the image, or of how it was asked for."""
+    status = getattr(error.response, "status_code", None)
+    malformed = isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema)
+    never = malformed or (status is not None and 400 <= status < 500 and status not in _PASSING)
+    kind = InputError if never else FetchError
+    return kind(f"image {_shown(url)}", "an answer", status or type(error).__name__)
 
 
 def _bytes(text: str) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -234,6 +235,7 @@ def backend_added_ms(detector: Any, folder: Path, repeat: int = 9) -> tuple[floa
     watched = Watched(detector)
     labels = "".join(f'<Label value="{name}"/>' for name in detector.classes.values())
     config = f'<View><Image name="img" value="$image"/><BrushLabels name="b" toName="img">{labels}</BrushLabels></View>'
+    os.environ["CAMPAIGN_IMAGE_HOSTS"] = "127.0.0.1"
     with serve_folder(folder) as (url, _):
         client = create_app(backend=Backend(watched, ImageFiles(folder / "cache"))).test_client()
         task = {"id": 1, "data": {"image": f"{url}/{path.name}"}}

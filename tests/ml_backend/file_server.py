@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
@@ -32,12 +33,40 @@ class Handler(SimpleHTTPRequestHandler):
 def serve_folder(folder: Path, token: str | None = None) -> Iterator[tuple[str, list[str]]]:
     """(address, list of the paths asked for) while the server runs."""
     asked: list[str] = []
-    handler = partial(Handler, directory=str(folder), asked=asked, token=token)
+    with _serve(partial(Handler, directory=str(folder), asked=asked, token=token)) as url:
+        yield url, asked
+
+
+class Statuses(BaseHTTPRequestHandler):
+    """Answers /<status> with that status, /drip a byte at a time."""
+
+    def do_GET(self) -> None:
+        if self.path != "/drip":
+            self.send_error(int(self.path[1:4]))
+            return
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(200):
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def serve_status() -> AbstractContextManager[str]:
+    """The address of a server of `Statuses` while it runs."""
+    return _serve(Statuses)
+
+
+@contextmanager
+def _serve(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -23,6 +23,12 @@ def config(kind: str = "BrushLabels", key: str = "image") -> str:
     )
 
 
+@pytest.fixture(autouse=True)
+def hosts(monkeypatch):
+    """Images lie on this machine, and no Label Studio there is known."""
+    monkeypatch.setenv("CAMPAIGN_IMAGE_HOSTS", "127.0.0.1")
+
+
 @pytest.fixture
 def web(tmp_path):
     """An address that serves a good image, a truncated one, a text, one on which the detector breaks."""

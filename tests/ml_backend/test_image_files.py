@@ -4,9 +4,15 @@ import os
 
 import pytest
 
-from ml_backend.errors import InputError
+from ml_backend.errors import FetchError, InputError
 from ml_backend.image_files import ImageFiles
-from tests.ml_backend.file_server import serve_folder
+from tests.ml_backend.file_server import serve_folder, serve_status
+
+
+@pytest.fixture(autouse=True)
+def hosts(monkeypatch):
+    """Images lie on this machine, and no Label Studio there is known."""
+    monkeypatch.setenv("CAMPAIGN_IMAGE_HOSTS", "127.0.0.1")
 
 
 @pytest.fixture
@@ -55,6 +61,33 @@ def test_the_longest_unused_images_go_when_the_limit_is_passed(web, tmp_path):
     assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.png")) <= 3500
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("401", FetchError), ("403", FetchError), ("404", InputError), ("429", FetchError), ("503", FetchError)],
+)
+def test_only_what_tells_of_the_image_is_held_against_it(tmp_path, path, kind):
+    with serve_status() as url, pytest.raises(InputError, match=path) as caught:
+        ImageFiles(tmp_path / "cache").get(f"{url}/{path}")
+    assert type(caught.value) is kind
+
+
+def test_a_server_that_drips_is_given_up(tmp_path):
+    with serve_status() as url, pytest.raises(FetchError, match="Timeout"):
+        ImageFiles(tmp_path / "cache").get(f"{url}/drip", seconds=0.5)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_images_of_this_machine_are_for_a_label_studio_on_it(web, tmp_path, monkeypatch):
+    monkeypatch.delenv("CAMPAIGN_IMAGE_HOSTS")
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    with serve_folder(web) as (url, asked):
+        for hostname in ("", "http://192.168.0.1"):
+            with pytest.raises(FetchError, match="image host"):
+                ImageFiles(tmp_path / "cache").get(f"{url}/1.png", hostname=hostname, token="t")
+        assert asked == []
+        assert ImageFiles(tmp_path / "cache").get(f"{url}/1.png", hostname="http://127.0.0.1:8080", token="t").exists()
+
+
 def test_too_large_an_image_is_refused_and_leaves_nothing(web, tmp_path):
     with serve_folder(web) as (url, _), pytest.raises(InputError, match="at most 999 bytes"):
         ImageFiles(tmp_path / "cache", max_bytes=999).get(f"{url}/1.png")
@@ -74,6 +107,9 @@ def test_too_large_an_image_is_refused_and_leaves_nothing(web, tmp_path):
         ("/data/local-files/?d=../../../etc/passwd", "expected an image that can be fetched"),
         ("http://127.0.0.1:9/a.png?sig=secret", "expected an answer, got ConnectionError"),
         ("s3://bucket/a.png", "expected an image that can be fetched"),
+        ("http://[::1", "expected an address"),
+        ("http://\ud800/a.png", "expected"),
+        ("http://127.0.0.1:9/" + "a" * 5000, "expected an answer"),
     ],
 )
 def test_what_cannot_be_had_is_told_without_secrets(tmp_path, url, message, monkeypatch):

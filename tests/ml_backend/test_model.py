@@ -33,6 +33,12 @@ def config(kind: str = "BrushLabels") -> str:
     )
 
 
+@pytest.fixture(autouse=True)
+def hosts(monkeypatch):
+    """Images lie on this machine, and no Label Studio there is known."""
+    monkeypatch.setenv("CAMPAIGN_IMAGE_HOSTS", "127.0.0.1")
+
+
 @pytest.fixture
 def backend(tmp_path, monkeypatch):
     backend = Backend(BrightModel(), ImageFiles(tmp_path / "cache"))

@@ -45,6 +45,12 @@ class Folder:
         return {1: self.path, 2: self.path.with_name("gone.png")}[image_id]
 
 
+@pytest.fixture(autouse=True)
+def hosts(monkeypatch):
+    """Images lie on this machine, and no Label Studio there is known."""
+    monkeypatch.setenv("CAMPAIGN_IMAGE_HOSTS", "127.0.0.1")
+
+
 @pytest.fixture
 def folder(tmp_path):
     return Folder(draw_spots(tmp_path / "a.png"))
