@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,19 +15,26 @@ from typing import Any, Protocol
 
 from ml_backend.coco import ImageRecord
 from ml_backend.detector import Detector
-from ml_backend.errors import InputError
-from ml_backend.image_files import ImageFiles
+from ml_backend.errors import FetchError, InputError
+from ml_backend.image_files import FETCH_SECONDS, ImageFiles
 from ml_backend.images import image_size
 from ml_backend.metrics import Metrics
 from ml_backend.predictions import Predictions
 from ml_backend.results import LabelMap, to_prediction
+from ml_backend.turns import Turns
 
 log = logging.getLogger(__name__)
 
 # Label Studio gives up after 100 s and loses all; what cannot be answered well before is queued.
 INLINE_TASKS = 24
 INLINE_SECONDS = 20.0
+INLINE_BYTES = 20 << 20
+# Half of the server's threads: the others are for health, crops and webhooks.
+INLINE_REQUESTS = 4
+# Images in one turn at the model; between its turns the queue lets those pass who wait for an answer.
 CHUNK = 8
+# Tasks in one look at the stored masks.
+LOOK = 512
 MAX_PIXELS = 64_000_000
 
 
@@ -71,6 +79,10 @@ class Backend:
     task that has none; asked for many tasks at once. enqueue: takes (project, label config, tasks) that are to be
     predicted later and pushed to Label Studio; without it such tasks are answered as far as time allows. train: takes
     the id of a project whose "Start training" was pressed, and returns at once.
+
+    One request predicts for at most `inline_seconds` on at most `inline_tasks` tasks, and its stored answers may fill
+    some `inline_bytes`. At most `inline_requests` requests are answered so at a time, the others leave all to the
+    queue.
     """
 
     model: ModelSource
@@ -81,11 +93,14 @@ class Backend:
     metrics: Metrics = field(default_factory=Metrics)
     inline_tasks: int = INLINE_TASKS
     inline_seconds: float = INLINE_SECONDS
+    inline_bytes: int = INLINE_BYTES
+    inline_requests: int = INLINE_REQUESTS
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         # A model is no thing to be used by two threads at once, and loading it twice would double its memory.
-        self._predicting = threading.Lock()
+        self._predicting = Turns()
+        self._answering = threading.BoundedSemaphore(self.inline_requests)
         self._projects: dict[int, Project] = {}
 
     def set_up(self, project_id: int, hostname: str = "", token: str = "") -> str:
@@ -102,10 +117,11 @@ class Backend:
         return Project(project_id, os.environ.get("LABEL_STUDIO_URL", ""), os.environ.get("LABEL_STUDIO_API_KEY", ""))
 
     def predict(self, project_id: int, label_config: str, tasks: Sequence[dict]) -> list[dict | list]:
-        """One answer per task: a prediction, or an empty list where it follows later through the queue.
+        """One answer per task: a prediction, or an empty list where there is none yet.
 
-        A task that cannot be predicted (no image, an unreadable or too large one) gets an empty result, a line in
-        the log and a count in the metrics: one bad task must not cost the others theirs.
+        Such a task follows through the queue, or its image could not be fetched and Label Studio asks for it again. A
+        task that cannot be predicted (no image, an unreadable or too large one) gets an empty result, a line in the
+        log and a count in the metrics: one bad task must not cost the others theirs.
         """
         project = self.project(project_id)
         try:
@@ -115,52 +131,105 @@ class Backend:
             self.metrics.bad_tasks.labels("config").inc(len(tasks))
             return [self._empty() for _ in tasks]
         answers: list[dict | list | None] = [None] * len(tasks)
-        version = self.model.version
-        for i, known in enumerate(self._stored(project, tasks)):
-            # Another version than /setup tells would be asked for, and stored, again at each retrieve.
-            if known is not None and known.version == version:
-                answers[i] = self._guarded(tasks[i], _prediction, known, labels)
-        waiting = [i for i, answer in enumerate(answers) if answer is None]
-        inline = waiting if len(waiting) <= self.inline_tasks or self.enqueue is None else []
-        if inline and not self._has_model():
-            inline = []
-        deadline = time.monotonic() + self.inline_seconds
-        for start in range(0, len(inline), CHUNK):
-            if start and time.monotonic() > deadline:
-                break
-            part = inline[start : start + CHUNK]
-            for i, answer in zip(part, self.predict_now(project, labels, [tasks[i] for i in part]), strict=True):
-                answers[i] = answer
-        later = [tasks[i] for i in waiting if answers[i] is None]
+        if self._answering.acquire(blocking=False):
+            try:
+                self._answer(project, labels, tasks, answers)
+            finally:
+                self._answering.release()
+        later = [task for task, answer in zip(tasks, answers, strict=True) if answer is None]
         if later and self._has_model():
             self._queue(project, label_config, later)
         return [[] if answer is None else answer for answer in answers]
 
-    def predict_now(self, project: Project, labels: LabelMap, tasks: Sequence[dict]) -> list[dict]:
-        """A prediction for each task, however long it takes; empty ones for those that cannot be predicted."""
-        records = [self._guarded(task, self._record, project, labels, task) for task in tasks]
-        good = [r for r in records if isinstance(r, ImageRecord)]
-        detector = self.model.detector()
-        found = iter(self._detect(detector, good))
-        answers = []
-        for task, record in zip(tasks, records, strict=True):
-            if not isinstance(record, ImageRecord):
-                answers.append(record)
+    def predict_now(self, project: Project, labels: LabelMap, tasks: Sequence[dict]) -> list[dict | list]:
+        """An answer for each task, however long it takes: what is stored, else a prediction.
+
+        It is empty for a task that cannot be predicted, and an empty list where its image could not be fetched.
+        """
+        answers: list[dict | list | None] = [None] * len(tasks)
+        for places in _chunks(range(len(tasks)), LOOK):
+            self._take_stored(project, labels, tasks, answers, places)
+        self._predict(project, labels, tasks, answers, [i for i, answer in enumerate(answers) if answer is None])
+        return [[] if answer is None else answer for answer in answers]
+
+    def _answer(
+        self, project: Project, labels: LabelMap, tasks: Sequence[dict], answers: list[dict | list | None]
+    ) -> None:
+        """Fills in what can be answered within the limits of a request."""
+        deadline = time.monotonic() + self.inline_seconds
+        room = float(self.inline_bytes)
+        for places in _chunks(range(len(tasks)), LOOK):
+            room = self._take_stored(project, labels, tasks, answers, places, deadline, room)
+            if room <= 0 or time.monotonic() > deadline:
+                return
+        waiting = [i for i, answer in enumerate(answers) if answer is None]
+        if waiting and (len(waiting) <= self.inline_tasks or self.enqueue is None) and self._has_model():
+            self._predict(project, labels, tasks, answers, waiting, deadline)
+
+    def _take_stored(
+        self,
+        project: Project,
+        labels: LabelMap,
+        tasks: Sequence[dict],
+        answers: list[dict | list | None],
+        places: Sequence[int],
+        deadline: float | None = None,
+        room: float = math.inf,
+    ) -> float:
+        """Fills in the answers at `places` that are stored, until the deadline or for `room` bytes; gives what is left.
+
+        Another version than /setup tells is not used: it would be asked for, and stored, again at each retrieve.
+        """
+        version = self.model.version
+        for i, known in zip(places, self._stored(project, [tasks[i] for i in places]), strict=True):
+            if known is None or known.version != version:
                 continue
-            masks = next(found)
-            if masks is None:
-                answers.append(self._empty(detector.version))
-                continue
-            known = StoredMasks(masks, detector.classes, record.height, record.width, detector.version)
-            answers.append(self._guarded(task, _prediction, known, labels))
-        return answers
+            if room <= 0 or (deadline is not None and time.monotonic() > deadline):
+                break
+            answer = self._guarded(tasks[i], _prediction, known, labels)
+            room -= _size(answer)
+            answers[i] = answer
+        return room
+
+    def _predict(
+        self,
+        project: Project,
+        labels: LabelMap,
+        tasks: Sequence[dict],
+        answers: list[dict | list | None],
+        places: Sequence[int],
+        deadline: float | None = None,
+    ) -> None:
+        """Fills in the answers at `places`, in chunks of which each is fetched and predicted at once.
+
+        After the deadline no more images are fetched, and nobody waits for the model any longer.
+        """
+        for chunk in _chunks(places, CHUNK):
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            detector = self.model.detector()
+            records: dict[int, ImageRecord] = {}
+            for i in chunk:
+                got = self._guarded(tasks[i], self._record, project, labels, tasks[i], deadline)
+                if isinstance(got, ImageRecord):
+                    records[i] = got
+                else:
+                    answers[i] = got
+            found = self._detect(detector, list(records.values()), deadline)
+            for (i, record), masks in zip(records.items(), found, strict=True):
+                if isinstance(masks, Predictions):
+                    size = record.height, record.width
+                    known = StoredMasks(masks, detector.classes, *size, detector.version)
+                    answers[i] = self._guarded(tasks[i], _prediction, known, labels)
+                else:
+                    answers[i] = masks
 
     def _guarded(self, task: Any, make: Callable[..., Any], *arguments: Any) -> Any:
         """What `make` gives for one task; an empty prediction where it fails in a way that nobody thought of."""
         try:
             return make(*arguments)
         except Exception as failure:
-            log.exception("task %d gets an empty prediction: %s", _number(task), failure)
+            log.exception("task %d gets an empty prediction: %s", task_number(task), failure)
             self.metrics.bad_tasks.labels("internal").inc()
             return self._empty()
 
@@ -174,61 +243,89 @@ class Backend:
             return False
         return True
 
-    def _detect(self, detector: Detector, records: list[ImageRecord]) -> list[Predictions | None]:
-        """Masks per image, None where the detector fails on it; the others are then tried one by one."""
+    def _detect(
+        self, detector: Detector, records: list[ImageRecord], deadline: float | None
+    ) -> Sequence[Predictions | dict | list | None]:
+        """Masks per image; where the detector fails on one, what its task is answered instead; None where it is late.
+
+        If it fails on several together they are tried one by one.
+        """
         if not records:
             return []
-        with self._predicting:
+        seconds = None if deadline is None else max(deadline - time.monotonic(), 0)
+        with self._predicting.turn(seconds) as came:
+            if not came:
+                return [None] * len(records)
             start = time.perf_counter()
             try:
-                found: list[Predictions | None] = list(detector.predict(records))
+                found: list[Predictions | dict | list] = list(detector.predict(records))
                 if len(found) != len(records):
                     raise InputError("detector", f"{len(records)} answers", len(found))
             except Exception as failure:
                 if len(records) > 1:
-                    found = [masks for record in records for masks in self._one(detector, record)]
+                    found = [self._one(detector, record) for record in records]
                 else:
-                    self._bad("image" if isinstance(failure, InputError) else "detector", records[0].id, failure)
-                    found = [None]
+                    found = [self._failed(detector, records[0], failure)]
             seconds = time.perf_counter() - start
         self.metrics.images.inc(len(records))
         self.metrics.image_seconds.inc(seconds)
         self.metrics.rate.set(len(records) / max(seconds, 1e-9))
         return found
 
-    def _one(self, detector: Detector, record: ImageRecord) -> Iterable[Predictions | None]:
+    def _one(self, detector: Detector, record: ImageRecord) -> Predictions | dict | list:
         try:
-            return [next(iter(detector.predict([record])))]
+            return next(iter(detector.predict([record])))
         except Exception as failure:
-            self._bad("image" if isinstance(failure, InputError) else "detector", record.id, failure)
-            return [None]
+            return self._failed(detector, record, failure)
 
-    def _record(self, project: Project, labels: LabelMap, task: Any) -> ImageRecord | dict:
-        """The task's image, or the empty prediction of a task without a good one."""
-        number = _number(task)
+    def _failed(self, detector: Detector, record: ImageRecord, failure: Exception) -> dict | list:
+        if not record.path.exists():  # dropped for other images meanwhile, which a small cache does
+            return self._unfetched(record.id, failure)
+        self._bad("image" if isinstance(failure, InputError) else "detector", record.id, failure)
+        return self._empty(detector.version)
+
+    def _record(
+        self, project: Project, labels: LabelMap, task: Any, deadline: float | None
+    ) -> ImageRecord | dict | list | None:
+        """The task's image, or what the task is answered where there is none; None where it would be late."""
+        number = task_number(task)
+        left = FETCH_SECONDS if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            return None
         try:
             data = task.get("data") if isinstance(task, dict) else None
             if not isinstance(data, dict) or labels.data_key not in data:
                 raise InputError("task data", f"the key {labels.data_key!r}", "none")
             path: Path = self.images.get(
-                data[labels.data_key], hostname=project.hostname, token=project.token, task_id=number or None
+                data[labels.data_key],
+                hostname=project.hostname,
+                token=project.token,
+                task_id=number or None,
+                seconds=min(left, FETCH_SECONDS),
             )
             width, height = image_size(path)
             if width * height > self.max_pixels:
                 raise InputError("image", f"at most {self.max_pixels} pixels", f"{width}x{height}")
+        except FetchError as failure:
+            late = deadline is not None and time.monotonic() >= deadline
+            return None if late else self._unfetched(number, failure)
         except InputError as failure:
             self._bad("image", number, failure)
             return self._empty()
         return ImageRecord(id=number, file_name=path.name, width=width, height=height, path=path)
 
-    def _stored(self, project: Project, tasks: Sequence[dict]) -> Sequence[StoredMasks | None]:
-        if self.stored is None:
-            return [None] * len(tasks)
+    def _stored(self, project: Project, tasks: Sequence[Any]) -> Sequence[StoredMasks | None]:
+        """Stored masks of each task, None where there are none; only tasks with a number are asked about."""
+        known: list[StoredMasks | None] = [None] * len(tasks)
+        numbered = [n for n, task in enumerate(tasks) if task_number(task)]
+        if self.stored is None or not numbered:
+            return known
         try:
-            return self.stored(project, tasks)
+            for n, masks in zip(numbered, self.stored(project, [tasks[n] for n in numbered]), strict=True):
+                known[n] = masks
         except Exception:  # stored masks only save time, the tasks can do without
             log.exception("stored masks of project %d could not be read", project.id)
-            return [None] * len(tasks)
+        return known
 
     def _queue(self, project: Project, label_config: str, tasks: list[dict]) -> None:
         self.metrics.queued_tasks.inc(len(tasks))
@@ -240,6 +337,12 @@ class Backend:
         except Exception:  # Label Studio can ask again; a 500 would cost it the answers there are
             log.exception("%d tasks of project %d could not be queued", len(tasks), project.id)
 
+    def _unfetched(self, task_id: int, failure: Exception) -> list:
+        """No prediction at all: an empty one would say, and Label Studio would keep, that there is nothing there."""
+        log.warning("task %d gets no prediction: %s", task_id, failure)
+        self.metrics.bad_tasks.labels("fetch").inc()
+        return []
+
     def _bad(self, reason: str, task_id: int, failure: Exception) -> None:
         log.warning("task %d gets an empty prediction: %s", task_id, failure)
         self.metrics.bad_tasks.labels(reason).inc()
@@ -248,10 +351,23 @@ class Backend:
         return {"result": [], "score": 0.0, "model_version": version or self.model.version}
 
 
-def _number(task: Any) -> int:
+def task_number(task: Any) -> int:
     """The id of a task as Label Studio counts them, 0 where there is none."""
     number = task.get("id") if isinstance(task, dict) else None
-    return number if isinstance(number, int) and 0 < number < 1 << 63 else 0
+    return number if type(number) is int and 0 < number < 1 << 63 else 0
+
+
+def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(places), size):
+        yield places[start : start + size]
+
+
+def _size(answer: dict) -> int:
+    """About the bytes of a prediction as JSON."""
+    return sum(
+        300 + 4 * len(region["value"].get("rle", ())) + 40 * len(region["value"].get("points", ()))
+        for region in answer["result"]
+    )
 
 
 def _prediction(known: StoredMasks, labels: LabelMap) -> dict[str, Any]:

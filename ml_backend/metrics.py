@@ -33,12 +33,18 @@ class Metrics:
         )
         self.bad_tasks = Counter(
             "campaign_bad_tasks_total",
-            "Tasks answered with an empty result, by reason.",
+            "Tasks answered with an empty result, or with none where the reason is fetch.",
             ["reason"],
             registry=self.registry,
         )
         self.queued_tasks = Counter(
             "campaign_queued_tasks_total", "Tasks left to the queue by a request.", registry=self.registry
+        )
+        self.pushed_tasks = Counter(
+            "campaign_pushed_tasks_total", "Tasks whose prediction was pushed to Label Studio.", registry=self.registry
+        )
+        self.push_failures = Counter(
+            "campaign_push_failures_total", "Tasks whose prediction could not be pushed.", registry=self.registry
         )
         self.events = Counter("campaign_events_total", "Webhook events, by action.", ["action"], registry=self.registry)
         self.queue_depth = Gauge("campaign_queue_depth", "Jobs that wait in the queues.", registry=self.registry)

@@ -1,5 +1,6 @@
 """Predictions for many projects and tasks: bad tasks cost the others nothing, too many go to the queue."""
 
+import threading
 import time
 from dataclasses import replace
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml_backend.backend import Backend, Project, StoredMasks
+from ml_backend import backend as backend_module
+from ml_backend import push as push_module
+from ml_backend.backend import Backend, Project, StoredMasks, parse_labels
 from ml_backend.coco import ImageRecord
 from ml_backend.errors import InputError
 from ml_backend.image_files import ImageFiles
 from ml_backend.push import PushThread
 from tests.ml_backend.bright_objects import BrightModel, BrightObjects, draw_spots
-from tests.ml_backend.file_server import serve_folder
+from tests.ml_backend.file_server import serve_folder, serve_status
 
 
 def config(kind: str = "BrushLabels", key: str = "image") -> str:
@@ -133,13 +136,13 @@ def test_four_thousand_tasks_are_answered_at_once_and_queued(backend, web, tmp_p
     queued: list[tuple] = []
     backend.stored = lambda project, many: [known if t["id"] % 4 == 0 else None for t in many]
     backend.enqueue = lambda *what: queued.append(what)
-    many = [{"id": i, "data": {"image": f"{web}/good.png"}} for i in range(4000)]
+    many = [{"id": i, "data": {"image": f"{web}/good.png"}} for i in range(1, 4001)]
     start = time.monotonic()
     answers = backend.predict(7, config(), many)
     assert time.monotonic() - start < 30  # Label Studio gives up at 100
-    assert len(answers) == 4000 and all((a == []) == bool(i % 4) for i, a in enumerate(answers))
+    assert len(answers) == 4000 and all((a == []) == bool(i % 4) for i, a in enumerate(answers, 1))
     [(project, xml, later)] = queued
-    assert project.id == 7 and xml == config() and [t["id"] for t in later] == [i for i in range(4000) if i % 4]
+    assert project.id == 7 and xml == config() and [t["id"] for t in later] == [i for i in range(1, 4001) if i % 4]
     assert backend.model.detector().calls == []
     assert "campaign_queued_tasks_total 3000.0" in backend.metrics.text().decode()
 
@@ -156,6 +159,115 @@ def test_what_takes_too_long_is_queued(tmp_path, web):
     answers = backend.predict(1, config(), tasks(*["good"] * 20, url=web))
     assert answers[:8] != [[]] * 8 and answers[-1] == []
     assert [t["id"] for t in queued] == [i for i, a in enumerate(answers) if a == []]
+
+
+@pytest.mark.parametrize("limit", [{"inline_bytes": 30_000}, {"inline_seconds": 0.5}])
+def test_stored_masks_are_answered_within_the_limits_and_the_rest_is_queued(backend, tmp_path, limit, monkeypatch):
+    masks = next(BrightObjects().predict([ImageRecord(0, "a.png", 100, 80, draw_spots(tmp_path / "a.png"))]))
+    known = StoredMasks(masks, {0: "apple", 1: "pear"}, 80, 100, "bright-1")
+    queued, asked = [], []
+    backend = replace(backend, **limit, inline_tasks=5)
+    backend.stored = lambda _project, many: asked.extend(many) or [known] * len(many)
+    backend.enqueue = lambda _project, _config, later: queued.extend(later)
+    if "inline_seconds" in limit:
+        real = backend_module.to_prediction
+        monkeypatch.setattr(backend_module, "to_prediction", lambda *what: (time.sleep(0.1), real(*what))[1])
+    many = [{"id": i, "data": {}} for i in range(1, 4001)]
+    start = time.monotonic()
+    answers = backend.predict(1, config(), many)
+    assert time.monotonic() - start < 5
+    answered = sum(a != [] for a in answers)
+    assert 2 <= answered < 50 and all(len(a["result"]) == 3 for a in answers[:answered])
+    assert len(queued) == 4000 - answered and len(asked) < 1000  # nor are the others read
+
+
+def test_a_task_without_a_number_hides_no_stored_masks(backend, web, tmp_path):
+    masks = next(BrightObjects().predict([ImageRecord(0, "a.png", 100, 80, draw_spots(tmp_path / "a.png"))]))
+
+    def stored(_project, many):
+        assert all(task["id"] == 5 for task in many)
+        return [StoredMasks(masks, {0: "apple", 1: "pear"}, 80, 100, "bright-1")] * len(many)
+
+    backend.stored = stored
+    odd = [None, "x", {"id": "abc"}, {"id": [1]}, {"id": "5"}]
+    assert regions(backend.predict(1, config(), [*odd, {"id": 5}])) == [0, 0, 0, 0, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [("401", "none"), ("403", "none"), ("500", "none"), ("503", "none"), ("404", "empty"), ("410", "empty")],
+)
+def test_trouble_in_fetching_is_not_an_image_without_objects(backend, web, path, answer):
+    """What Label Studio has stored it does not ask for again."""
+    with serve_status() as url:
+        bad = {"id": 9, "data": {"image": f"{url}/{path}"}}
+        good, got = backend.predict(1, config(), [*tasks("good", url=web), bad])
+    assert len(good["result"]) == 3 and (got == []) == (answer == "none")
+    text = backend.metrics.text().decode()
+    assert f'bad_tasks_total{{reason="{"fetch" if answer == "none" else "image"}"}} 1.0' in text
+
+
+def test_a_server_that_is_away_or_drips_leaves_its_tasks_for_later(backend, web):
+    queued = []
+    backend = replace(backend, inline_seconds=1.0)
+    backend.enqueue = lambda _project, _config, later: queued.extend(later)
+    away = {"id": 9, "data": {"image": "http://127.0.0.1:9/a.png"}}
+    assert backend.predict(1, config(), [away]) == [[]] and queued == []
+    with serve_status() as url:
+        slow = [{"id": i, "data": {"image": f"{url}/drip"}} for i in (1, 2, 3)]
+        start = time.monotonic()
+        good, *late = backend.predict(1, config(), [*tasks("good", url=web), *slow])
+    assert time.monotonic() - start < 3  # and not 60 s for each
+    assert len(good["result"]) == 3 and late == [[]] * 3 and queued == slow
+
+
+def test_requests_beyond_half_of_the_threads_are_answered_at_once(web, tmp_path):
+    queued, seconds = [], []
+    backend = Backend(BrightModel(delay=0.2), ImageFiles(tmp_path / "cache"))
+    backend.enqueue = lambda _project, _config, later: queued.extend(later)
+    backend.predict(1, config(), tasks("good", url=web))
+
+    def ask() -> None:
+        start = time.monotonic()
+        answers = backend.predict(1, config(), tasks("good", "good", "good", url=web))
+        seconds.append((answers == [[]] * 3, time.monotonic() - start))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(left for left, _ in seconds) == [False] * 4 + [True] * 4 and len(queued) == 12
+    assert max(took for left, took in seconds if left) < 0.5
+
+
+def test_the_queue_lets_an_annotator_pass(web, tmp_path):
+    backend = Backend(BrightModel(delay=0.05), ImageFiles(tmp_path / "cache"))
+    labels = parse_labels(config())
+    backend.predict(1, config(), tasks("good", url=web))
+    many = tasks(*["good"] * 64, url=web)
+    pushing = threading.Thread(target=backend.predict_now, args=(Project(1), labels, many))
+    pushing.start()
+    time.sleep(0.1)
+    start = time.monotonic()
+    assert regions(backend.predict(1, config(), tasks("good", url=web))) == [3]
+    took = time.monotonic() - start
+    assert pushing.is_alive() and took < 1.5  # one turn of the queue, and not the 3.2 s of all its images
+    pushing.join()
+
+
+@pytest.mark.parametrize("held", [20, 2])
+def test_a_small_cache_costs_no_predictions(tmp_path, held):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    size = draw_spots(folder / "0.png").stat().st_size
+    for i in range(1, 64):
+        draw_spots(folder / f"{i}.png")
+    backend = Backend(BrightModel(), ImageFiles(tmp_path / "small", limit=held * size))
+    with serve_folder(folder) as (url, _):
+        found = backend.predict_now(Project(1), parse_labels(config()), tasks(*map(str, range(64)), url=url))
+    assert all(answer == [] or len(answer["result"]) == 3 for answer in found)
+    assert held < 8 or [] not in found
 
 
 def test_masks_of_another_version_are_not_used(backend, web, tmp_path):
@@ -187,7 +299,8 @@ def test_without_a_model_nothing_is_stored(backend, web, caplog):
     assert "none yet" in caplog.text
 
 
-def test_the_thread_outlives_a_label_studio_that_is_away(backend, web):
+def test_the_thread_outlives_a_label_studio_that_is_away(backend, web, monkeypatch):
+    monkeypatch.setattr(push_module, "PAUSES", (0.01,))
     push = PushThread(backend)
     push(Project(1, "http://127.0.0.1:9", "t"), config(), tasks("good", url=web))
     push.join()
