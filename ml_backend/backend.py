@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 INLINE_TASKS = 24
 INLINE_SECONDS = 20.0
 INLINE_BYTES = 20 << 20
-# Half of the server's threads: the others are for health, crops and webhooks.
+# At most half of the threads that the server is told to have: the others are for health, crops and webhooks.
 INLINE_REQUESTS = 4
 # Images in one turn at the model; between its turns the queue lets those pass who wait for an answer.
 CHUNK = 8

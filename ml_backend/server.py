@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import json
 import logging
 import mimetypes
 import re
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 SECRET_HEADER = "X-Campaign-Secret"
 MAX_BODY = 64 << 20
+# Label Studio sends each task's annotations and older predictions with it, and all tasks at once.
+MAX_PREDICT_BODY = 512 << 20
 MAX_SIDE = 2048
 CROP_SECONDS = 24 * 3600  # for which a browser may keep a crop
 
@@ -77,6 +80,7 @@ def create_app(
     webhook_secret: str | None = None,
     image_cache_bytes: int = 512 << 20,
     max_body: int = MAX_BODY,
+    max_predict_body: int = MAX_PREDICT_BODY,
 ) -> Flask:
     """The server as a WSGI application; run it with one process and several threads.
 
@@ -85,7 +89,8 @@ def create_app(
     once. training(project id): what /is_training tells, {"is_training": bool, ...}. queue_depth: jobs that wait, for
     the metrics. basic_auth: (user, password) asked of Label Studio. this_machine: whether programs on this machine
     need none; by default where there is none to ask for, and then nobody else is let in. webhook_secret: what
-    `X-Campaign-Secret` must hold in webhooks. max_body: the largest request in bytes.
+    `X-Campaign-Secret` must hold in webhooks. max_body: the largest request in bytes,
+    max_predict_body: of /predict, for those who may ask.
     """
     if source is not None and not secret:
         raise InputError("secret", "at least one character", "none")
@@ -150,7 +155,7 @@ def create_app(
         return jsonify({"status": "queued" if known else "ignored"}), 201
 
     if backend is not None:
-        _add_protocol(app, backend, let_in)
+        _add_protocol(app, backend, let_in, max_predict_body)
     return app
 
 
@@ -171,7 +176,7 @@ ACTIONS = frozenset(
 )
 
 
-def _add_protocol(app: Flask, backend: Backend, let_in: Callable[[], None]) -> None:
+def _add_protocol(app: Flask, backend: Backend, let_in: Callable[[], None], max_predict_body: int) -> None:
     from ml_backend.model import MaskModel
 
     MaskModel.backend = backend
@@ -191,7 +196,8 @@ def _add_protocol(app: Flask, backend: Backend, let_in: Callable[[], None]) -> N
     @app.post("/predict")
     def predict() -> Response:
         let_in()
-        body = _body()
+        request.max_content_length = max_predict_body
+        body = _body(_slim)
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
             abort(400, "tasks: expected a list, got none")
@@ -302,14 +308,27 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _body() -> dict[str, Any]:
-    try:
-        body = request.get_json(silent=True)
-    except RecursionError:
-        abort(400, "body: expected a JSON object, got one nested too deep")
+def _body(each: Callable[[dict], dict] | None = None) -> dict[str, Any]:
+    """The JSON object of the request; `each` takes every object in it as it is read, and gives what to keep."""
+    body = None
+    if request.is_json:
+        try:
+            body = json.loads(request.get_data(cache=False), object_hook=each)
+        except RecursionError:
+            abort(400, "body: expected a JSON object, got one nested too deep")
+        except ValueError:
+            body = None
     if not isinstance(body, dict):
         abort(400, "body: expected a JSON object, got something else")
     return body
+
+
+def _slim(found: dict) -> dict:
+    """A task without what was annotated and predicted before, which is nearly all of it and which nobody here needs."""
+    if "data" in found:
+        for key in ("annotations", "predictions", "drafts"):
+            found.pop(key, None)
+    return found
 
 
 def _project(value: Any) -> int:

@@ -283,8 +283,30 @@ def test_a_predict_of_any_shape_is_answered(backend, change):
 
 
 def test_too_large_a_body_is_refused(backend):
-    app = create_app(backend=backend, max_body=1000)
-    assert app.test_client().post("/predict", data=b"x" * 2000, content_type="application/json").status_code == 413
+    client = create_app(backend=backend, basic_auth=("ls", "pw"), max_body=1000, max_predict_body=3000).test_client()
+    json = {"content_type": "application/json", "auth": ("ls", "pw")}
+    for path, size, status in (
+        ("/webhook", 2000, 413),
+        ("/setup", 2000, 413),
+        ("/predict", 4000, 413),
+        ("/predict", 2000, 400),
+    ):
+        assert client.post(path, data=b"x" * size, **json).status_code == status
+    assert client.post("/predict", data=b"x" * 4000, content_type="application/json").status_code == 401
+
+
+def test_tasks_come_with_all_that_was_predicted_before(tmp_path):
+    """As after a retraining: 70 MB here, of which only the tasks' data is kept."""
+    queued = []
+    backend = Backend(BrightModel(), ImageFiles(tmp_path / "cache"), inline_tasks=1)
+    backend.enqueue = lambda _project, _config, later: queued.extend(later)
+    old = [{"id": 5, "result": [{"value": {"rle": [255] * 35_000}}], "data": {"predictions": []}}]
+    data = {"image": "http://127.0.0.1:9/a.png", "predictions": "x"}
+    tasks = [{"id": i, "data": data, "annotations": old, "predictions": old, "drafts": old} for i in range(1, 161)]
+    body = {"tasks": tasks, "project": "1.2", "label_config": CONFIG}
+    answer = create_app(backend=backend).test_client().post("/predict", json=body)
+    assert answer.status_code == 200 and answer.json["results"] == [[]] * 160
+    assert queued == [{"id": i, "data": data} for i in range(1, 161)]
 
 
 def test_metrics_tell_what_happened(backend, tmp_path):
