@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,19 @@ from ml_backend.errors import InputError
 
 # A decompression bomb is refused before it is decoded; 4000x3000 is 12 million pixels.
 MAX_PIXELS = 200_000_000
+# What a browser may show of them. SVG is none of these, for it is a program too.
+_SHOWN = {
+    "AVIF": "image/avif",
+    "BMP": "image/bmp",
+    "GIF": "image/gif",
+    "ICO": "image/x-icon",
+    "JPEG": "image/jpeg",
+    "JPEG2000": "image/jp2",
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "TIFF": "image/tiff",
+    "WEBP": "image/webp",
+}
 # What Pillow's readers raise on damaged files; some of them have errors of their own, below RuntimeError.
 _DAMAGED = (
     ArithmeticError,
@@ -38,7 +52,7 @@ def read_rgb(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(path, f"an image of at most {MAX_PIXELS} pixels", f"{image.width}x{image.height}")
             image.load()
@@ -57,7 +71,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of the upright image at `path`, read from its header. Raises InputError like `read_rgb`."""
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (height, width) if turned else (width, height)
@@ -65,6 +79,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise InputError(path, "an image file", "no such file") from None
     except _DAMAGED as error:
         raise InputError(path, "a readable image", str(error) or type(error).__name__) from None
+
+
+def media_type(path: str | Path) -> str:
+    """The type of the image at `path` by its content, whatever it is called; of other files that of mere bytes."""
+    try:
+        with Image.open(path, formats=tuple(_SHOWN.keys() & set(_formats()))) as image:
+            return _SHOWN[image.format or ""]
+    except _DAMAGED:
+        return "application/octet-stream"
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """What is read: all that Pillow reads by itself. For EPS it starts Ghostscript, which runs what the file says."""
+    Image.preinit()
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
 
 
 def _rgb8(image: Image.Image) -> np.ndarray:

@@ -18,7 +18,6 @@ import hmac
 import ipaddress
 import json
 import logging
-import mimetypes
 import re
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from werkzeug.exceptions import HTTPException
 from ml_backend.backend import Backend
 from ml_backend.editing import cut_image, edit_window, whole_image
 from ml_backend.errors import InputError
+from ml_backend.images import media_type
 from ml_backend.metrics import Metrics
 from ml_backend.rendering import CropStyle, ImageCache, render_crop, render_whole
 from ml_backend.signing import Kind, TokenError, read
@@ -94,6 +94,13 @@ def create_app(
     """
     if source is not None and not secret:
         raise InputError("secret", "at least one character", "none")
+    # They log the addresses of images, with what is signed in them; where TLS fails the first does so as an error.
+    for name, level in (
+        ("label_studio_sdk", logging.CRITICAL),
+        ("httpx", logging.WARNING),
+        ("urllib3", logging.WARNING),
+    ):
+        logging.getLogger(name).setLevel(level)
     app = Flask("ml_backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     metrics = backend.metrics if backend else Metrics()
@@ -243,8 +250,7 @@ def _add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache
                 part = cut_image(picture, _window(window, picture.shape[1], picture.shape[0]))
                 return Response(part, mimetype="image/png", headers=_public(CROP_SECONDS))
             return Response(whole_image(picture), mimetype="image/jpeg", headers=_public(CROP_SECONDS))
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        answer = send_file(path, mimetype=kind, conditional=True)
+        answer = send_file(path, mimetype=media_type(path), conditional=True)
         answer.headers.update(_public(CROP_SECONDS))
         return answer
 
@@ -275,8 +281,14 @@ def _found(find: Callable[[int], Any], key: int) -> Any:
 
 
 def _public(seconds: int) -> dict[str, str]:
-    # Label Studio paints on a canvas, which needs the second header; the token in the address is the permission.
-    return {"Cache-Control": f"private, max-age={seconds}", "Access-Control-Allow-Origin": "*"}
+    return {
+        "Cache-Control": f"private, max-age={seconds}",
+        # Label Studio paints on a canvas, which needs this; the token in the address is the permission.
+        "Access-Control-Allow-Origin": "*",
+        # Images come from others, and the lead's page has the same origin.
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+    }
 
 
 def _refuse() -> NoReturn:

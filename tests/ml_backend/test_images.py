@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ml_backend.errors import InputError
-from ml_backend.images import image_size, read_rgb
+from ml_backend.images import image_size, media_type, read_rgb
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "1", "I;16"])
@@ -58,6 +58,37 @@ def test_a_damaged_image_of_any_kind_is_told_as_such(tmp_path, kind, options):
                 read(path)
             except InputError as error:
                 assert "\n" not in str(error)
+
+
+def test_postscript_is_no_image(tmp_path):
+    """Pillow would start Ghostscript."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n")
+    for read in (image_size, read_rgb):
+        with pytest.raises(InputError, match="image"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("a.html", "GIF", "image/gif"),
+        ("a.svg", "PNG", "image/png"),
+        ("a.gif", "JPEG", "image/jpeg"),
+        ("a", "TIFF", "image/tiff"),
+        ("a.jpg", "PPM", "application/octet-stream"),
+        ("a.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "application/octet-stream"),
+        ("a.png", b"<html><script>alert(1)</script>", "application/octet-stream"),
+        ("a.png", b"", "application/octet-stream"),
+    ],
+)
+def test_the_type_of_an_image_is_that_of_its_content(tmp_path, name, kind, expected):
+    path = tmp_path / name
+    if isinstance(kind, bytes):
+        path.write_bytes(kind)
+    else:
+        Image.new("RGB", (7, 5)).save(path, kind)
+    assert media_type(path) == expected
 
 
 def test_bad_images_get_one_line(tmp_path):

@@ -14,9 +14,10 @@ from pycocotools import mask as mask_util
 from werkzeug.serving import make_server
 
 import ml_backend
-from ml_backend.backend import Backend
+from ml_backend.backend import Backend, Project
 from ml_backend.errors import InputError
 from ml_backend.image_files import ImageFiles
+from ml_backend.push import push_predictions
 from ml_backend.server import MaskView, create_app
 from ml_backend.signing import crop_url, image_url
 from tests.ml_backend.bright_objects import BrightModel, draw_spots
@@ -114,6 +115,32 @@ def test_an_image_is_given_as_it_is_or_brightened(folder):
     path = path_of(image_url("http://h", SECRET, 1, time.time() + 86400))
     assert client.get(path).data == folder.path.read_bytes()
     assert Image.open(io.BytesIO(client.get(path + "?bright=1").data)).size == (100, 80)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"GIF89a/*\x00\x00\x00\x00\x00*/<script>alert(1)</script>", "application/octet-stream"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "application/octet-stream"),
+        (b"<script>alert(1)</script>", "application/octet-stream"),
+    ],
+)
+def test_an_image_is_never_a_page_on_this_origin(folder, content, kind):
+    """Whatever its file is called: names come with tasks."""
+    path = folder.path.with_name("abc__x.html")
+    path.write_bytes(content)
+    client = create_app(Folder(path), secret=SECRET).test_client()
+    answer = client.get(path_of(image_url("http://h", SECRET, 1, time.time() + 86400)))
+    assert answer.data == content and answer.mimetype == kind
+
+
+@pytest.mark.parametrize("path", [crop(), crop() + "?view=edit", path_of(image_url("http://h", SECRET, 1, 4e9))])
+@pytest.mark.parametrize("query", ["", "bright=1"])
+def test_pictures_are_nothing_but_pictures(folder, path, query):
+    answer = create_app(folder, secret=SECRET).test_client().get(path + ("&" if "?" in path else "?") + query)
+    assert answer.status_code == 200
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
 
 
 def test_a_truncated_image_is_told_in_the_log_only(folder, caplog):
@@ -345,7 +372,8 @@ def test_training_status_is_told():
     assert create_app().test_client().get("/is_training").json == {"is_training": False}
 
 
-def test_no_secret_stands_in_the_log(backend, caplog):
+def test_no_secret_stands_in_the_log(backend, caplog, tmp_path):
+    draw_spots(tmp_path / "a.png")
     caplog.set_level(logging.DEBUG)
     client = create_app(backend=backend, basic_auth=("ls", "passw0rd"), webhook_secret="h00k").test_client()
     setup = {"project": "1.2", "schema": CONFIG, "hostname": "http://127.0.0.1:9", "access_token": "t0k3n"}
@@ -353,9 +381,18 @@ def test_no_secret_stands_in_the_log(backend, caplog):
     tasks = [{"id": 1, "data": {"image": "/data/upload/1/a.png?sig=s1gn3d"}}]
     client.post("/predict", json={"tasks": tasks, "project": "1.2", "label_config": CONFIG}, auth=("ls", "passw0rd"))
     client.post("/webhook", json={"action": "X"}, headers={"X-Campaign-Secret": "h00k"})
-    assert "task 1" in caplog.text
-    ours = "\n".join(r.getMessage() for r in caplog.records if r.name.startswith("ml_backend"))
-    assert not any(secret in ours for secret in ("passw0rd", "h00k", "t0k3n", "s1gn3d"))
+    with serve_folder(tmp_path) as (url, asked):
+        tasks = [{"id": 1, "data": {"image": f"{url}/a.png?sig=s1gn3d"}}]
+        tasks += [{"id": 2, "data": {"image": f"{url.replace('http:', 'https:')}/a.png?sig=s1gn3d"}}]
+        body = {"tasks": tasks, "project": "1.2", "label_config": CONFIG}
+        client.post("/predict", json=body, auth=("ls", "passw0rd"))
+        project = Project(1, url, "t0k3n")
+        with pytest.raises(InputError):
+            push_predictions(backend, project, CONFIG, tasks)
+        assert len(asked) == 2 and "sig=s1gn3d" in asked[0]
+    assert "task 1" in caplog.text and "task 2" in caplog.text
+    # Of the whole process, not of this package alone.
+    assert not any(secret in caplog.text for secret in ("passw0rd", "h00k", "t0k3n", "s1gn3d"))
     assert "t0k3n" not in repr(backend.project(1))
 
 
