@@ -20,7 +20,7 @@ from campaign.jobs.plan import Step
 from campaign.store import Store
 from campaign.store.masks import is_drawn
 from campaign.store.shards import read_shard
-from ml_backend.backend import Backend, Project, StoredMasks
+from ml_backend.backend import Backend, Project, StoredMasks, project_number
 from ml_backend.detector import Detector
 from ml_backend.errors import InputError
 from ml_backend.image_files import image_cache
@@ -169,12 +169,12 @@ class CampaignBackend(Backend):
 
     store: Store = field(kw_only=True)
 
-    def project(self, project_id: int) -> Project:
+    def project(self, project: str | int) -> Project:
         """How to reach a project: the source project by the campaign's settings, others as `set_up` was told."""
-        settings = self.store.settings.label_studio
-        if settings.url and project_id == settings.source_project:
-            return Project(project_id, settings.url, self.store.secret("label_studio_token"))
-        return super().project(project_id)
+        settings, number = self.store.settings.label_studio, project_number(project)
+        if settings.url and number == settings.source_project:
+            return Project(number, settings.url, self.store.secret("label_studio_token"))
+        return super().project(project)
 
 
 def build_app(folder: str | Path) -> Flask:

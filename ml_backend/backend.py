@@ -36,6 +36,8 @@ CHUNK = 8
 # Tasks in one look at the stored masks.
 LOOK = 512
 MAX_PIXELS = 64_000_000
+# Of an id in Label Studio's database, 64 bits.
+MAX_DIGITS = 18
 
 
 class ModelSource(Protocol):
@@ -101,44 +103,48 @@ class Backend:
         # A model is no thing to be used by two threads at once, and loading it twice would double its memory.
         self._predicting = Turns()
         self._answering = threading.BoundedSemaphore(self.inline_requests)
-        self._projects: dict[int, Project] = {}
+        self._projects: dict[str, Project] = {}
 
-    def set_up(self, project_id: int, hostname: str = "", token: str = "") -> str:
-        """Remembers how to reach a project's images; gives the current model's version."""
-        self._projects[project_id] = Project(project_id, hostname, token)
+    def set_up(self, project: str | int, hostname: str = "", token: str = "") -> str:
+        """Remembers how to reach a project's images; gives the current model's version.
+
+        project: as Label Studio names it, "<id>.<time of creation>"; the id alone may be that of several servers.
+        """
+        self._projects[str(project)] = Project(project_number(project), hostname, token)
         return self.model.version
 
-    def project(self, project_id: int) -> Project:
+    def project(self, project: str | int) -> Project:
         """What `set_up` was told of a project."""
-        known = self._projects.get(project_id)
+        known = self._projects.get(str(project))
         if known is not None and known.hostname and known.token:
             return known
         # Never one's address with the other's token: a token goes to its own Label Studio only.
-        return Project(project_id, os.environ.get("LABEL_STUDIO_URL", ""), os.environ.get("LABEL_STUDIO_API_KEY", ""))
+        address, token = os.environ.get("LABEL_STUDIO_URL", ""), os.environ.get("LABEL_STUDIO_API_KEY", "")
+        return Project(project_number(project), address, token)
 
-    def predict(self, project_id: int, label_config: str, tasks: Sequence[dict]) -> list[dict | list]:
+    def predict(self, project: str | int, label_config: str, tasks: Sequence[dict]) -> list[dict | list]:
         """One answer per task: a prediction, or an empty list where there is none yet.
 
         Such a task follows through the queue, or its image could not be fetched and Label Studio asks for it again. A
         task that cannot be predicted (no image, an unreadable or too large one) gets an empty result, a line in the
         log and a count in the metrics: one bad task must not cost the others theirs.
         """
-        project = self.project(project_id)
+        where = self.project(project)
         try:
             labels = parse_labels(label_config)
         except InputError as error:
-            log.warning("project %d: %s", project_id, error)
+            log.warning("project %d: %s", where.id, error)
             self.metrics.bad_tasks.labels("config").inc(len(tasks))
             return [self._empty() for _ in tasks]
         answers: list[dict | list | None] = [None] * len(tasks)
         if self._answering.acquire(blocking=False):
             try:
-                self._answer(project, labels, tasks, answers)
+                self._answer(where, labels, tasks, answers)
             finally:
                 self._answering.release()
         later = [task for task, answer in zip(tasks, answers, strict=True) if answer is None]
         if later and self._has_model():
-            self._queue(project, label_config, later)
+            self._queue(where, label_config, later)
         return [[] if answer is None else answer for answer in answers]
 
     def predict_now(self, project: Project, labels: LabelMap, tasks: Sequence[dict]) -> list[dict | list]:
@@ -349,6 +355,12 @@ class Backend:
 
     def _empty(self, version: str | None = None) -> dict[str, Any]:
         return {"result": [], "score": 0.0, "model_version": version or self.model.version}
+
+
+def project_number(project: object) -> int:
+    """The id in Label Studio's "<id>.<time of creation>", 0 where it is none."""
+    head = str(project or "").partition(".")[0]
+    return int(head) if head.isascii() and head.isdigit() and len(head) <= MAX_DIGITS else 0
 
 
 def task_number(task: Any) -> int:

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ml_backend.backend import Backend, ModelSource
+from ml_backend.backend import Backend, ModelSource, project_number
 from ml_backend.detector import Detector, load_detector_class
 from ml_backend.errors import InputError
 from ml_backend.image_files import image_cache
 from ml_backend.push import PushThread
 
-# Of an id in Label Studio's database, 64 bits.
-MAX_DIGITS = 18
 # 2.x opens a SQLite file in this folder as soon as it is imported, by default in the current one.
 os.environ.setdefault("MODEL_DIR", str(Path(tempfile.gettempdir()) / f"label-studio-ml-{os.getuid()}"))
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class MaskModel(LabelStudioMLBase):
         self.train_output = train_output or {}
         self.hostname, self.access_token = str(options.get("hostname") or ""), str(options.get("access_token") or "")
         if self.hostname or self.access_token:
-            self.shared().set_up(self.number, self.hostname, self.access_token)
+            self.shared().set_up(self.project_id, self.hostname, self.access_token)
 
     @classmethod
     def shared(cls) -> Backend:
@@ -94,8 +92,8 @@ class MaskModel(LabelStudioMLBase):
         if isinstance(context, dict) and context.get("result"):
             return [{"result": [], "score": 0.0, "model_version": self.model_version} for _ in tasks]
         told = (project_number(task.get("project")) for task in tasks if isinstance(task, dict))
-        number = self.number or next(filter(None, told), 0)
-        return self.shared().predict(number, self._label_config, tasks)
+        project = self.project_id if self.number else next(filter(None, told), 0)
+        return self.shared().predict(project, self._label_config, tasks)
 
     def fit(self, *_: Any, **__: Any) -> dict:
         """Training belongs to the campaign's queue: see `create_app` of `ml_backend.server`."""
@@ -143,9 +141,3 @@ def default_backend() -> Backend:
     backend = Backend(model, image_cache())
     backend.enqueue = PushThread(backend)
     return backend
-
-
-def project_number(project: object) -> int:
-    """The id in Label Studio's "<id>.<time of creation>", 0 where it is none."""
-    head = str(project or "").partition(".")[0]
-    return int(head) if head.isascii() and head.isdigit() and len(head) <= MAX_DIGITS else 0

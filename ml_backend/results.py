@@ -17,6 +17,8 @@ from ml_backend.rle import decode_window
 
 # From the most exact to the least: where a config offers a label in several, the first is answered.
 CONTROLS = ("BrushLabels", "PolygonLabels", "RectangleLabels")
+# Characters of a labeling config; ten thousand labels take less.
+MAX_CONFIG = 1 << 20
 # How far a polygon may run beside the mask's edge, in pixels.
 POLYGON_TOLERANCE = 0.7
 
@@ -45,7 +47,9 @@ class LabelMap:
 
     @classmethod
     def parse(cls, xml: str) -> LabelMap:
-        """The map of a labeling config. Raises InputError where it is no XML or has no labels on an image."""
+        """The map of a labeling config. Raises InputError where it is too long, no XML or has no labels on an image."""
+        if len(xml or "") > MAX_CONFIG:
+            raise InputError("labeling config", f"at most {MAX_CONFIG} characters", len(xml))
         try:
             root = ElementTree.fromstring(xml or "")
         except (ElementTree.ParseError, TypeError, ValueError) as error:
@@ -62,12 +66,14 @@ class LabelMap:
                     continue
                 data_key = key
                 for label in control.iter("Label"):
-                    name = label.get("alias") or label.get("value") or ""
-                    target = Target(kind, control.get("name", ""), to_name, name, _score(control))
-                    own.setdefault(name.lower(), target)
-                    for value in (label.get("predicted_values") or "").split(","):
-                        if value.strip():
-                            named.setdefault(value.strip().lower(), target)
+                    value, alias = label.get("value") or "", label.get("alias") or ""
+                    target = Target(kind, control.get("name", ""), to_name, alias or value, _score(control))
+                    # Label Studio keeps the alias, where there is one; a class may be called either.
+                    for name in filter(None, (alias, value)):
+                        own.setdefault(name.lower(), target)
+                    for name in (label.get("predicted_values") or "").split(","):
+                        if name.strip():
+                            named.setdefault(name.strip().lower(), target)
         if not data_key:
             raise InputError(
                 "labeling config",

@@ -28,7 +28,7 @@ from typing import Any, NoReturn, Protocol
 from flask import Flask, Response, abort, g, jsonify, request, send_file
 from werkzeug.exceptions import HTTPException
 
-from ml_backend.backend import Backend
+from ml_backend.backend import Backend, project_number
 from ml_backend.editing import cut_image, edit_window, whole_image
 from ml_backend.errors import InputError
 from ml_backend.images import media_type
@@ -43,6 +43,7 @@ MAX_BODY = 64 << 20
 # Label Studio sends each task's annotations and older predictions with it, and all tasks at once.
 MAX_PREDICT_BODY = 512 << 20
 MAX_SIDE = 2048
+MAX_NAME = 64  # characters of "<id>.<time of creation>"
 CROP_SECONDS = 24 * 3600  # for which a browser may keep a crop
 
 
@@ -133,7 +134,7 @@ def create_app(
     @app.get("/is_training")
     def is_training() -> Response:
         let_in()
-        return jsonify(training(_project(request.args.get("project"))) if training else {"is_training": False})
+        return jsonify(training(project_number(request.args.get("project"))) if training else {"is_training": False})
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
@@ -153,7 +154,7 @@ def create_app(
         if action == "START_TRAINING" and backend is not None and backend.train is not None:
             project = payload.get("project")
             try:
-                backend.train(_project(project.get("id") if isinstance(project, dict) else project))
+                backend.train(project_number(project.get("id") if isinstance(project, dict) else project))
             except InputError as error:
                 log.warning("training was not started: %s", error)
                 return _error(503, "training cannot be started now, see the server's log"), 503
@@ -193,7 +194,7 @@ def _add_protocol(app: Flask, backend: Backend, let_in: Callable[[], None], max_
         let_in()
         body = _body()
         model = MaskModel(
-            project_id=str(_project(body.get("project"))),
+            project_id=str(body.get("project") or "")[:MAX_NAME],
             label_config=str(body.get("schema") or ""),
             hostname=str(body.get("hostname") or ""),
             access_token=str(body.get("access_token") or ""),
@@ -210,7 +211,7 @@ def _add_protocol(app: Flask, backend: Backend, let_in: Callable[[], None], max_
             abort(400, "tasks: expected a list, got none")
         params = body.get("params")
         model = MaskModel(
-            project_id=str(_project(body.get("project"))), label_config=str(body.get("label_config") or "")
+            project_id=str(body.get("project") or "")[:MAX_NAME], label_config=str(body.get("label_config") or "")
         )
         answers = model.predict(tasks, context=params.get("context") if isinstance(params, dict) else None)
         return jsonify({"results": answers, "model_version": model.model_version})
@@ -341,12 +342,6 @@ def _slim(found: dict) -> dict:
         for key in ("annotations", "predictions", "drafts"):
             found.pop(key, None)
     return found
-
-
-def _project(value: Any) -> int:
-    from ml_backend.model import project_number
-
-    return project_number(value)
 
 
 def _measure(app: Flask, metrics: Metrics) -> None:

@@ -80,6 +80,8 @@ def test_a_polygon_keeps_close_to_its_mask(seed):
         ('<Label value="fruit" predicted_values="pear"/><Label value="apple"/>', ["apple", "apple", "fruit"]),
         ('<Label value="apple"/><Label value="red" predicted_values="apple"/>', ["red", "red"]),
         ('<Label value="x" alias="pear"/>', ["pear"]),
+        ('<Label value="apple" alias="A1"/><Label value="Pear" alias="P1"/>', ["A1", "A1", "P1"]),
+        ('<Label value="other" alias="apple"/><Label value="apple" alias="A1"/>', ["apple", "apple"]),
         ('<Label value="banana"/>', []),
     ],
 )
@@ -116,6 +118,8 @@ def test_the_key_of_the_image_is_found():
     [
         "",
         "<View",
+        "<View>\ud800</View>",
+        "<View>" + "<a/>" * 300_000 + "</View>",
         '<View><Text name="t" value="$t"/></View>',
         '<View><Image name="img" value="$photo"/></View>',
         '<View><Text name="t" value="$t"/><BrushLabels name="b" toName="t"><Label value="a"/></BrushLabels></View>',

@@ -393,7 +393,20 @@ def test_no_secret_stands_in_the_log(backend, caplog, tmp_path):
     assert "task 1" in caplog.text and "task 2" in caplog.text
     # Of the whole process, not of this package alone.
     assert not any(secret in caplog.text for secret in ("passw0rd", "h00k", "t0k3n", "s1gn3d"))
-    assert "t0k3n" not in repr(backend.project(1))
+    assert "t0k3n" not in repr(backend.project("1.2"))
+
+
+def test_projects_of_two_label_studios_may_have_one_number(backend):
+    client = create_app(backend=backend).test_client()
+    for project, token in (("31.111", "first"), ("31.222", "second")):
+        setup = {"project": project, "schema": CONFIG, "hostname": f"http://{token}", "access_token": token}
+        client.post("/setup", json=setup)
+    where, seen = [], backend._record
+    backend._record = lambda project, *rest: (where.append(project), seen(project, *rest))[1]
+    for project in ("31.111", "31.222"):
+        body = {"tasks": [{"id": 1, "data": {}}], "project": project, "label_config": CONFIG}
+        client.post("/predict", json=body)
+    assert where == [Project(31, "http://first", "first"), Project(31, "http://second", "second")]
 
 
 def test_health_is_answered_while_the_model_works(tmp_path):
