@@ -212,9 +212,13 @@ def test_label_studio_ml_starts_the_folder(tmp_path, web):
                 time.sleep(0.2)
         version = requests.post(f"{url}/setup", json=setup_body(), timeout=10).json()["model_version"]
         body = predict_body(web, xml=config().replace("apple", "7"))
+        for task in body["tasks"]:
+            task["data"]["image"] += "?sig=s1gn3d"
         results = requests.post(f"{url}/predict", json=body, timeout=30).json()["results"]
         assert version and {r["model_version"] for r in results} == {version}, log.read_text()
         assert [r["value"]["brushlabels"] for r in results[0]["result"]] == [["fruit"]]
+        told = log.read_text()
+        assert "/predict" in told and not any(secret in told for secret in ("s1gn3d", "t0k3n"))
     finally:
         os.killpg(process.pid, 15)
         process.wait(10)
