@@ -37,10 +37,11 @@ class Calibration:
         x = np.array([predicted[b].mean() for b in bins], float)
         y = np.array([true[b].mean() for b in bins], float)
         y = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y)
-        y = y + np.arange(len(y)) * 1e-4
+        # A strict rise, which leaves room for one more at either end.
+        rise = np.arange(1, len(y) + 1) * 1e-4
+        y = np.minimum(y + rise, 1 - rise[::-1])
         low, high = float(min(predicted.min(), x[0] - 1e-3)), float(max(predicted.max(), x[-1] + 1e-3))
-        y = np.clip(y, 0, 1)
         xs = [min(low, 0.0), *x.tolist(), max(high, 1.0)]
-        ys = [min(float(y[0]), 0.0), *y.tolist(), float(y[-1] + (1 - y[-1]) * 0.2)]
+        ys = [0.0, *y.tolist(), float(y[-1] + (1 - y[-1]) * 0.2)]
         keep = np.r_[True, np.diff(xs) > 1e-9]
         return cls(tuple(float(v) for v in np.array(xs)[keep]), tuple(float(v) for v in np.array(ys)[keep]))

@@ -28,6 +28,17 @@ def test_order_is_kept():
     assert calibration(raw).max() <= 1
 
 
+@pytest.mark.parametrize("true", [0.0, 0.5, 0.9995, 1.0])
+def test_knots_rise_strictly_even_where_all_masks_are_worth_the_same(true):
+    predicted = np.random.default_rng(0).uniform(0, 1, 1000).astype(np.float32)
+    calibration = Calibration.fit(predicted, np.full(1000, true))
+    assert (np.diff(calibration.raw) > 0).all()
+    assert (np.diff(calibration.calibrated) > 0).all()
+    assert calibration.calibrated[0] >= 0
+    assert calibration.calibrated[-1] <= 1
+    assert calibration(np.array([0.5])) == pytest.approx(true, abs=3e-3)
+
+
 @pytest.mark.parametrize("n", [0, 1, 99])
 def test_too_few_masks_change_nothing(n):
     predicted, true = overconfident(n, 0)
