@@ -56,16 +56,6 @@ def load_pixels(record: ImageRecord) -> np.ndarray:
     return pixels
 
 
-def scaled(pixels: np.ndarray, mean, deviation, height: int, width: int) -> Tensor:
-    """The image normalised and resized, (3, height, width) float32, antialiased where it gets smaller."""
-    tensor = torch.from_numpy((pixels.astype(np.float32) - mean) / deviation).permute(2, 0, 1)[None]
-    if tensor.shape[-2:] != (height, width):
-        tensor = functional.interpolate(
-            tensor, size=(height, width), mode="bilinear", align_corners=False, antialias=True
-        )
-    return tensor[0]
-
-
 class CropSampler:
     """Batches of random crops. Several threads may ask for batches; they share the decoded images.
 

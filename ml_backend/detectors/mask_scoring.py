@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +16,9 @@ from ml_backend.calibration import Calibration
 from ml_backend.coco import CocoDataset, ImageRecord
 from ml_backend.detector import Progress
 from ml_backend.detectors.augmentation import CropSampler
-from ml_backend.detectors.inference import Prepared, batched, groups, prepare, to_predictions
+from ml_backend.detectors.network import Detections
 from ml_backend.detectors.options import DetectorOptions
+from ml_backend.detectors.pipeline import Pipeline
 from ml_backend.detectors.presets import build
 from ml_backend.errors import InputError
 from ml_backend.evaluation import measure
@@ -31,10 +30,11 @@ log = logging.getLogger(__name__)
 
 FORMAT = "mask-scoring-rcnn/1"
 CHECKPOINT, UNFINISHED, METRICS = "model.pt", "unfinished.pt", "metrics.json"
-# Options that change what is predicted but not the weights; they may be given anew when a checkpoint is loaded.
+# Options that change what is predicted, or how fast, but not the weights; they may be given anew when a checkpoint is
+# loaded.
 PREDICTION_OPTIONS = {
     "device", "threads", "bfloat16", "min_score", "min_area", "nms", "mask_nms", "max_detections", "predict_batch",
-    "tile", "feature", "feature_width",
+    "tile", "feature", "feature_width", "readers", "encoders", "paste_pixels",
 }  # fmt: skip
 # Options that a later round takes over with the weights.
 KEPT_OPTIONS = ("scale", "anchors", "standardise")
@@ -67,9 +67,7 @@ class MaskScoringRCNN:
             torch.set_num_threads(options.threads)
         self.network = build(options, len(classes), pretrained=False)
         self.network.load_state_dict(state)
-        self.network.to(self.device).eval()
-        if self.device.type == "cpu":
-            self.network.to(memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.version = f"{options.preset}-{digest(state, list(calibration.raw), list(calibration.calibrated))}"
 
     @classmethod
@@ -95,48 +93,26 @@ class MaskScoringRCNN:
     def predict(self, images: Iterable[ImageRecord]) -> Iterator[Predictions]:
         """One `Predictions` per image, in order; masks best score first. Raises InputError for a bad image.
 
-        Reading the next images overlaps with the network.
+        Decoding of the next images and encoding of the last masks overlap with the network.
         """
         kind = self.options.feature
-        for predictions, features in self.predict_kinds(images, [kind]):
+        for predictions, features in self._pipeline([kind])(images):
             yield replace(predictions, features=features[kind])
 
     def predict_kinds(
         self, images: Iterable[ImageRecord], kinds: Sequence[str] = KINDS
     ) -> Iterator[tuple[Predictions, dict[str, np.ndarray]]]:
         """As `predict`, with features of several kinds from the one pass, each (n, d) float16, instead of one."""
-        for group in groups(self._prepared(images), self.options.predict_batch):
-            yield from self._predict(group, kinds)
+        yield from self._pipeline(kinds)(images)
 
-    def _prepared(self, images: Iterable[ImageRecord]) -> Iterator[Prepared]:
-        records = iter(images)
-        with ThreadPoolExecutor(1) as reader:
-            depth = self.options.predict_batch + 1
-            waiting = [reader.submit(prepare, r, self.options) for r in islice(records, depth)]
-            while waiting:
-                image = waiting.pop(0).result()
-                waiting += [reader.submit(prepare, r, self.options) for r in islice(records, 1)]
-                yield image
+    def _pipeline(self, kinds: Sequence[str]) -> Pipeline:
+        return Pipeline(self._detect, self.options, self.device, list(self.classes), self.calibration, kinds)
 
-    def _predict(
-        self, group: list[Prepared], kinds: Sequence[str]
-    ) -> Iterator[tuple[Predictions, dict[str, np.ndarray]]]:
-        tiles = [t for image in group for t in image.tiles]
-        found = []
-        for start in range(0, len(tiles), self.options.predict_batch):
-            pixels, sizes = batched(tiles[start : start + self.options.predict_batch])
-            pixels = pixels.to(self.device)
-            if self.device.type == "cpu":
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=bfloat16_where_fast(self.options, self.device)
-            ):
-                found += self.network.detect(pixels, sizes)
-        at = 0
-        for image in group:
-            part = found[at : at + len(image.tiles)]
-            at += len(image.tiles)
-            yield to_predictions(image, part, self.options, list(self.classes), self.calibration, kinds)
+    def _detect(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        half = bfloat16_where_fast(self.options, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.network.detect(pixels, sizes)
 
     @classmethod
     def train(
@@ -202,9 +178,8 @@ def _train_network(data, classes, options, unfinished, name, earlier, progress):
     device = chosen_device(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    network = build(options, len(classes), pretrained=earlier is None).to(device)
-    if device.type == "cpu":
-        network.to(memory_format=torch.channels_last)
+    network = build(options, len(classes), pretrained=earlier is None)
+    network.to(device).to(memory_format=torch.channels_last)
     if earlier is not None:
         network.load_state_dict(earlier["network"])
     sampler = CropSampler(data, classes, options)
@@ -212,9 +187,7 @@ def _train_network(data, classes, options, unfinished, name, earlier, progress):
 
     def losses(net, batch, step):
         images, targets = batch
-        images = images.to(device)
-        if device.type == "cpu":
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = images.to(device, memory_format=torch.channels_last)
         score = earlier is not None or step >= options.steps * options.score_from
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             return net(images, [t.to(device) for t in targets], score)
@@ -244,16 +217,21 @@ def continued(options: Options, earlier: dict[str, Any], classes: dict[int, str]
 
 
 def chosen_device(options: DetectorOptions) -> torch.device:
+    """The device of the options, or the best there is. Raises InputError where this machine has no such device."""
+    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise InputError("detector option device", "a torch device such as cpu or cuda:0", options.device) from None
+        # Named by its number, for other threads may have another current one.
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        here = ", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))])
+        raise InputError("detector option device", f"a torch device of this machine ({here})", name) from None
 
 
 def bfloat16_where_fast(options: DetectorOptions, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: as the options say, else where the device itself does and nothing emulates it."""
     if options.bfloat16 is not None:
         return options.bfloat16
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported and supported())

@@ -57,6 +57,11 @@ class DetectorOptions(BaseModel):
     max_detections: int = Field(500, ge=1, description="most predictions per image")
     predict_batch: int = Field(1, ge=1, description="images per forward pass")
     tile: int = Field(1536, ge=256, description="longer images are cut into tiles of this side, network pixels")
+    readers: int = Field(4, ge=1, description="threads that decode images; on a CPU one does in training")
+    encoders: int = Field(2, ge=1, description="threads that encode masks")
+    paste_pixels: int = Field(
+        1 << 24, ge=1 << 16, description="values, pixels and weights, that masks are pasted with at a time"
+    )
 
     feature: FeatureKind = Field("mask_attention", description="feature that masks are clustered by")
     feature_width: int = Field(512, ge=1, description="width of the projected feature")
@@ -74,6 +79,10 @@ class DetectorOptions(BaseModel):
             if first["type"] == "extra_forbidden":
                 raise InputError(f"detector option {name}", f"one of {', '.join(cls.model_fields)}", name) from None
             raise InputError(f"detector option {name}", first["msg"], first.get("input")) from None
+
+    def zoom(self, height: int, width: int) -> float:
+        """Network pixels per image pixel at which an image is predicted."""
+        return float(self.scale or 1.0)
 
     def resolve(self, data: CocoDataset) -> DetectorOptions:
         """The same with scale, anchors and least area chosen from the objects in `data`."""

@@ -20,16 +20,16 @@ from ml_backend.detector import Progress
 from ml_backend.detectors.mask_scoring import (
     CHECKPOINT,
     METRICS,
+    PREDICTION_OPTIONS,
     UNFINISHED,
     bfloat16_where_fast,
     chosen_device,
     continued,
 )
 from ml_backend.detectors.mask_scoring import KEPT_OPTIONS as SHARED_KEPT_OPTIONS
-from ml_backend.detectors.mask_scoring import PREDICTION_OPTIONS as SHARED_PREDICTION_OPTIONS
 from ml_backend.detectors.network import Detections
+from ml_backend.detectors.pipeline import Pipeline
 from ml_backend.detectors.pointrend_config import PointRendOptions
-from ml_backend.detectors.pointrend_inference import Pipeline
 from ml_backend.detectors.pointrend_network import build
 from ml_backend.detectors.pointrend_training import Run, train
 from ml_backend.errors import InputError
@@ -39,8 +39,6 @@ from ml_backend.predictions import Predictions
 from ml_backend.training import digest, fingerprint, read, save
 
 FORMAT = "pointrend/1"
-# Options that change what is predicted, or how fast, but not the weights.
-PREDICTION_OPTIONS = SHARED_PREDICTION_OPTIONS | {"readers", "encoders", "paste_pixels"}
 # Options that a later round takes over with the weights.
 KEPT_OPTIONS = (*SHARED_KEPT_OPTIONS, "norm", "schedule")
 
@@ -71,9 +69,7 @@ class PointRend:
         self.network = build(options, len(classes), pretrained=False)
         self.network.load_state_dict(state)
         self.network.mixed = bfloat16_where_fast(options, self.device)
-        self.network.to(self.device).eval()
-        if self.device.type == "cpu":
-            self.network.to(memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last).eval()
         name = digest(state, list(calibration.raw), list(calibration.calibrated))
         self.version = f"pointrend-{options.preset}-{name}"
 
@@ -116,9 +112,7 @@ class PointRend:
         return Pipeline(self._detect, self.options, self.device, list(self.classes), self.calibration, kinds)
 
     def _detect(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
-        if self.device.type == "cpu":
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.network.detect(pixels, sizes)
+        return self.network.detect(pixels.contiguous(memory_format=torch.channels_last), sizes)
 
     @classmethod
     def train(
@@ -149,6 +143,8 @@ class PointRend:
         """
         output = Path(output)
         chosen = PointRendOptions.create(options)
+        # Here, where an error is told as one, and not in a process of the run.
+        chosen_device(chosen)
         earlier = read(Path(start_from), FORMAT) if start_from else None
         classes = dict(sorted(data.classes.items()))
         if earlier is not None:

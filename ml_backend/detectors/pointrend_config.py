@@ -44,9 +44,6 @@ class PointRendOptions(DetectorOptions):
     )
     evaluate_images: int = Field(100, ge=1, description="most held-out images in those measurements")
     scored_per_image: int = Field(32, ge=1, description="detections per image that the IoU head learns from")
-    readers: int = Field(4, ge=1, description="threads that decode images; on a CPU one does in training")
-    encoders: int = Field(2, ge=1, description="threads that encode masks")
-    paste_pixels: int = Field(1 << 24, ge=1 << 16, description="pixels that masks are pasted into at a time")
 
     @classmethod
     def create(cls, values: dict[str, Any] | None = None) -> PointRendOptions:
@@ -70,7 +67,7 @@ class PointRendOptions(DetectorOptions):
     def zoom(self, height: int, width: int) -> float:
         """Network pixels per image pixel at which an image is predicted."""
         if not self.whole_images:
-            return float(self.scale or 1.0)
+            return super().zoom(height, width)
         return fit_edges(height, width, self.short_edges[-1], self.long_edge)
 
     def resolve(self, data: CocoDataset) -> PointRendOptions:

@@ -31,8 +31,8 @@ def inputs(channels, hidden=1024, n=3):
         ("mask_iou", 8, 16, 16, 16),
     ],
 )
-def test_widths(kind, channels, hidden, raw, stored):
-    feature = raw_feature(kind, *inputs(channels, hidden))
+def test_widths(kind, channels, hidden, raw, stored, device):
+    feature = raw_feature(kind, *(t.to(device) for t in inputs(channels, hidden)))
     assert feature.shape == (3, raw)
     projected = project(kind, feature)
     assert projected.shape == (3, stored)
@@ -60,6 +60,15 @@ def test_projection_is_the_same_everywhere():
     rounded = np.round(matrix[:64] * 2**12).astype("<i4").tobytes()
     assert hashlib.sha256(rounded).hexdigest()[:16] == "bcbeebbc801f1b88"
     assert not np.array_equal(matrix, projection(3136, seed=1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_device_gives_the_same(kind, device):
+    here, there = (
+        project(kind, raw_feature(kind, *(t.to(place) for t in inputs(64, 256)))).float().cpu()
+        for place in ("cpu", device)
+    )
+    assert torch.allclose(here, there, rtol=2e-3, atol=2e-3 * float(here.abs().max()))
 
 
 def test_projection_keeps_distances():

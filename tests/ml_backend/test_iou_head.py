@@ -22,9 +22,10 @@ def test_loss_is_the_mean_absolute_error(predicted, target, expected):
 
 
 @pytest.mark.parametrize(("channels", "width", "hidden"), [(256, 256, 1024), (64, 64, 256), (8, 16, 32)])
-def test_widths(channels, width, hidden):
-    head = IoUHead(channels, width, hidden)
-    predicted, feature = head(torch.rand(3, channels, 14, 14), torch.rand(3, 28, 28))
+def test_widths(channels, width, hidden, device):
+    head = IoUHead(channels, width, hidden).to(device)
+    predicted, feature = head(torch.rand(3, channels, 14, 14, device=device), torch.rand(3, 28, 28, device=device))
+    assert (predicted.device.type, predicted.dtype) == (device, torch.float32)
     assert predicted.shape == (3,)
     assert feature.shape == (3, hidden)
     assert head.hidden == hidden
@@ -63,13 +64,13 @@ def test_no_masks():
     ],
     ids=["more misses", "misses only", "hits only", "none"],
 )
-def test_hits_and_misses_in_balance(target, rows):
-    assert balanced(torch.tensor(target)).tolist() == rows
+def test_hits_and_misses_in_balance(target, rows, device):
+    assert balanced(torch.tensor(target, device=device)).tolist() == rows
 
 
 @pytest.mark.parametrize("size", [7, 14, 56])
-def test_resizing_keeps_the_covered_share(size):
-    masks = torch.stack([disk(8), disk(15), torch.ones(40, 40), torch.zeros(40, 40)])
+def test_resizing_keeps_the_covered_share(size, device):
+    masks = torch.stack([disk(8), disk(15), torch.ones(40, 40), torch.zeros(40, 40)]).to(device)
     resized = resize_masks(masks, size)
     assert resized.shape == (4, size, size)
     assert resized.mean((1, 2)).tolist() == pytest.approx(masks.mean((1, 2)).tolist(), abs=0.02)
@@ -77,9 +78,9 @@ def test_resizing_keeps_the_covered_share(size):
     assert resized.max() <= 1 + 1e-5
 
 
-def test_it_learns_to_tell_good_masks_from_bad():
+def test_it_learns_to_tell_good_masks_from_bad(device):
     torch.manual_seed(0)
-    head = IoUHead(4, 8, 16)
+    head = IoUHead(4, 8, 16).to(device)
     optimiser = torch.optim.Adam(head.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(1)
 
@@ -89,7 +90,8 @@ def test_it_learns_to_tell_good_masks_from_bad():
         true = torch.stack([disk(r) for r in radius])
         mask = torch.stack([disk(r, x=20 + s) for r, s in zip(radius, shift, strict=True)])
         features = resize_masks(true, 14)[:, None].repeat(1, 4, 1, 1)
-        return features, mask, (mask * true).sum((1, 2)) / torch.maximum(mask, true).sum((1, 2))
+        iou = (mask * true).sum((1, 2)) / torch.maximum(mask, true).sum((1, 2))
+        return features.to(device), mask.to(device), iou.to(device)
 
     for _ in range(150):
         features, mask, target = sample(16)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_util
+from torch.nn import functional
 
 from ml_backend.coco import ImageRecord
-from ml_backend.detectors.inference import Tile, central, cut, suppress
+from ml_backend.detectors.inference import Tile, central, cut, suppress, tiles
 from ml_backend.detectors.network import Detections, most_proposals
+from tests.ml_backend.detectors.test_device_pasting import Largest
 
 RECORD = ImageRecord(1, "a.png", 100, 60, Path("a.png"))
 
@@ -66,3 +68,32 @@ def test_tiles_have_no_more_proposals_than_the_whole(height, width, tile):
     whole = most_proposals(height, width)
     tiles = (height // tile) * (width // tile) * most_proposals(tile, tile)
     assert whole <= tiles <= 1.01 * whole
+
+
+@pytest.mark.parametrize("tile", [64, 100, 1000])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(270, 210), (137, 101), (91, 71), (90, 70), (89, 69), (45, 35), (91, 35)],
+    ids=["larger", "somewhat larger", "a little larger", "the same", "a little smaller", "smaller", "squeezed"],
+)
+def test_tiles_are_parts_of_the_whole_scaled_image(height, width, tile, device):
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)).to(device)
+    image = image.permute(2, 0, 1)
+    whole = functional.interpolate(image.float()[None], size=(height, width), mode="bilinear", antialias=True)[0]
+    seen = torch.zeros((height, width), dtype=torch.bool, device=device)
+    for part in tiles(image, height, width, tile):
+        h, w = part.pixels.shape[1:]
+        assert (part.pixels.dtype, part.pixels.device.type) == (torch.float32, device)
+        assert h <= tile and w <= tile
+        assert (part.pixels - whole[:, part.y : part.y + h, part.x : part.x + w]).abs().max() < 0.02
+        seen[part.y : part.y + h, part.x : part.x + w] = True
+    assert seen.all()
+
+
+def test_memory_follows_the_tile_and_not_the_scaled_image(device):
+    """600x800 three times as large would be 52 MB in float32."""
+    image = torch.zeros((600, 800, 3), dtype=torch.uint8, device=device).permute(2, 0, 1)
+    with Largest() as largest:
+        count = sum(1 for _ in tiles(image, 1800, 2400, 256))
+    assert count > 100
+    assert largest.bytes <= 4 * 3 * 90 * 2400

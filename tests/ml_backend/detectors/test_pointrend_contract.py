@@ -239,6 +239,30 @@ def test_images_that_cannot_be_read(damage, detector, sets, tmp_path):
         list(detector.predict([record]))
 
 
+def test_each_device_trains_and_predicts(kind, checkpoint, sets, device, tmp_path):
+    """In the device's own way of computing; untrained masks near the threshold may fall to either side."""
+    path = kind.train(sets[0], None, tmp_path, options={**SHORT, "device": device, "batch": 2})
+    trained = kind.load(path)
+    assert trained.device.type == device
+    assert all(torch.isfinite(v).all() and v.device.type == device for v in trained.network.state_dict().values())
+    images = sets[1].images
+    there = predict_all(kind.load(checkpoint, device=device), images)
+    here = predict_all(kind.load(checkpoint, device="cpu", bfloat16=False), images)
+    correct = [(true_iou(p, sets[1]) > 0.5).sum() for p in (there, here)]
+    assert abs(correct[0] - correct[1]) <= 0.1 * correct[1]
+    assert np.isfinite(there.features).all()
+
+
+@pytest.mark.parametrize("wrong", ["one GPU more", "no device"])
+def test_devices_that_are_not_here(wrong, kind, checkpoint, sets, tmp_path):
+    device = {"one GPU more": f"cuda:{torch.cuda.device_count()}", "no device": "gpu"}[wrong]
+    message = rf"^detector option device: expected a torch device of this machine \(cpu.*\), got {device}$"
+    with pytest.raises(InputError, match=message):
+        kind.load(checkpoint, device=device)
+    with pytest.raises(InputError, match=message):
+        kind.train(sets[0], None, tmp_path, options={**SHORT, "device": device})
+
+
 def test_no_images(detector):
     assert list(detector.predict([])) == []
 

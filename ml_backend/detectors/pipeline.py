@@ -1,24 +1,24 @@
-"""From image files to predictions: decoding, the network and encoding of masks side by side."""
+"""From image files to predictions: decoding, the network and encoding of masks side by side, for every network."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ml_backend.coco import ImageRecord
 from ml_backend.detectors.augmentation import load_pixels, statistics
 from ml_backend.detectors.device_pasting import edges
-from ml_backend.detectors.inference import Tile, batched, central, cut, suppress, tile_spans
+from ml_backend.detectors.inference import Tile, batched, central, cut, suppress, tiles
 from ml_backend.detectors.network import Detections
-from ml_backend.detectors.pointrend_config import PointRendOptions
+from ml_backend.detectors.options import DetectorOptions
 from ml_backend.features import project, raw_feature
 from ml_backend.pasting import edges_rle
 from ml_backend.predictions import Predictions
@@ -54,6 +54,10 @@ class Found:
     edges: list[np.ndarray]
 
 
+# Tiles that go through the network together: image, tile, and whether it is the image's last.
+Batch = list[tuple[ImageRecord, Tile, bool]]
+
+
 class Pipeline:
     """Predicts images in order while the next ones are decoded and the masks of the last ones encoded.
 
@@ -69,7 +73,7 @@ class Pipeline:
     def __init__(
         self,
         detect: Detect,
-        options: PointRendOptions,
+        options: DetectorOptions,
         device: torch.device,
         classes: Sequence[int],
         calibrate: Calibrate,
@@ -84,25 +88,42 @@ class Pipeline:
         Raises InputError for an image that cannot be read.
         """
         options = self.options
-        with ThreadPoolExecutor(options.readers) as reader, ThreadPoolExecutor(options.encoders) as encoder:
+        with (
+            ThreadPoolExecutor(options.readers, initializer=self._enter) as reader,
+            ThreadPoolExecutor(1, initializer=self._enter) as cutter,
+            ThreadPoolExecutor(options.encoders) as encoder,
+        ):
             encoding: deque[Future] = deque()
-            for group in self._groups(images, reader):
-                for image, parts in zip(group, self._found(group), strict=True):
-                    encoding.append(encoder.submit(self._encode, image.record, parts))
+            found: list[Found] = []
+            for batch in _ahead(self._batches(self._decoded(images, reader)), cutter):
+                for (record, _, last), kept in zip(batch, self._found(batch), strict=True):
+                    found.append(kept)
+                    if last:
+                        encoding.append(encoder.submit(self._encode, record, found))
+                        found = []
                 while encoding and (encoding[0].done() or len(encoding) > 2 * options.predict_batch):
                     yield encoding.popleft().result()
             while encoding:
                 yield encoding.popleft().result()
 
-    def _groups(self, images: Iterable[ImageRecord], reader: ThreadPoolExecutor) -> Iterator[list[Read]]:
-        records, size = iter(images), self.options.predict_batch
-        ahead = deque(reader.submit(self._read, r) for r in islice(records, size + self.options.readers))
+    def _enter(self) -> None:
+        """Makes the network's device that of a thread, which would open the first GPU otherwise."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
+    def _decoded(self, images: Iterable[ImageRecord], reader: ThreadPoolExecutor) -> Iterator[Read]:
+        records = iter(images)
+        depth = self.options.predict_batch + self.options.readers
+        ahead = deque(reader.submit(self._read, r) for r in islice(records, depth))
         while ahead:
-            group: list[Read] = []
-            while ahead and len(group) < size:
-                group.append(ahead.popleft().result())
-                ahead.extend(reader.submit(self._read, r) for r in islice(records, 1))
-            yield group
+            yield ahead.popleft().result()
+            ahead.extend(reader.submit(self._read, r) for r in islice(records, 1))
+
+    @torch.inference_mode()
+    def _batches(self, images: Iterator[Read]) -> Iterator[Batch]:
+        parts = (part for image in images for part in self._tiles(image))
+        while batch := list(islice(parts, self.options.predict_batch)):
+            yield batch
 
     def _read(self, record: ImageRecord) -> Read:
         pixels = load_pixels(record)
@@ -111,43 +132,32 @@ class Pipeline:
         tensor = torch.from_numpy(np.array(pixels, copy=not pixels.flags.writeable))
         return Read(record, tensor.pin_memory() if self.device.type == "cuda" else tensor, mean, deviation)
 
-    def _tiles(self, image: Read) -> tuple[list[Tile], tuple[float, float]]:
-        """The image on the device, normalised, scaled and cut; and network pixels per image pixel, across and down."""
-        record = image.record
+    def _size(self, record: ImageRecord) -> tuple[int, int]:
+        """Height and width of an image in network pixels."""
         zoom = self.options.zoom(record.height, record.width)
-        height, width = (max(round(n * zoom), 1) for n in (record.height, record.width))
-        pixels = image.pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None].float()
-        if (height, width) != (record.height, record.width):
-            pixels = functional.interpolate(
-                pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True
-            )
+        return max(round(record.height * zoom), 1), max(round(record.width * zoom), 1)
+
+    def _tiles(self, image: Read) -> Iterator[tuple[ImageRecord, Tile, bool]]:
+        """The image on the device, scaled, cut and normalised."""
+        pixels = image.pixels.to(self.device, non_blocking=True).permute(2, 0, 1)
         mean = torch.as_tensor(image.mean, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         deviation = torch.as_tensor(image.deviation, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        scaled = ((pixels - mean) / deviation)[0]
-        tiles = []
-        for y, h, top, bottom in tile_spans(height, self.options.tile):
-            for x, w, left, right in tile_spans(width, self.options.tile):
-                core = (left - x, top - y, right - x, bottom - y)
-                tiles.append(Tile(scaled[:, y : y + h, x : x + w], x, y, core))
-        return tiles, (width / record.width, height / record.height)
+        for tile in tiles(pixels, *self._size(image.record), self.options.tile):
+            last = tile.core[2:] == (np.inf, np.inf)
+            yield image.record, replace(tile, pixels=(tile.pixels - mean) / deviation), last
 
     @torch.inference_mode()
-    def _found(self, group: list[Read]) -> list[list[Found]]:
-        prepared = [self._tiles(image) for image in group]
-        tiles = [(at, tile) for at, (parts, _) in enumerate(prepared) for tile in parts]
-        found: list[list[Found]] = [[] for _ in group]
-        step = self.options.predict_batch
-        for start in range(0, len(tiles), step):
-            some = tiles[start : start + step]
-            pixels, sizes = batched([tile for _, tile in some])
-            for (at, tile), detections in zip(some, self.detect(pixels, sizes), strict=True):
-                found[at].append(self._kept(group[at].record, prepared[at][1], tile, detections))
-        return found
+    def _found(self, batch: Batch) -> list[Found]:
+        pixels, sizes = batched([tile for _, tile, _ in batch])
+        detections = self.detect(pixels, sizes)
+        return [self._kept(record, tile, found) for (record, tile, _), found in zip(batch, detections, strict=True)]
 
-    def _kept(self, record: ImageRecord, zoom: tuple[float, float], tile: Tile, found: Detections) -> Found:
+    def _kept(self, record: ImageRecord, tile: Tile, found: Detections) -> Found:
         """The detections of a tile that count, brought off the device as little as they can be."""
         corner = found.boxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
-        boxes = (found.boxes + corner) / found.boxes.new_tensor([*zoom, *zoom])
+        height, width = self._size(record)
+        zoom = found.boxes.new_tensor([width / record.width, height / record.height])
+        boxes = (found.boxes + corner) / zoom.repeat(2)
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         rows = torch.nonzero(central(found, tile) & (area > (self.options.min_area or 0.0)))[:, 0]
         boxes, masks = boxes[rows], found.masks[rows]
@@ -190,3 +200,12 @@ class Pipeline:
             features=np.zeros((len(rows), 0), np.float16),
         )
         return predictions, features
+
+
+def _ahead(values: Iterator[Any], thread: ThreadPoolExecutor) -> Iterator[Any]:
+    """The same values; each is made in `thread` while the one before is in use."""
+    nothing = object()
+    waiting = thread.submit(next, values, nothing)
+    while (value := waiting.result()) is not nothing:
+        waiting = thread.submit(next, values, nothing)
+        yield value
