@@ -166,6 +166,7 @@ def build_detector(arguments: argparse.Namespace, data: Any, device: Any, batch:
 
 def bare_model(detector: Any) -> Any:
     """detectron2's own model with the detector's weights, without the IoU head and without our classes."""
+    import torch
     from detectron2.modeling import GeneralizedRCNN
 
     from ml_backend.detectors.pointrend_heads import build_config
@@ -176,11 +177,7 @@ def bare_model(detector: Any) -> Any:
     model = GeneralizedRCNN(config).eval().to(detector.device)
     state = detector.network.model.state_dict()
     model.load_state_dict({k: v for k, v in state.items() if "iou_head" not in k})
-    if detector.device.type == "cpu":
-        import torch
-
-        model.to(memory_format=torch.channels_last)
-    return model
+    return model.to(memory_format=torch.channels_last)
 
 
 def prepared(detector: Any, data: Any) -> list[dict[str, Any]]:
@@ -188,8 +185,8 @@ def prepared(detector: Any, data: Any) -> list[dict[str, Any]]:
     pipeline = detector._pipeline([])
     inputs = []
     for record in data.images:
-        tiles, _ = pipeline._tiles(pipeline._read(record))
-        pixels = tiles[0].pixels
+        _, tile, _ = next(pipeline._tiles(pipeline._read(record)))
+        pixels = tile.pixels
         if detector.network.published_input:
             pixels = (pixels * detector.network.deviation[0]).flip(0)
         inputs.append({"image": pixels.contiguous(), "height": record.height, "width": record.width})
