@@ -143,8 +143,9 @@ class PointRend:
         """
         output = Path(output)
         chosen = PointRendOptions.create(options)
-        # Here, where an error is told as one, and not in a process of the run.
-        chosen_device(chosen)
+        if chosen.device:
+            # Here, where an error is told as one, and not in a process of the run.
+            chosen_device(chosen)
         earlier = read(Path(start_from), FORMAT) if start_from else None
         classes = dict(sorted(data.classes.items()))
         if earlier is not None:
