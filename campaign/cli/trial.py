@@ -25,9 +25,12 @@ def demo(
     """Run a campaign of two rounds on this machine, with a Label Studio of its own."""
     from campaign.demo.trial import DemoOptions, run_demo
     from campaign.jobs.supervisor import exit_on_sigterm
+    from ml_backend.detector import detector_names
 
     exit_on_sigterm()
     settings = settings_from(set_ or [])
+    if detector is not None and detector not in detector_names():
+        raise typer.BadParameter(f"--detector: expected one of {', '.join(detector_names())}, got {detector}")
     if detector is not None:
         settings.setdefault("detector", {})["name"] = detector
     display = Display()
@@ -76,12 +79,15 @@ def simulate(
 ) -> None:
     """Simulate a campaign's search and decisions, without Label Studio, on masks whose truth is known."""
     from campaign.cli.output import steps_progress
+    from campaign.policies import POLICIES
     from campaign.simulation import SimulationOptions
     from campaign.simulation import grid as run_grid
     from campaign.simulation import simulate as run_simulation
 
     if campaign is None and truth is not None:
         raise typer.BadParameter("--truth needs --campaign")
+    if policy not in POLICIES:
+        raise typer.BadParameter(f"--policy: expected one of {', '.join(POLICIES)}, got {policy}")
     if plots is not None:
         with_folder(plots)
     options = SimulationOptions(
