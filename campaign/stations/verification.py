@@ -42,6 +42,9 @@ PROJECT = "verification_project"
 CURSOR = "read_back_cursor"
 VERIFICATION, SINGLE = "verification", "single"
 SINGLE_PROJECT, SINGLE_CURSOR = "single_project", "single_cursor"
+# Under a budget so many questions are open at a time: pages, or a share of what is left where that is more.
+OPEN_PAGES = 4
+OPEN_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -217,11 +220,13 @@ def plan_pages(store: Store, round_number: int, searches: list[ClassSearch]) -> 
     spent = sum(s.search.questions for s in searches)
     together = Searches({s.class_id: s.search for s in searches}, None if left is None else spent + left)
     waiting: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
-    for class_id, ask in together.step():
+    # Under a budget not all clusters are begun at once: it would be spent before any of them is decided.
+    size = store.settings.page.page_size
+    limit = None if left is None else max(OPEN_PAGES * size, left // OPEN_SHARE)
+    for class_id, ask in together.step(limit):
         drawn = [(int(by_class[class_id].mask_ids[leaf]), ask.cluster) for leaf in ask.leaves]
         waiting[class_id] += [q for q in drawn if q[0] not in by_class[class_id].asked]
     gold = GoldPlan(store)
-    size = store.settings.page.page_size
     for s in searches:
         todo = waiting[s.class_id]
         screen = screen_of(store, s.class_id)

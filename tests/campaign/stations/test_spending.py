@@ -46,6 +46,18 @@ def test_no_more_is_asked_than_the_hours_allow(tmp_path):
     assert store.count_questions() <= 10
 
 
+@pytest.mark.parametrize(("budget", "begun"), [(None, 30), (100, 15)])
+def test_a_budget_is_not_spread_over_all_clusters_at_once(tmp_path, monkeypatch, budget, begun):
+    monkeypatch.setattr("campaign.stations.verification.OPEN_PAGES", 1)
+    store = gold_store(tmp_path / "a", {"gold_share": 0}, {"budget_questions": budget})
+    keys = turn(store)
+    assert store.count_questions() == begun
+    for key in keys:
+        answer(store, key, 1)
+    turn(store)
+    assert store.count_questions() > begun
+
+
 @pytest.mark.parametrize(("least_new", "follows"), [(0.0, True), (0.5, True), (1.0, True)])
 def test_the_first_round_brings_enough(tmp_path, least_new, follows):
     store = gold_store(tmp_path / "a", {"gold_share": 0})
