@@ -30,8 +30,8 @@ from ml_backend.errors import InputError
 from ml_backend.evaluation import true_iou
 from ml_backend.predictions import Predictions
 
-BUILT_IN_STEPS = 300  # of training on the built-in data set: two rounds within ten minutes on two cores
-BUILT_IN_BUDGET = 400  # questions on it, enough for the clusters; the rest would be verified one by one
+BUILT_IN_STEPS = 400  # of training on the built-in data set: two rounds within ten minutes on two cores
+BUILT_IN_BUDGET = 1000  # questions on it, enough for the clusters; the rest would be verified one by one
 
 
 @dataclass(frozen=True)
