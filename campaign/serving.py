@@ -20,7 +20,7 @@ from campaign.jobs.plan import Step
 from campaign.store import Store
 from campaign.store.masks import is_drawn
 from campaign.store.shards import read_shard
-from ml_backend.backend import Backend, Project, StoredMasks, project_number
+from ml_backend.backend import Backend, Project, StoredMasks, project_number, task_number
 from ml_backend.detector import Detector
 from ml_backend.errors import InputError
 from ml_backend.image_files import image_cache
@@ -148,8 +148,7 @@ class StoredPredictions:
         finished = {s.number for s in self.store.shards(row.number, "pool")}
         wanted: dict[int, list[tuple[int, Any]]] = defaultdict(list)
         for n, task in enumerate(tasks):
-            task_id = task.get("id") if isinstance(task, dict) else None
-            image = self._images.get(task_id) if isinstance(task_id, int) else None
+            image = self._images.get(task_number(task))
             if image is not None and self._place[image.id] in finished:
                 wanted[self._place[image.id]].append((n, image))
         for number, found in wanted.items():

@@ -29,7 +29,7 @@ class ImageHosts:
 
     def __init__(self, label_studio: str = ""):
         self.own = _host(label_studio)
-        self.named = {name.strip().lower() for name in os.environ.get("CAMPAIGN_IMAGE_HOSTS", "").split(",")} - {""}
+        self.named = {name.strip().lower() for name in os.environ.get(HOSTS, "").split(",")} - {""}
 
     def resolve(self, host: str, port: int) -> list[str]:
         """The addresses of `host` that may be connected to. Raises FetchError where there are none, else OSError."""
