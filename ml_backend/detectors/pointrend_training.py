@@ -21,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from ml_backend.coco import CocoDataset
 from ml_backend.detector import Progress
 from ml_backend.detectors.augmentation import CropSampler, Scene
-from ml_backend.detectors.mask_scoring import bfloat16_where_fast, chosen_device
 from ml_backend.detectors.network import Target
 from ml_backend.detectors.pointrend_config import PointRendOptions, fit_edges
 from ml_backend.detectors.pointrend_network import build
 from ml_backend.detectors.pointrend_processes import spread
+from ml_backend.detectors.trained import bfloat16_where_fast, chosen_device
 from ml_backend.errors import InputError
 from ml_backend.pasting import paste
 from ml_backend.training import Schedule, _average, _resume, save

@@ -7,10 +7,10 @@ import torch
 
 from ml_backend.coco import ImageRecord
 from ml_backend.detectors import mask_scoring
-from ml_backend.detectors.mask_scoring import bfloat16_where_fast, chosen_device
 from ml_backend.detectors.network import Detections
 from ml_backend.detectors.options import DetectorOptions
 from ml_backend.detectors.pipeline import Pipeline
+from ml_backend.detectors.trained import bfloat16_where_fast, chosen_device
 from ml_backend.errors import InputError
 from tests.ml_backend.detectors.drawn import CLASSES, draw
 
