@@ -68,7 +68,7 @@ def edit_data(
 ) -> dict[str, Any]:
     """Data of one `edit` task: the part of an image around a mask, which comes as a brush prediction to be corrected.
 
-    `url` is the address of the mask's crop. `ml_backend.editing` makes the prediction and reads the answer.
+    `url` is the address of the mask's crop. `ml_backend.masks.editing` makes the prediction and reads the answer.
     """
     return {
         "key": key,

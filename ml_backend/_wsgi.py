@@ -20,8 +20,8 @@ from flask import Flask
 
 from ml_backend.errors import InputError
 from ml_backend.model import MaskModel, default_backend
-from ml_backend.push import PushThread
-from ml_backend.server import create_app
+from ml_backend.server.app import create_app
+from ml_backend.server.push import PushThread
 
 
 def make_app(user: str | None = None, password: str | None = None) -> Flask:

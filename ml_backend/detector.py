@@ -7,8 +7,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from ml_backend.coco import CocoDataset, ImageRecord
 from ml_backend.errors import InputError
+from ml_backend.masks.coco import CocoDataset, ImageRecord
 from ml_backend.predictions import Predictions
 
 ENTRY_POINTS = "campaign.detectors"

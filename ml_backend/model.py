@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ml_backend.backend import Backend, ModelSource, project_number
 from ml_backend.detector import Detector, load_detector_class
 from ml_backend.errors import InputError
-from ml_backend.image_files import image_cache
-from ml_backend.push import PushThread
+from ml_backend.server.backend import Backend, ModelSource, project_number
+from ml_backend.server.image_files import image_cache
+from ml_backend.server.push import PushThread
 
 # 2.x opens a SQLite file in this folder as soon as it is imported, by default in the current one.
 os.environ.setdefault("MODEL_DIR", str(Path(tempfile.gettempdir()) / f"label-studio-ml-{os.getuid()}"))
@@ -96,7 +96,7 @@ class MaskModel(LabelStudioMLBase):
         return self.shared().predict(project, self._label_config, tasks)
 
     def fit(self, *_: Any, **__: Any) -> dict:
-        """Training belongs to the campaign's queue: see `create_app` of `ml_backend.server`."""
+        """Training belongs to the campaign's queue: see `create_app` of `ml_backend.server.app`."""
         return {"status": "queued" if self._queue_training() else "no queue for training"}
 
     def _queue_training(self) -> bool:

@@ -24,8 +24,8 @@ def edit(
 
     Without --cluster or --mask they are the best of those voted no whose object the dataset does not have.
     """
-    from campaign.stations import editing
-    from campaign.stations.verification import connect
+    from campaign.pages import editing
+    from campaign.steps.verify import connect
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -62,8 +62,8 @@ def paint(
     json: Json = False,
 ) -> None:
     """Publish parts of images to be painted from scratch, and compare what was painted with the dataset: SQ."""
-    from campaign.stations import painting
-    from campaign.stations.verification import connect
+    from campaign.pages import painting
+    from campaign.steps.verify import connect
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -84,8 +84,8 @@ def paint(
 
 def instructions(folder: Folder, json: Json = False) -> None:
     """Write the texts that annotators are shown, to be changed there, and put them into Label Studio."""
-    from campaign.instructions import keep_instructions, write_templates
-    from campaign.stations.verification import connect
+    from campaign.pages.instructions import keep_instructions, write_templates
+    from campaign.steps.verify import connect
     from campaign.store import Store
 
     store = Store.open(folder)

@@ -39,7 +39,7 @@ def init(
 
     The token of Label Studio is taken from $LABEL_STUDIO_API_KEY, or asked for.
     """
-    from campaign.initialisation import create_from_files, create_from_label_studio
+    from campaign.steps.create import create_from_files, create_from_label_studio
 
     values = settings_from(set_ or [])
     values.setdefault("name", name or folder.resolve().name)
@@ -76,8 +76,8 @@ def run(
 ) -> None:
     """Run the campaign until it ends: detect, cluster, verify, propagate, retrain, again."""
     from campaign.cli.output import Display
+    from campaign.derived.status import status as state
     from campaign.jobs.supervisor import Supervisor, exit_on_sigterm, start_campaign
-    from campaign.status import status as state
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -112,7 +112,7 @@ def serve(
     threads: Annotated[int, typer.Option(min=1, help="Threads that answer requests.")] = 8,
 ) -> None:
     """Serve crops, webhooks and the ML backend."""
-    from campaign.serving import serve as run_server
+    from campaign.web.serving import serve as run_server
 
     run_server(folder, host, port, threads)
 
@@ -128,8 +128,8 @@ def status(
     from dataclasses import asdict
 
     from campaign.cli.output import table
-    from campaign.stations.spending import prospects
-    from campaign.status import status as state
+    from campaign.derived.spending import prospects
+    from campaign.derived.status import status as state
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -196,7 +196,7 @@ def ask_token() -> str:
 
 def check_label_studio(store) -> None:
     """Raises InputError where Label Studio does not answer, refuses the token, or lost the verification project."""
-    from campaign.stations.verification import PROJECT, connect
+    from campaign.steps.verify import PROJECT, connect
 
     client = connect(store)
     client.check()

@@ -88,8 +88,8 @@ class Display:
 
     def __call__(self, run: Supervisor) -> None:
         """Shows a running campaign."""
+        from campaign.derived.status import stage_progress
         from campaign.jobs.queues import progress_of
-        from campaign.status import stage_progress
 
         now = time.monotonic()
         if now - self._looked < 2:

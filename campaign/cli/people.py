@@ -10,7 +10,7 @@ from campaign.cli.lifecycle import Folder
 from campaign.cli.output import Json, emit
 
 if TYPE_CHECKING:
-    from campaign.people import Team
+    from campaign.derived.team import Team
 
 
 def invite(
@@ -28,7 +28,7 @@ def invite(
 
     store = Store.open(folder)
     if lead:
-        from campaign.lead.login import USER, lead_password
+        from campaign.web.lead.login import USER, lead_password
 
         url = f"{store.settings.page.public_url.rstrip('/')}/lead/"
         password = lead_password(store)
@@ -36,7 +36,7 @@ def invite(
         return
     from campaign.label_studio.people import invitation
     from campaign.label_studio.people import invite as sign_up
-    from campaign.stations.verification import connect, ensure_project
+    from campaign.steps.verify import connect, ensure_project
 
     client = connect(store)
     with store.locked():
@@ -60,8 +60,8 @@ def qualify(
 ) -> None:
     """Make a test of masks with known verdicts, or score the tests that were made."""
     from campaign.cli.output import table
-    from campaign.stations.qualification import begin_test, read_tests, results, tests
-    from campaign.stations.verification import connect
+    from campaign.pages.qualification import begin_test, read_tests, results, tests
+    from campaign.steps.verify import connect
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -94,7 +94,7 @@ def qualify(
 
 def annotators(folder: Folder, json: Json = False) -> None:
     """Show what each annotator did: answers, gold, agreement, seconds, and what looks careless."""
-    from campaign.people import as_json, team
+    from campaign.derived.team import as_json, team
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -109,7 +109,7 @@ def _print(name: str, found: Team) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from campaign.people import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money
+    from campaign.derived.team import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money
 
     shown = Table(title=name, title_justify="left", title_style="bold")
     for column in (

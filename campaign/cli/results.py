@@ -15,7 +15,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="File to write; by defau
 
 def export(folder: Folder, out: Out = None, json: Json = False) -> None:
     """Write the masks as COCO, each with what it rests on."""
-    from campaign.results import export_campaign
+    from campaign.steps.export import export_campaign
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -26,7 +26,7 @@ def export(folder: Folder, out: Out = None, json: Json = False) -> None:
 
 def report(folder: Folder, out: Out = None, json: Json = False) -> None:
     """Write the report: one HTML page that needs no network."""
-    from campaign.results import report_campaign
+    from campaign.steps.export import report_campaign
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -50,8 +50,8 @@ def certify(
     import time
 
     from campaign.cli.output import Display
-    from campaign.stations.audit import AUDIT, begin_audit, finish_audit
-    from campaign.stations.verification import turn
+    from campaign.pages.audits import AUDIT, begin_audit, finish_audit
+    from campaign.steps.verify import turn
     from campaign.store import Store
 
     store = Store.open(folder)

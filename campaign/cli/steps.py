@@ -19,7 +19,7 @@ def publish(
     json: Json = False,
 ) -> None:
     """Publish pages that Label Studio does not hold yet."""
-    from campaign.stations.verification import abandon_project, connect, ensure_project, publish_missing
+    from campaign.steps.verify import abandon_project, connect, ensure_project, publish_missing
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -35,7 +35,7 @@ def publish(
 
 def sync(folder: Folder, json: Json = False) -> None:
     """Do one turn: read answers back, decide, publish what follows."""
-    from campaign.stations.verification import turn
+    from campaign.steps.verify import turn
     from campaign.store import Store
 
     done = turn(Store.open(folder))
@@ -45,7 +45,7 @@ def sync(folder: Folder, json: Json = False) -> None:
 
 def cluster(folder: Folder, json: Json = False) -> None:
     """Cluster the running round's masks, class by class; what is finished is kept."""
-    from campaign.stations.clustering import cluster as cluster_class
+    from campaign.steps.cluster import cluster as cluster_class
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -60,7 +60,7 @@ def cluster(folder: Folder, json: Json = False) -> None:
 
 def retrain(folder: Folder, json: Json = False) -> None:
     """Train the detector of the running round here and now."""
-    from campaign.stations.training import train
+    from campaign.steps.train import train
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -75,7 +75,7 @@ def retrain(folder: Folder, json: Json = False) -> None:
 
 def replay(folder: Folder, json: Json = False) -> None:
     """Make all decisions and the dataset anew from the stored answers; they come out the same."""
-    from campaign.stations.replay import replay as run_replay
+    from campaign.steps.replay import replay as run_replay
     from campaign.store import Store
 
     result = run_replay(Store.open(folder))

@@ -79,7 +79,7 @@ def simulate(
 ) -> None:
     """Simulate a campaign's search and decisions, without Label Studio, on masks whose truth is known."""
     from campaign.cli.output import steps_progress
-    from campaign.policies import POLICIES
+    from campaign.search.policies import POLICIES
     from campaign.simulation import SimulationOptions
     from campaign.simulation import grid as run_grid
     from campaign.simulation import simulate as run_simulation

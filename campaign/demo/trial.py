@@ -17,17 +17,17 @@ import numpy as np
 
 from campaign.demo import annotators
 from campaign.demo.shapes import draw_shapes
-from campaign.initialisation import create_from_files
+from campaign.derived.status import status
 from campaign.jobs.processes import die_with_parent
 from campaign.jobs.supervisor import Supervisor, start_campaign
 from campaign.jobs.tasks import log_file
 from campaign.label_studio.server import LabelStudioServer
-from campaign.results import export_campaign, final_masks, report_campaign
-from campaign.status import status
+from campaign.steps.create import create_from_files
+from campaign.steps.export import export_campaign, final_masks, report_campaign
 from campaign.store import Store
-from ml_backend.coco import CocoDataset
 from ml_backend.errors import InputError
-from ml_backend.evaluation import true_iou
+from ml_backend.learning.evaluation import true_iou
+from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
 
 BUILT_IN_STEPS = 400  # of training on the built-in data set: two rounds within ten minutes on two cores

@@ -12,7 +12,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
 from campaign.jobs.plan import Progress, Step, due
-from campaign.stations.detection import shard_count
+from campaign.steps.detect import shard_count
 from campaign.store import Store
 
 PERFORM = "campaign.jobs.tasks.perform"

@@ -171,7 +171,7 @@ def _gpus() -> int:
 
 def _server(store: Store) -> Child:
     port = urlparse(store.settings.page.public_url).port or 80
-    command = [sys.executable, "-m", "campaign.serving", str(store.folder), "--port", str(port)]
+    command = [sys.executable, "-m", "campaign.web.serving", str(store.folder), "--port", str(port)]
     return Child(f"{store.key}-server", command, log_file(store, "server"))
 
 

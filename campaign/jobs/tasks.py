@@ -51,12 +51,12 @@ def run_step(store: Store, station: str, round_number: int, *args: str | int) ->
     if current is None or current.number != round_number:
         return  # a late copy of a job whose round is over
     if station == "train":
-        from campaign.stations.training import train
+        from campaign.steps.train import train
 
         train(store, round_number, report_progress())
         store.update_round(round_number, stage="detect")
     elif station == "detect":
-        from campaign.stations.detection import detect
+        from campaign.steps.detect import detect
 
         split, first, end = args
         started = time.monotonic()
@@ -65,21 +65,21 @@ def run_step(store: Store, station: str, round_number: int, *args: str | int) ->
             if time.monotonic() - started > DETECTION_SECONDS:
                 return
     elif station == "assess" and current.stage == "detect":
-        from campaign.stations.detection import assess
+        from campaign.steps.detect import assess
 
         assess(store, round_number)
     elif station == "cluster":
-        from campaign.stations.clustering import cluster
+        from campaign.steps.cluster import cluster
 
         cluster(store, round_number, int(args[0]), report_progress())
     elif station == "open" and current.stage == "cluster":
         store.update_round(round_number, stage="verify")
     elif station == "sync":
-        from campaign.stations.verification import turn
+        from campaign.steps.verify import turn
 
         turn(store)
     elif station == "propagate" and current.stage == "propagate":
-        from campaign.stations.propagation import finish_round
+        from campaign.steps.propagate import finish_round
 
         finish_round(store, round_number)
 

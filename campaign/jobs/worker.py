@@ -30,7 +30,7 @@ def work(folder: Path, queues: list[str], name: str | None = None, burst: bool =
     store = Store.open(folder)
     connection = connect(store)
     if "gpu" in queues:
-        import ml_backend.detectors.mask_scoring  # noqa: F401  # loaded once, not in each job's process
+        import ml_backend.detectors.torchvision.detector  # noqa: F401  # loaded once, not in each job's process
     worker = CampaignWorker(queues, connection=connection, name=name, job_monitoring_interval=HEARTBEAT)
     worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
 

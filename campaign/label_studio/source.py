@@ -19,11 +19,11 @@ from pycocotools import mask as mask_util
 
 from campaign.label_studio.client import Client, LabelStudioError
 from campaign.label_studio.controls import MaskControls, mask_controls
-from ml_backend.brush import decode_brush
-from ml_backend.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from ml_backend.errors import InputError
-from ml_backend.image_files import ImageFiles
-from ml_backend.images import image_size
+from ml_backend.masks.brush import decode_brush
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
+from ml_backend.masks.images import image_size
+from ml_backend.server.image_files import ImageFiles
 
 logger = logging.getLogger(__name__)
 

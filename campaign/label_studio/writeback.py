@@ -10,7 +10,7 @@ from typing import Any
 
 from campaign.label_studio.client import Client, LabelStudioUnavailable
 from campaign.label_studio.controls import mask_controls
-from ml_backend.results import Target, to_regions
+from ml_backend.masks.regions import Target, to_regions
 
 logger = logging.getLogger(__name__)
 

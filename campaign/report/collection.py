@@ -9,8 +9,9 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from campaign.answers import verdicts
-from campaign.propagation import VOTED_RULE, DatasetMasks
+from campaign.dataset.propagation import VOTED_RULE, DatasetMasks
+from campaign.derived.trust import counted_answers
+from campaign.quality.answers import verdicts
 from campaign.report.estimates import Estimate, estimate, expected_correct
 from campaign.report.free_start import free_start
 from campaign.report.records import (
@@ -23,14 +24,13 @@ from campaign.report.records import (
     ReportData,
     RoundFigures,
 )
-from campaign.results import final_masks
-from campaign.search import Verdict
-from campaign.stations.trust import counted_answers
+from campaign.search.thresholds import Curves
+from campaign.search.tree_search import Verdict
+from campaign.steps.export import final_masks
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.thresholds import Curves
 from ml_backend.errors import InputError
-from ml_backend.rendering import CropStyle, ImageCache, render_crop
+from ml_backend.masks.rendering import CropStyle, ImageCache, render_crop
 
 EXAMPLES = 3  # clusters shown of each kind
 EXAMPLE_CROPS = 10  # masks shown of each, the asked ones first, at most half of them where others are left

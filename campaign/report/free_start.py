@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from campaign.neighbours import nearest_to_good
-from campaign.propagation import DatasetMasks
+from campaign.dataset.propagation import DatasetMasks
+from campaign.report.nearest import nearest_to_good
 from campaign.report.records import Crop, FreeStart
-from campaign.search import Verdict
+from campaign.search.tree_search import Verdict
 from campaign.store import Store
-from ml_backend.evaluation import true_iou
+from ml_backend.learning.evaluation import true_iou
 
 NEAREST = 100  # pool masks looked at
 REFERENCES = 2000  # held-out masks that they are compared with, at most

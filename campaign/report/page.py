@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from campaign.export import whole_file
+from campaign.dataset.export import whole_file
 from campaign.report.charts import Mark, Series, line_chart, number, percent, time_axis
 from campaign.report.estimates import Estimate, interval
 from campaign.report.records import KINDS, ClassFigures, Progress, ReportData, RoundFigures

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from campaign.report.estimates import Estimate
-from campaign.thresholds import Curves
+from campaign.search.thresholds import Curves
 
 Kind = Literal["accept", "split", "reject"]
 KINDS: tuple[Kind, ...] = ("accept", "split", "reject")

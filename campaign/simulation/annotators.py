@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.search import Verdict, draw_keys
+from campaign.search.tree_search import Verdict, draw_keys
 from ml_backend.errors import InputError
 
 _NEAR = 0.1  # mistakes near K_iou fall off as a normal of this width

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from campaign.policies.paper import Cut
-from campaign.search import Verdict
+from campaign.search.policies.paper import Cut
+from campaign.search.thresholds import Thresholds, cluster_quality
+from campaign.search.tree_search import Verdict
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.populations import ClassPopulation
 from campaign.simulation.runs import MATCHED_IOU, Course, Dataset, Run, run_campaign
-from campaign.thresholds import Thresholds, cluster_quality
 from ml_backend.errors import InputError
 
 LABELS_A_ROUND = 4000

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from campaign.search.thresholds import Thresholds
 from campaign.simulation.runs import Course
-from campaign.thresholds import Thresholds
 
 # Distinguishable without colour vision, and by dash on a black and white print.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from campaign.clustering import LinkageOptions, Tree, linkage
+from campaign.search.thresholds import Thresholds, learn_thresholds
 from campaign.simulation.mixtures import Mixture, Triplets, default_mixture
-from campaign.thresholds import Thresholds, learn_thresholds
 from ml_backend.errors import InputError
 
 Progress = Callable[[str, int, int], None]

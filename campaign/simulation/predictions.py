@@ -10,10 +10,10 @@ import numpy as np
 from campaign.simulation.mixtures import Triplets
 from campaign.simulation.populations import ClassPopulation, given_population
 from campaign.store import Store
-from ml_backend.coco import CocoDataset
 from ml_backend.detector import Progress
 from ml_backend.errors import InputError
-from ml_backend.evaluation import true_iou
+from ml_backend.learning.evaluation import true_iou
+from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.search import Policy, Search, Verdict
-from campaign.searches import Searches
+from campaign.search.budget import Searches
+from campaign.search.thresholds import Thresholds
+from campaign.search.tree_search import Policy, Search, Verdict
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.populations import ClassPopulation
-from campaign.thresholds import Thresholds
 
 MATCHED_IOU = 0.5  # masks that count in SQ
 _POINTS = 600  # of a curve that is kept

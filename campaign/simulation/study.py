@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from campaign.policies import ORDERS, AnnotatorQuality, Paper, make_policy, oracle_order
-from campaign.search import Policy, Verdict
+from campaign.search.policies import ORDERS, AnnotatorQuality, Paper, make_policy, oracle_order
+from campaign.search.thresholds import Thresholds, cluster_quality
+from campaign.search.tree_search import Policy, Verdict
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.baselines import cascade, cut_trees, draw_by_hand, verify_every_mask
 from campaign.simulation.mixtures import Mixture
 from campaign.simulation.populations import ClassPopulation, Progress, class_sizes, sample_population
 from campaign.simulation.runs import Course, Run, run_campaign
-from campaign.thresholds import Thresholds, cluster_quality
 from ml_backend.errors import InputError
 
 GOLD_SHARE = 0.1  # of a budget, at most

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from campaign.propagation import DatasetMasks
+from campaign.dataset.propagation import DatasetMasks
 from campaign.settings import Split
 from campaign.store import models as m
 from campaign.store.shards import read_columns, read_shard, read_shards, write_columns, write_shard, write_whole

@@ -24,8 +24,8 @@ from campaign.store.locks import campaign_lock, file_lock
 from campaign.store.questions import QuestionRecords
 from campaign.store.shards import write_whole
 from campaign.store.trust import TrustRecords
-from ml_backend.coco import CocoDataset, ImageRecord, write_json
 from ml_backend.errors import InputError
+from ml_backend.masks.coco import CocoDataset, ImageRecord, write_json
 
 if TYPE_CHECKING:
     pass

@@ -86,7 +86,7 @@ class Folder:
         self.masks = json.loads((folder / "masks.json").read_text())
 
     def mask(self, mask_id: int) -> Any:
-        from ml_backend.server import MaskView
+        from ml_backend.server.app import MaskView
 
         image, k = divmod(mask_id, 1000)
         rle = {"size": [SIZE[1], SIZE[0]], "counts": self.masks[k]["counts"].encode()}
@@ -98,7 +98,7 @@ class Folder:
 
 def application() -> Any:
     """What gunicorn serves."""
-    from ml_backend.server import create_app
+    from ml_backend.server.app import create_app
 
     return create_app(Folder(Path(os.environ["ANNOTATOR_FOLDER"])), secret=SECRET)
 
@@ -127,7 +127,7 @@ def start_crops(folder: Path) -> tuple[subprocess.Popen, str]:
 
 
 def address(base: str, image: int, k: int) -> str:
-    from ml_backend.signing import crop_url
+    from ml_backend.server.signing import crop_url
 
     return crop_url(base, SECRET, 1000 * image + k, 4_000_000_000)
 

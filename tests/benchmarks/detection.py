@@ -111,7 +111,7 @@ def draw(folder: Path, count: int, side: int, classes: int) -> Any:
     from PIL import Image
     from pycocotools import mask as mask_util
 
-    from ml_backend.coco import Annotation, CocoDataset, ImageRecord
+    from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
 
     rng = np.random.default_rng(0)
     height, width = side, side * 4 // 3
@@ -144,10 +144,10 @@ def draw(folder: Path, count: int, side: int, classes: int) -> Any:
 
 def build_detector(arguments: argparse.Namespace, data: Any, device: Any, batch: int) -> Any:
     """The trained detector, or one of random weights whose best boxes all count."""
-    from ml_backend.calibration import Calibration
-    from ml_backend.detectors.pointrend import PointRend
-    from ml_backend.detectors.pointrend_config import PointRendOptions
-    from ml_backend.detectors.pointrend_network import build
+    from ml_backend.detectors.pointrend.config import PointRendOptions
+    from ml_backend.detectors.pointrend.detector import PointRend
+    from ml_backend.detectors.pointrend.network import build
+    from ml_backend.learning.calibration import Calibration
 
     common: dict[str, Any] = {
         "device": str(device), "threads": arguments.threads, "bfloat16": False,
@@ -169,7 +169,7 @@ def bare_model(detector: Any) -> Any:
     import torch
     from detectron2.modeling import GeneralizedRCNN
 
-    from ml_backend.detectors.pointrend_heads import build_config
+    from ml_backend.detectors.pointrend.heads import build_config
 
     config = build_config(detector.options, len(detector.classes))
     config.MODEL.ROI_HEADS.NAME, config.MODEL.PROPOSAL_GENERATOR.NAME = "StandardROIHeads", "RPN"
@@ -221,9 +221,9 @@ def backend_added_ms(detector: Any, folder: Path, repeat: int = 9) -> tuple[floa
     """Milliseconds that `/predict` takes over the model's own time for one 1024x1024 image, median; CPU too."""
     from PIL import Image
 
-    from ml_backend.backend import Backend
-    from ml_backend.image_files import ImageFiles
-    from ml_backend.server import create_app
+    from ml_backend.server.app import create_app
+    from ml_backend.server.backend import Backend
+    from ml_backend.server.image_files import ImageFiles
     from tests.ml_backend.file_server import serve_folder
 
     pixels = np.random.default_rng(0).integers(60, 190, (1024, 1024, 3)).astype(np.uint8)

@@ -36,10 +36,10 @@ NO_SCORE = 1e12
 
 def found_masks(detector: str, checkpoint: Path, name: str, most: int) -> dict[str, Any]:
     """Arrays of pool and held-out masks, as `pool/scores` and so on; made once per checkpoint."""
-    from ml_backend.coco import CocoDataset
     from ml_backend.detector import load_detector_class
-    from ml_backend.evaluation import true_iou
-    from ml_backend.features import KINDS
+    from ml_backend.learning.evaluation import true_iou
+    from ml_backend.learning.features import KINDS
+    from ml_backend.masks.coco import CocoDataset
     from ml_backend.predictions import Predictions
 
     model: Any = load_detector_class(detector).load(checkpoint)
@@ -87,7 +87,7 @@ def populations(arrays: dict[str, Any], kind: str, with_score: bool) -> list[Any
 
 def course(classes: list[Any], seed: int, n_s: int, k_a: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Of the published search: annotated clusters and masks obtained so far, each (k,), and the final precision."""
-    from campaign.policies import make_policy
+    from campaign.search.policies import make_policy
     from campaign.simulation.annotators import Annotators
     from campaign.simulation.runs import run_campaign
 

@@ -31,8 +31,8 @@ def real_features(name: str, path: Path | None = None) -> dict[str, np.ndarray]:
 
 def detected(name: str) -> Predictions:
     """Train the tiny detector on a data set's labelled images and predict its pool."""
-    from ml_backend.coco import CocoDataset
     from ml_backend.detector import load_detector_class
+    from ml_backend.masks.coco import CocoDataset
 
     folder = DATA / name
     if not (folder / "pool.json").is_file():
@@ -53,8 +53,8 @@ def detected(name: str) -> Predictions:
 
 def store(predictions: Predictions, name: str, path: Path) -> None:
     """Keep what clustering and its simulation need of a pool's predictions."""
-    from ml_backend.coco import CocoDataset
-    from ml_backend.evaluation import true_iou
+    from ml_backend.learning.evaluation import true_iou
+    from ml_backend.masks.coco import CocoDataset
 
     truth = CocoDataset.load(DATA / name / "pool.json", DATA / name / "images")
     path.parent.mkdir(parents=True, exist_ok=True)

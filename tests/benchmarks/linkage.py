@@ -86,7 +86,7 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from campaign.clustering import LinkageOptions, Tree, cluster
-    from campaign.policies import POLICIES
+    from campaign.search.policies import POLICIES
     from campaign.simulation.annotators import Annotators
     from campaign.simulation.populations import ClassPopulation
     from campaign.simulation.runs import run_campaign

@@ -23,12 +23,12 @@ from sqlalchemy import delete, update
 from campaign.demo.trial import DemoOptions, figures, simulated
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer
-from campaign.stations.audit import begin_audit, finish_audit
-from campaign.stations.propagation import finish_round
-from campaign.stations.verification import turn
+from campaign.pages.audits import begin_audit, finish_audit
+from campaign.steps.propagate import finish_round
+from campaign.steps.verify import turn
 from campaign.store import Store
 from campaign.store import models as m
-from ml_backend.coco import CocoDataset
+from ml_backend.masks.coco import CocoDataset
 
 
 def fork(source: Path, target: Path, policy: str, search: dict, url: str, token: str) -> Store:
@@ -54,7 +54,7 @@ def fork(source: Path, target: Path, policy: str, search: dict, url: str, token:
         session.execute(delete(m.Meta).where(m.Meta.name != "campaign"))
     store.dataset_path(1).unlink(missing_ok=True)
     store.save_secrets({"label_studio_token": token})
-    from campaign.stations.detection import assess
+    from campaign.steps.detect import assess
 
     assess(store, 1)  # thresholds as the present code learns them
     thresholds = store.rounds()[0].metrics["thresholds"]

@@ -20,8 +20,8 @@ from werkzeug.serving import make_server
 
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer, log_in
-from ml_backend.server import MaskView, create_app
-from ml_backend.signing import crop_url, image_url
+from ml_backend.server.app import MaskView, create_app
+from ml_backend.server.signing import crop_url, image_url
 
 ARTIFACTS = Path(os.environ.get("CAMPAIGN_ARTIFACTS", "build/browser"))
 SECRET = "browser"

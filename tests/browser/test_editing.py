@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as mask_util
 
 import label_config
-from ml_backend.editing import edit_prediction, edit_window, edited_mask, painted_masks
+from ml_backend.masks.editing import edit_prediction, edit_window, edited_mask, painted_masks
 from tests.browser.conftest import annotations, chosen
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.browser]

@@ -5,12 +5,12 @@ import threading
 import pytest
 from werkzeug.serving import make_server
 
-from campaign.lead import mount
-from campaign.lead.login import lead_password
-from campaign.serving import StoreCrops
-from ml_backend.server import create_app
+from campaign.web.lead import mount
+from campaign.web.lead.login import lead_password
+from campaign.web.serving import StoreCrops
+from ml_backend.server.app import create_app
 from tests.browser.conftest import ARTIFACTS
-from tests.campaign.stations.gold import finish, gold_store
+from tests.campaign.pages.gold import finish, gold_store
 
 pytestmark = pytest.mark.browser
 

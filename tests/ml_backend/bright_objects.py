@@ -11,8 +11,8 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
-from ml_backend.coco import ImageRecord
-from ml_backend.images import read_rgb
+from ml_backend.masks.coco import ImageRecord
+from ml_backend.masks.images import read_rgb
 from ml_backend.predictions import Predictions
 
 SPOTS = ((0, (10, 12, 30, 20)), (1, (50, 5, 24, 28)), (0, (40, 60, 16, 16)))

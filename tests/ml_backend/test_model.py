@@ -13,10 +13,10 @@ import pytest
 import requests
 
 import ml_backend
-from ml_backend.backend import Backend
-from ml_backend.image_files import ImageFiles
 from ml_backend.model import MaskModel, default_backend, project_number
-from ml_backend.server import create_app
+from ml_backend.server.app import create_app
+from ml_backend.server.backend import Backend
+from ml_backend.server.image_files import ImageFiles
 from tests.ml_backend.bright_objects import BrightModel, draw_spots
 from tests.ml_backend.file_server import serve_folder
 

@@ -26,8 +26,8 @@ from campaign.label_studio.source import (
     standing_annotation,
 )
 from campaign.label_studio.writeback import WrittenMask, write_back
-from ml_backend.brush import encode_brush
 from ml_backend.errors import InputError
+from ml_backend.masks.brush import encode_brush
 
 CONFIG = """<View><Image name="img" value="$image"/>
 <BrushLabels name="brush" toName="img"><Label value="nucleus"/><Label value="cell"/></BrushLabels>

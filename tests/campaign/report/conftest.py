@@ -9,15 +9,15 @@ from scipy import ndimage
 from sqlalchemy import update
 
 from campaign.demo.shapes import draw_shapes
-from campaign.search import Verdict
+from campaign.search.tree_search import Verdict
 from campaign.settings import CampaignSettings
-from campaign.stations.clustering import cluster
-from campaign.stations.detection import assess
-from campaign.stations.propagation import finish_round
-from campaign.stations.verification import open_searches, plan_pages, save_decisions
+from campaign.steps.cluster import cluster
+from campaign.steps.detect import assess
+from campaign.steps.propagate import finish_round
+from campaign.steps.verify import open_searches, plan_pages, save_decisions
 from campaign.store import Store, models
-from ml_backend.coco import CocoDataset
-from ml_backend.evaluation import true_iou
+from ml_backend.learning.evaluation import true_iou
+from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from campaign.report import report_data
 from campaign.report.records import KINDS
-from campaign.results import final_masks
-from ml_backend.evaluation import true_iou
+from campaign.steps.export import final_masks
+from ml_backend.learning.evaluation import true_iou
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_images_that_are_gone_cost_their_crops_only(campaign, data):
 def test_campaign_that_only_began(tmp_path, campaign):
     from campaign.settings import CampaignSettings
     from campaign.store import Store
-    from ml_backend.coco import CocoDataset
+    from ml_backend.masks.coco import CocoDataset
 
     store, _ = campaign
     pool = CocoDataset([replace(i) for i in store.images("pool")], store.classes())

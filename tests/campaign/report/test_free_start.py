@@ -1,9 +1,9 @@
 """The free start: the pool's nearest neighbours of held-out masks that are known to be correct."""
 
 from campaign.report import render_report, report_data
-from campaign.stations.propagation import obtained
-from tests.campaign.stations.gold import finish, gold_store
-from tests.campaign.stations.test_verification import CLASSES, make_store  # noqa: F401
+from campaign.steps.propagate import obtained
+from tests.campaign.pages.gold import finish, gold_store
+from tests.campaign.steps.test_verify import CLASSES, make_store  # noqa: F401
 
 
 def test_neighbours_of_good_masks_are_good_and_in_the_dataset(tmp_path):

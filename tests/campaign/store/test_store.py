@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from campaign.propagation import DatasetMasks
+from campaign.dataset.propagation import DatasetMasks
 from campaign.settings import CampaignSettings
 from campaign.store import Store
 from campaign.store.locks import file_lock
-from ml_backend.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from ml_backend.errors import InputError
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from tests.ml_backend.test_predictions import some
 
 CLASSES = {1: "cell", 2: "dot"}

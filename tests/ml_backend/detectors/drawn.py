@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from ml_backend.coco import Annotation, CocoDataset, ImageRecord
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
 
 CLASSES = {3: "disk", 7: "square"}
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
-from ml_backend.coco import annotation_json
 from ml_backend.detector import Detector, load_detector_class
 from ml_backend.detectors.coco_results import CocoResults
 from ml_backend.errors import InputError
-from ml_backend.evaluation import predict_all, true_iou
+from ml_backend.learning.evaluation import predict_all, true_iou
+from ml_backend.masks.coco import annotation_json
 from tests.ml_backend.detectors.drawn import CLASSES, draw
 
 

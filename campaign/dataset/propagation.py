@@ -1,0 +1,347 @@
+"""From decisions and answers to the dataset: pure functions over columnar records.
+
+Every mask of an accepted cluster takes the cluster's label, except one voted "no" or "unsure"; a mask voted "yes" is
+taken whatever becomes of its cluster. Of masks that show the same object one stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from campaign.search.tree_search import Verdict
+from ml_backend.predictions import Predictions
+
+if TYPE_CHECKING:
+    from campaign.clustering import Tree
+
+VOTED_RULE = "voted yes"  # the rule of a mask that only its own answer brought in
+EDITED_RULE = "edited"  # how the rule of a mask begins that an annotator corrected
+
+_BLOCK = 512  # masks compared with all kept ones at a time, which bounds the IoU matrix of a crowded image
+
+
+@dataclass(frozen=True)
+class DatasetMasks:
+    """n masks of the dataset with what each rests on; row i of every column belongs to the same mask.
+
+    | column | shape, type | meaning |
+    | --- | --- | --- |
+    | mask_id | (n,) int64 | unique in the campaign |
+    | image_id | (n,) int64 | id of the image in its COCO file |
+    | class_id | (n,) int32 | COCO category id |
+    | box | (n, 4) float32 | x, y, width, height in pixels |
+    | rle | (n,) object | counts of the COCO compressed RLE, bytes |
+    | size | (n, 2) int32 | height and width of the image |
+    | confidence | (n,) float32 | class confidence, 0 to 1 |
+    | predicted_iou | (n,) float32 | predicted IoU with the true mask, 0 to 1 |
+    | round | (n,) int32 | round that found it |
+    | cluster | (n,) int64 | smallest decided cluster around it, in the tree of its round and class; -1: none |
+    | asked | (n,) int32 | masks of that cluster with an answer when it was decided |
+    | yes | (n,) int32 | how many of those were voted "yes" |
+    | rule | (n,) object | str, the decision rule that accepted the cluster, or `VOTED_RULE` |
+    | model_version | (n,) object | str, version of the detector |
+    | voted | (n,) bool | True: a person said yes to this very mask; False: propagated |
+
+    Raises ValueError when a column's shape does not fit the others.
+    """
+
+    mask_id: np.ndarray
+    image_id: np.ndarray
+    class_id: np.ndarray
+    box: np.ndarray
+    rle: np.ndarray
+    size: np.ndarray
+    confidence: np.ndarray
+    predicted_iou: np.ndarray
+    round: np.ndarray
+    cluster: np.ndarray
+    asked: np.ndarray
+    yes: np.ndarray
+    rule: np.ndarray
+    model_version: np.ndarray
+    voted: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.mask_id)
+        for name, (dtype, width) in _COLUMNS.items():
+            column: np.ndarray = np.asarray(getattr(self, name), dtype)
+            if column.size == 0:
+                column = column.reshape((0, width) if width else 0)
+            if column.shape != ((n, width) if width else (n,)):
+                raise ValueError(f"{name}: expected {(n, width) if width else (n,)}, got {column.shape}")
+            object.__setattr__(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.mask_id)
+
+    @property
+    def score(self) -> np.ndarray:
+        """Score `s` of each mask, (n,) float32: class confidence times predicted IoU."""
+        return self.confidence * self.predicted_iou
+
+    def select(self, index: np.ndarray | slice | Sequence[int]) -> DatasetMasks:
+        """The masks that a NumPy index, boolean mask or slice picks, in its order."""
+        return DatasetMasks(**{name: getattr(self, name)[index] for name in _COLUMNS})
+
+    def rles(self) -> list[dict]:
+        """The masks as pycocotools takes them: [{"size": [height, width], "counts": bytes}, ...]."""
+        return _rles(self, slice(None))
+
+    def chunks(self, length: int = 4096) -> Iterator[DatasetMasks]:
+        """The same masks in pieces of at most `length`."""
+        for start in range(0, len(self), length):
+            yield self.select(slice(start, start + length))
+
+    @classmethod
+    def empty(cls) -> DatasetMasks:
+        """No masks."""
+        return cls(**{name: np.zeros(0, dtype) for name, (dtype, _) in _COLUMNS.items()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[DatasetMasks]) -> DatasetMasks:
+        """All masks of `parts`, in order."""
+        if not parts:
+            return cls.empty()
+        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in _COLUMNS})
+
+
+_COLUMNS: dict[str, tuple[type, int]] = {
+    "mask_id": (np.int64, 0),
+    "image_id": (np.int64, 0),
+    "class_id": (np.int32, 0),
+    "box": (np.float32, 4),
+    "rle": (object, 0),
+    "size": (np.int32, 2),
+    "confidence": (np.float32, 0),
+    "predicted_iou": (np.float32, 0),
+    "round": (np.int32, 0),
+    "cluster": (np.int64, 0),
+    "asked": (np.int32, 0),
+    "yes": (np.int32, 0),
+    "rule": (object, 0),
+    "model_version": (object, 0),
+    "voted": (np.bool_, 0),
+}
+assert [f.name for f in fields(DatasetMasks)] == list(_COLUMNS)
+
+
+class Decided(Protocol):
+    """A decision as far as it is needed here: one of `campaign.search.tree_search`, or the store's row of one."""
+
+    @property
+    def cluster(self) -> Any: ...
+    @property
+    def kind(self) -> Any: ...
+    @property
+    def rule(self) -> Any: ...
+    @property
+    def asked(self) -> Any: ...
+    @property
+    def yes(self) -> Any: ...
+
+
+def propagate(
+    predictions: Predictions,
+    tree: Tree | None,
+    decisions: Sequence[Decided],
+    verdicts: Mapping[int, Verdict],
+    *,
+    round_number: int,
+    model_version: str,
+) -> DatasetMasks:
+    """The dataset masks of one class in one round, duplicates included, in the order of the predictions.
+
+    A mask voted "no" is never among them, one voted "yes" always is. One voted "unsure" stays out even if its cluster
+    is accepted: a person looked at it and could not confirm it, so the sample's evidence does not speak for it.
+    (Papadopoulos et al., section 3.3, with the export of voted-down masks mended.)
+
+    Args:
+        predictions: the class's masks; row i is leaf i of the tree.
+        tree: the class's tree, or None where it was not clustered and only votes count.
+        decisions: those made about clusters of this tree, in any order.
+        verdicts: mask id to verdict, one per mask after the answers of several annotators
+            were brought together; ids of other masks are ignored.
+        round_number: the round that the predictions belong to.
+        model_version: version of the detector that predicted them.
+    """
+    n = len(predictions)
+    verdict = _verdict_column(predictions.mask_id, verdicts)
+    cluster = np.full(n, -1, np.int64) if tree is None else nearest_decided(tree.parent, n, decisions)
+    by_cluster = {d.cluster: d for d in decisions}
+    known = np.array(sorted(by_cluster), np.int64)
+    found = [by_cluster[int(c)] for c in known]
+    at = np.searchsorted(known, cluster)  # position of each mask's decision; len(known) or wrong where cluster is -1
+    decided = cluster >= 0
+
+    def column(values: list, missing: object, dtype: type) -> np.ndarray:
+        table: np.ndarray = np.empty(len(values) + 1, dtype)
+        table[:-1], table[-1] = values, missing
+        return table[np.where(decided, at, len(values))]
+
+    accepted = column([d.kind == "accept" for d in found], False, bool)
+    keep = (verdict == Verdict.YES) | (accepted & (verdict == -1))
+    rule = np.where(accepted, column([d.rule for d in found], "", object), VOTED_RULE)
+    masks = DatasetMasks(
+        **{
+            name: getattr(predictions, name)
+            for name in ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou")
+        },
+        round=np.full(n, round_number),
+        cluster=cluster,
+        asked=column([d.asked for d in found], 0, np.int32),
+        yes=column([d.yes for d in found], 0, np.int32),
+        rule=rule,
+        model_version=np.full(n, model_version, object),
+        voted=verdict == Verdict.YES,
+    )
+    return masks.select(keep)
+
+
+def nearest_decided(parent: np.ndarray, n: int, decisions: Sequence[Decided]) -> np.ndarray:
+    """For each of the n leaves the smallest decided cluster that holds it, (n,) int64; -1 where there is none.
+
+    `parent` is (2n-1,), the tree's; ids of a merge are above those of its children, the root's parent is negative or
+    itself. O(n log depth), by doubling pointers.
+    """
+    parent = np.asarray(parent, np.int64)
+    clusters = np.arange(len(parent))
+    decided = np.zeros(len(parent), bool)
+    decided[[d.cluster for d in decisions]] = True
+    top = (parent < 0) | (parent == clusters)
+    above = np.where(decided | top, clusters, parent)
+    while not np.array_equal(further := above[above], above):
+        above = further
+    return np.where(decided[above[:n]], above[:n], -1)
+
+
+def drop_duplicates(masks: DatasetMasks, iou: float = 0.5, covered: float | None = 0.8) -> DatasetMasks:
+    """The masks without duplicates, ordered by mask id; the order of the input does not matter.
+
+    Within one image and class the masks are taken in the order voted "yes" first, then earlier round, then higher
+    score, then lower mask id. One is left out if its IoU with a mask taken before it is above `iou`. A propagated mask
+    is left out too if more than `covered` of its pixels belong to masks taken before it: a part of an object already
+    there, or two such objects in one, has a low IoU with each of them and yet shows nothing new. A mask voted "yes"
+    never falls to that second rule, because a person called it right. `covered=None` turns the rule off.
+    """
+    order = np.lexsort((masks.mask_id, -masks.score, masks.round, ~masks.voted))
+    kept = np.zeros(len(masks), bool)
+    for group in _groups(masks, order):
+        kept[group] = True if len(group) == 1 else _unlike(_rles(masks, group), masks.voted[group], iou, covered)
+    chosen = np.flatnonzero(kept)
+    return masks.select(chosen[np.argsort(masks.mask_id[chosen], kind="stable")])
+
+
+def _unlike(rles: list[dict], voted: np.ndarray, iou: float, covered: float | None) -> np.ndarray:
+    """Which masks of one image and class to keep, best first; (n,) bool."""
+    kept = np.zeros(len(rles), bool)
+    for start in range(0, len(rles), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(rles)))
+        columns = np.concatenate([np.flatnonzero(kept), block])
+        overlaps = _overlaps([rles[i] for i in block], [rles[c] for c in columns])
+        for row, i in enumerate(block):
+            before = np.flatnonzero(kept[columns] & (overlaps.iou[row] > 0) & (columns < i))
+            if len(before):
+                if overlaps.iou[row, before].max() > iou:
+                    continue
+                touching = [rles[c] for c in columns[before]]
+                shares = overlaps.share[row, before].sum()
+                if covered is not None and not voted[i] and _covered(rles[i], touching, shares, covered):
+                    continue
+            kept[i] = True
+    return kept
+
+
+def drop_known(
+    predictions: Predictions, dataset: DatasetMasks, iou: float = 0.5, covered: float | None = 0.8
+) -> Predictions:
+    """The predictions that show something new, in their order.
+
+    Dropped is one that a dataset mask of its image and class overlaps by an IoU above `iou`, and one of whose pixels
+    more than `covered` belong to dataset masks of its class (see `drop_duplicates`). `covered=None` leaves only the
+    published rule (Papadopoulos et al., section 3.4).
+    """
+    kept = np.ones(len(predictions), bool)
+    present = {_key(dataset, group[0]): group for group in _groups(dataset, np.arange(len(dataset)))}
+    for group in _groups(predictions, np.arange(len(predictions))):
+        known = present.get(_key(predictions, group[0]))
+        if known is None:
+            continue
+        there = _rles(dataset, known)
+        for start in range(0, len(group), _BLOCK):
+            block = group[start : start + _BLOCK]
+            new = _rles(predictions, block)
+            overlaps = _overlaps(new, there)
+            kept[block] = overlaps.iou.max(axis=1) <= iou
+            if covered is None:
+                continue
+            for row in np.flatnonzero(kept[block] & (overlaps.share.sum(axis=1) > covered)):
+                touching = [there[c] for c in np.flatnonzero(overlaps.share[row] > 0)]
+                kept[block[row]] = not _covered(new[row], touching, overlaps.share[row].sum(), covered)
+    return predictions.select(kept)
+
+
+def areas(rles: list[dict]) -> np.ndarray:
+    """Pixels of each mask, (n,) int64. pycocotools 2.0.11 fails where it is given more than 255 at once."""
+    parts = [mask_util.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class _Overlaps:
+    iou: np.ndarray  # (rows, columns)
+    share: np.ndarray  # (rows, columns): part of the row's pixels that the column's mask holds
+
+
+def _overlaps(rows: list[dict], columns: list[dict]) -> _Overlaps:
+    iou = np.asarray(mask_util.iou(rows, columns, [0] * len(columns)))
+    row_area, column_area = areas(rows).astype(float), areas(columns)
+    common = np.rint(iou * (row_area[:, None] + column_area) / (1 + iou))
+    return _Overlaps(iou, common / np.maximum(row_area[:, None], 1))
+
+
+def _covered(rle: dict, touching: list[dict], sum_of_shares: float, limit: float) -> bool:
+    """Whether more than `limit` of a mask lies in the union of others; the sum of shares bounds it from above."""
+    if sum_of_shares <= limit:
+        return False
+    if len(touching) == 1:
+        return True
+    # pycocotools divides by the first mask's area where the second is a crowd.
+    return float(mask_util.iou([rle], [mask_util.merge(touching)], [1])[0, 0]) > limit
+
+
+def _groups(masks: DatasetMasks | Predictions, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of one image and class at a time, each in the given order."""
+    if not len(order):
+        return
+    by_group = order[np.lexsort((masks.class_id[order], masks.image_id[order]))]  # lexsort is stable
+    image, class_id = masks.image_id[by_group], masks.class_id[by_group]
+    cuts = np.flatnonzero((image[1:] != image[:-1]) | (class_id[1:] != class_id[:-1])) + 1
+    yield from np.split(by_group, cuts)
+
+
+def _key(masks: DatasetMasks | Predictions, row: int) -> tuple[int, int]:
+    return int(masks.image_id[row]), int(masks.class_id[row])
+
+
+def _rles(masks: DatasetMasks | Predictions, index: np.ndarray | slice) -> list[dict]:
+    sizes = masks.size[index].tolist()
+    return [{"size": s, "counts": c} for s, c in zip(sizes, masks.rle[index], strict=True)]
+
+
+def _verdict_column(mask_ids: np.ndarray, verdicts: Mapping[int, Verdict]) -> np.ndarray:
+    """Verdict of each mask, (n,) int8; -1 where none was given."""
+    column = np.full(len(mask_ids), -1, np.int8)
+    if not verdicts or not len(mask_ids):
+        return column
+    ids = np.fromiter(verdicts.keys(), np.int64, len(verdicts))
+    values = np.fromiter((int(v) for v in verdicts.values()), np.int8, len(verdicts))
+    order = np.argsort(ids)
+    at = np.minimum(np.searchsorted(ids, mask_ids, sorter=order), len(ids) - 1)
+    hit = ids[order[at]] == mask_ids
+    column[hit] = values[order[at[hit]]]
+    return column

@@ -1,0 +1,293 @@
+"""What the annotators did, and how well: one row per user and class, from the facts in the store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from campaign.derived.trust import counted_answers, gold_answers, qualified, withdrawals
+from campaign.quality.answers import standing_answers
+from campaign.quality.measures import (
+    Agreement,
+    GoldAnswer,
+    Pace,
+    PageAnswer,
+    Reliability,
+    agreement,
+    first_answers,
+    flags,
+    fleiss_kappa,
+    pace,
+    page_order,
+    reliability,
+    vote_counts,
+)
+from campaign.search.tree_search import Verdict
+from campaign.steps.export import final_masks
+from campaign.store import Store
+from campaign.store import models as m
+from campaign.store.trust import QUALIFY
+from ml_backend.errors import InputError
+
+MODEL_MASKS = 30  # with three answers each, before annotators are estimated from each other
+PUBLISHED_ANSWER, PUBLISHED_DRAWING = 1.5, 80.0  # seconds for an answer and for a drawn mask
+
+
+@dataclass(frozen=True)
+class AnnotatorFigures:
+    """One user. `answers` are on questions, gold aside; `withdrawn` of them do not count.
+
+    `pace` is that of the answers, gold among them, `drawn` that of masks corrected and painted by hand.
+    `estimated` are sensitivity and specificity by Dawid and Skene's model, which needs no gold but masks that several
+    users answered.
+    """
+
+    user: str
+    name: str
+    answers: int
+    withdrawn: int
+    pages: int
+    unsure: int
+    gold: Reliability
+    gold_wrong: tuple[GoldAnswer, ...]
+    agreement: Agreement
+    estimated: tuple[float | None, float | None]
+    pace: Pace
+    drawn: Pace
+    flags: tuple[str, ...]
+    trusted: bool
+    qualified: bool | None
+
+    @property
+    def seconds(self) -> float:
+        """All the time that the user worked: answering with the gaps between pages, and drawing."""
+        return _total(self.pace, self.drawn)
+
+
+@dataclass(frozen=True)
+class ClassCost:
+    """One class: how long its answers took and how many masks they brought."""
+
+    name: str
+    pace: Pace
+    drawn: Pace
+    masks: int
+    kappa: float | None
+
+    @property
+    def seconds(self) -> float:
+        """All the time that the class took."""
+        return _total(self.pace, self.drawn)
+
+    @property
+    def seconds_per_mask(self) -> float | None:
+        """None without masks."""
+        return self.seconds / self.masks if self.masks else None
+
+
+@dataclass(frozen=True)
+class Team:
+    """All annotators, by number of answers, and what the campaign cost. `wage` is that of an hour, where it is set."""
+
+    users: tuple[AnnotatorFigures, ...]
+    classes: tuple[ClassCost, ...]
+    pace: Pace
+    drawn: Pace
+    masks: int
+    kappa: float | None
+    gold: Reliability
+    wage: float | None
+
+    @property
+    def seconds(self) -> float:
+        """All the time that annotators worked."""
+        return _total(self.pace, self.drawn)
+
+    @property
+    def seconds_per_mask(self) -> float | None:
+        """None without masks."""
+        return self.seconds / self.masks if self.masks else None
+
+    def cost(self, seconds: float | None) -> float | None:
+        """What so much time costs; None where no wage is set or the time is not known."""
+        return None if self.wage is None or seconds is None else self.wage * seconds / 3600
+
+
+def _total(pace: Pace, drawn: Pace) -> float:
+    return pace.seconds + pace.gap_seconds + drawn.seconds
+
+
+def team(store: Store) -> Team:
+    """The annotators of a campaign as it stands."""
+    names = store.people()
+    pages = page_answers(store)
+    gold = {user: first_answers(told) for user, told in gold_answers(store, "verify").items()}
+    real = {(q.page_key, q.mask_id) for q, p in store.questions()}
+    class_of = {p.key: p.class_id for p in store.pages() if p.kind != QUALIFY}
+    standing = [a for a in standing_answers(store.answers(class_of)) if (a.page_key, a.mask_id) in real]
+    counted = {a.id for a in counted_answers(store, class_of)}
+    votes = _votes(standing)
+    agreed, estimated = agreement(votes), _estimated(votes)
+    distrusted = {user for user, times in withdrawals(store).items() if times[-1].until is None}
+    known = qualified(store) if store.settings.quality.qualification else None
+    of_user: dict[str, list[m.Answer]] = defaultdict(list)
+    for a in standing:
+        of_user[a.annotator].append(a)
+    drawings = [d for d in store.drawings() if d.page_key in class_of]
+    rows = []
+    for user in sorted(of_user.keys() | pages.keys() | gold.keys() | {d.annotator for d in drawings}):
+        mine = of_user[user]
+        told = gold.get(user, [])
+        rows.append(
+            AnnotatorFigures(
+                user=user,
+                name=names.get(user, f"user {user}"),
+                answers=len(mine),
+                withdrawn=sum(a.id not in counted for a in mine),
+                pages=len(pages.get(user, [])),
+                unsure=sum(a.verdict == "unsure" for a in mine),
+                gold=reliability(told),
+                gold_wrong=tuple(a for a in told if a.verdict == Verdict(1 - a.truth)),
+                agreement=agreed.get(user, Agreement(None, 0)),
+                estimated=estimated.get(user, (None, None)),
+                pace=pace(pages.get(user, [])),
+                drawn=_drawn(d for d in drawings if d.annotator == user),
+                flags=tuple(flags(pages.get(user, []), store.settings.quality.seconds_least)),
+                trusted=user not in distrusted,
+                qualified=None if known is None else user in known,
+            )
+        )
+    every = [page for given in pages.values() for page in given]
+    masks = final_masks(store)
+    costs = [
+        ClassCost(
+            name,
+            pace(p for p in every if class_of.get(p.key) == class_id),
+            _drawn(d for d in drawings if class_of[d.page_key] == class_id),
+            int((masks.class_id == class_id).sum()),
+            fleiss_kappa(vote_counts(_votes(a for a in standing if class_of[a.page_key] == class_id))),
+        )
+        for class_id, name in store.classes().items()
+    ]
+    return Team(
+        users=tuple(sorted(rows, key=lambda r: (-r.answers, r.user))),
+        classes=tuple(costs),
+        pace=pace(every),
+        drawn=_drawn(drawings),
+        masks=len(masks),
+        kappa=fleiss_kappa(vote_counts(votes)),
+        gold=reliability(a for told in gold.values() for a in told),
+        wage=store.settings.quality.wage_per_hour,
+    )
+
+
+def _drawn(drawings: Iterable[m.Drawing]) -> Pace:
+    """Masks and parts of images drawn by hand, and the time they took where it is known."""
+    found = list(drawings)
+    return Pace(len(found), float(sum(d.lead_time or 0 for d in found)), 0.0)
+
+
+def page_answers(store: Store) -> dict[str, list[PageAnswer]]:
+    """Every page as each user answered it, in order of time; qualification tests left out."""
+    masks: dict[str, list[tuple[int, bool]]] = defaultdict(list)
+    wrong: dict[str, set[int]] = defaultdict(set)
+    for question, page in store.questions(gold=True):
+        if page.kind != QUALIFY:
+            masks[page.key].append((question.mask_id, question.gold is not None))
+            if question.gold == "no":
+                wrong[page.key].add(question.mask_id)
+    given: dict[tuple[str, int], dict[int, m.Answer]] = defaultdict(dict)
+    for a in standing_answers(store.answers(masks)):
+        given[a.page_key, a.annotation_id][a.mask_id] = a
+    found: dict[str, list[PageAnswer]] = defaultdict(list)
+    for (key, _), answers in given.items():
+        first = next(iter(answers.values()))
+        shown = [mask for mask in page_order(key, masks[key]) if mask in answers]
+        found[first.annotator].append(
+            PageAnswer(
+                user=first.annotator,
+                key=key,
+                verdicts=tuple(Verdict[answers[mask].verdict.upper()] for mask in shown),
+                seconds=first.lead_time,
+                at=_seconds(first.answered_at),
+                traps=sum(mask in wrong[key] for mask in shown),
+            )
+        )
+    return {user: sorted(pages, key=lambda p: (p.at or 0.0, p.key)) for user, pages in found.items()}
+
+
+def _votes(answers: Iterable[m.Answer]) -> dict[int, dict[str, Verdict]]:
+    votes: dict[int, dict[str, Verdict]] = defaultdict(dict)
+    for a in answers:
+        votes[a.mask_id][a.annotator] = Verdict[a.verdict.upper()]
+    return votes
+
+
+def _estimated(votes: dict[int, dict[str, Verdict]]) -> dict[str, tuple[float | None, float | None]]:
+    """Rates by Dawid and Skene's model, where enough masks have three answers and crowd-kit is installed."""
+    from campaign.quality.aggregation import Opinion, aggregate
+
+    if sum(len(given) >= 3 for given in votes.values()) < MODEL_MASKS:
+        return {}
+    opinions = [Opinion(mask, user, v) for mask, given in votes.items() if len(given) > 1 for user, v in given.items()]
+    try:
+        return {str(user): rates for user, rates in aggregate(opinions, "dawid-skene").annotators.items()}
+    except InputError:  # an extra that is not installed leaves out a column
+        return {}
+
+
+def _seconds(at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+def as_json(found: Team) -> dict:
+    """For programs: shares 0 to 1 and seconds."""
+
+    def share(value) -> dict | None:
+        return None if value is None else value._asdict()
+
+    def trust(gold: Reliability) -> dict:
+        return {
+            "gold": gold.asked, "sensitivity": share(gold.sensitivity), "specificity": share(gold.specificity),
+        }  # fmt: skip
+
+    return {
+        "users": [
+            {
+                "user": u.user, "name": u.name, "answers": u.answers, "withdrawn": u.withdrawn, "pages": u.pages,
+                "unsure": u.unsure, **trust(u.gold), "kappa": u.agreement.kappa, "shared": u.agreement.shared,
+                "dawid_skene": {"sensitivity": u.estimated[0], "specificity": u.estimated[1]},
+                "seconds_per_answer": u.pace.per_answer, "seconds": u.seconds, "cost": found.cost(u.seconds),
+                "drawn": u.drawn.answers, "seconds_per_drawing": u.drawn.per_answer,
+                "flags": list(u.flags), "trusted": u.trusted, "qualified": u.qualified,
+            }
+            for u in found.users
+        ],
+        "classes": [
+            {
+                "class": c.name, "masks": c.masks, "answers": c.pace.answers, "kappa": c.kappa,
+                "seconds_per_answer": c.pace.per_answer, "seconds_per_mask": c.seconds_per_mask,
+                "hours": c.seconds / 3600, "cost": found.cost(c.seconds),
+                "cost_per_mask": found.cost(c.seconds_per_mask),
+            }
+            for c in found.classes
+        ],
+        "masks": found.masks, "kappa": found.kappa, **trust(found.gold),
+        "hours": found.seconds / 3600, "cost": found.cost(found.seconds),
+        "cost_per_mask": found.cost(found.seconds_per_mask), "wage_per_hour": found.wage,
+        "drawn": found.drawn.answers, "seconds_per_drawing": found.drawn.per_answer,
+        "published_cost_per_drawn_mask": found.cost(PUBLISHED_DRAWING),
+        "published_cost_per_answer": found.cost(PUBLISHED_ANSWER),
+        "seconds_per_answer": found.pace.per_answer, "seconds_per_mask": found.seconds_per_mask,
+        "published_seconds_per_answer": PUBLISHED_ANSWER, "published_seconds_per_drawn_mask": PUBLISHED_DRAWING,
+    }  # fmt: skip
+
+
+def money(value: float | None) -> str:
+    """An amount in the currency of the wage: two digits, more of them where it is small."""
+    return "–" if value is None else f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"

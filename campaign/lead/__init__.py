@@ -1,5 +1,0 @@
-"""The lead's web page: progress, annotators, clusters, and the way to decide one otherwise."""
-
-from campaign.lead.views import mount
-
-__all__ = ["mount"]

@@ -1,0 +1,120 @@
+"""Certify: a fresh audit sample of the dataset, asked as ordinary questions, and what it proves of the precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from campaign.dataset.certification import Audit, Certificate, audit_sample, certify
+from campaign.dataset.propagation import DatasetMasks
+from campaign.derived.reliability import gold_count
+from campaign.derived.trust import counted_answers
+from campaign.quality.answers import verdicts
+from campaign.steps.export import final_masks
+from campaign.steps.verify import SINGLE, page_key, screen_of
+from campaign.store import Store
+from campaign.store.shards import write_whole
+from ml_backend.errors import InputError
+
+AUDIT, CERTIFICATE = "audit", "certificate"
+
+
+@dataclass(frozen=True)
+class RunningAudit:
+    """An audit under way: its number, its draws, and the mask, class and cluster of every audited row."""
+
+    number: int
+    audit: Audit
+    mask_ids: np.ndarray
+
+    @property
+    def kind(self) -> str:
+        """The kind of its pages: answers of one audit never count in another."""
+        return f"{AUDIT}{self.number}"
+
+
+def begin_audit(store: Store, draws: int, per_class: int = 0) -> RunningAudit:
+    """Draws an audit over the dataset as it stands and stores its pages, to be published by the next turn.
+
+    Raises InputError where the dataset is empty or an audit is open.
+    """
+    known = store.get_meta(AUDIT)
+    if known is not None and not known["certified"]:
+        raise InputError("audit", "the open one to be answered first", f"number {known['number']} still open")
+    number = known["number"] + 1 if known else 1
+    masks = final_masks(store)
+    if not len(masks):
+        raise InputError("audit", "a dataset with at least one mask", "none")
+    rows = np.stack([masks.mask_id, masks.class_id.astype(np.int64), _strata(masks)])
+    write_whole(store.folder / "audits" / f"{number:03d}.npy", lambda p: np.save(p, rows))
+    store.set_meta(AUDIT, {"number": number, "draws": draws, "per_class": per_class, "certified": False})
+    running = open_audit(store)
+    assert running is not None
+    add_audit_pages(store, running)
+    return running
+
+
+def open_audit(store: Store) -> RunningAudit | None:
+    """The newest audit, drawn again from what was stored of it: the same draws every time. None before the first."""
+    known = store.get_meta(AUDIT)
+    if known is None:
+        return None
+    mask_ids, class_id, cluster = np.load(store.folder / "audits" / f"{known['number']:03d}.npy")
+    seed = store.settings.seed + known["number"]
+    audit = audit_sample(class_id, cluster, known["draws"], per_class=known["per_class"], seed=seed)
+    return RunningAudit(known["number"], audit, mask_ids)
+
+
+def add_audit_pages(store: Store, running: RunningAudit) -> None:
+    """Stores the pages of an audit; run again it adds none twice."""
+    current = store.round()
+    rows = np.array(running.audit.rows)
+    found = store.masks(running.mask_ids[rows])
+    for class_id in sorted(set(found.class_id.tolist())):
+        mine = found.mask_id[found.class_id == class_id].tolist()
+        screen = screen_of(store, class_id, audit=True)
+        size = 1 if screen == SINGLE else store.settings.page.page_size
+        for start in range(0, len(mine), size):
+            ids, number = mine[start : start + size], current.number if current else 0
+            key = f"{page_key(store.key, 0, class_id, ids)}-{running.kind}"
+            store.add_page(key, number, class_id, [(i, None) for i in ids], running.kind, screen=screen)
+
+
+def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
+    """The certificate of the newest audit, stored for the export; while questions are open, how many.
+
+    Only answers that count are weighed, and annotators are taken to be as reliable as their gold shows them.
+    Raises InputError before the first audit.
+    """
+    running = open_audit(store)
+    if running is None:
+        raise InputError("audit", "one that was begun", "none")
+    add_audit_pages(store, running)
+    keys = {page.key for _, page in store.questions(kind=running.kind)}
+    known = verdicts(counted_answers(store, keys))
+    row_of = {int(mask): row for row, mask in enumerate(running.mask_ids)}
+    answers = {row_of[mask]: verdict for mask, verdict in known.items() if mask in row_of}
+    missing = sum(row not in answers for row in running.audit.rows)
+    if missing:
+        return missing
+    certificate = certify(running.audit, answers, gold_count(store), confidence)
+    store.set_meta(CERTIFICATE, {"audit": running.number, **certificate.as_dict(), "sentence": certificate.sentence()})
+    store.set_meta(AUDIT, (store.get_meta(AUDIT) or {}) | {"certified": True})
+    store.log(f"audit {running.number}: {certificate.sentence()}")
+    return certificate
+
+
+def standing_certificate(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
+    """The newest certificate, where it speaks of these masks: none of them may be newer than its audit."""
+    certificate, running = store.get_meta(CERTIFICATE), open_audit(store)
+    if certificate is None or running is None or certificate["audit"] != running.number:
+        return None
+    return certificate if np.isin(masks.mask_id, running.mask_ids).all() else None
+
+
+def _strata(masks: DatasetMasks) -> np.ndarray:
+    """One number per cluster, over all rounds and classes."""
+    keys = np.stack([masks.round.astype(np.int64), masks.class_id.astype(np.int64), masks.cluster], axis=1)
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)

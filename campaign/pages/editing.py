@@ -1,0 +1,227 @@
+"""Edit: masks nearly right, put before annotators to be corrected with the brush, and read back as verified masks.
+
+A correction is a fact. The dataset takes the newest one of a mask in its place, with an id of its own that every crop,
+audit and export knows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from campaign.dataset.propagation import EDITED_RULE, DatasetMasks, drop_known
+from campaign.derived.trust import counted_answers
+from campaign.label_studio.client import Client
+from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
+from campaign.label_studio.verification import create_project, publish_tasks
+from campaign.pages.cursors import read_on
+from campaign.pages.instructions import class_rules, project_instructions
+from campaign.quality.answers import verdicts
+from campaign.search.tree_search import Verdict
+from campaign.steps.export import final_masks
+from campaign.steps.propagate import counted_corrections, obtained
+from campaign.store import Store
+from campaign.store import models as m
+from campaign.store.drawings import CORRECTED, NOTHING, UNSURE, WITHDRAWN
+from campaign.store.masks import is_drawn
+from label_config import edit_data, load
+from ml_backend.errors import InputError
+from ml_backend.masks import editing
+from ml_backend.predictions import Predictions, split_mask_id
+from ml_backend.server.signing import crop_url
+
+logger = logging.getLogger(__name__)
+
+EDIT = "edit"  # the pages' kind and screen
+PROJECT, CURSOR = "edit_project", "edit_cursor"
+VERSION = "campaign"
+
+
+def near_misses(store: Store, class_id: int, count: int) -> list[int]:
+    """Masks of a class that were voted no with a high score, best first, whose object the dataset does not have.
+
+    Of several that show the same object, of different rounds say, the best alone.
+    """
+    voted = verdicts(counted_answers(store))
+    ids = [q.mask_id for q, p in store.questions(kind="verify") if p.class_id == class_id]
+    wrong = [i for i in dict.fromkeys(ids) if voted.get(i) == Verdict.NO and i not in edited(store)]
+    found = drop_known(store.masks(wrong), final_masks(store), store.settings.rounds.dedupe_iou)
+    found = found.select(np.argsort(-found.score, kind="stable"))
+    chosen: list[int] = []
+    for row, rle in enumerate(found.rles()):
+        others = found.select(chosen)
+        same = others.select(others.image_id == found.image_id[row])
+        if len(same) and mask_util.iou([rle], same.rles(), [0] * len(same)).max() > store.settings.rounds.dedupe_iou:
+            continue
+        chosen.append(row)
+        if len(chosen) == count:
+            break
+    return found.mask_id[chosen].tolist()
+
+
+def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, count: int) -> list[int]:
+    """Masks of a cluster to be corrected, best score first; those voted yes need it not.
+
+    Raises InputError where there is no such cluster.
+    """
+    entry = next((t for t in store.trees(round_number) if t.class_id == class_id and t.masks), None)
+    if entry is None or not 0 <= cluster < 2 * entry.masks - 1:
+        raise InputError("cluster", f"one of round {round_number} and class {class_id}", cluster)
+    tree, mask_ids = store.tree(round_number, class_id)
+    voted, done = verdicts(counted_answers(store)), edited(store)
+    members = np.sort(np.asarray(mask_ids)[tree.members(cluster)]).tolist()
+    found = store.masks([i for i in members if voted.get(i) != Verdict.YES and i not in done])
+    return found.mask_id[np.argsort(-found.score, kind="stable")][:count].tolist()
+
+
+def edited(store: Store) -> set[int]:
+    """Masks that were put before annotators to be corrected."""
+    return {q.mask_id for q, _ in store.questions(kind=EDIT)}
+
+
+def add_edit_pages(store: Store, mask_ids: Sequence[int]) -> int:
+    """Stores a page for each of these masks that has none; gives how many are new. Raises KeyError for no mask."""
+    known = edited(store)
+    new = [i for i in dict.fromkeys(int(i) for i in mask_ids) if i not in known]
+    found = store.masks(new)
+    for mask, class_id in zip(found.mask_id.tolist(), found.class_id.tolist(), strict=True):
+        number = 0 if is_drawn(mask) else split_mask_id(mask)[0]
+        store.add_page(f"{store.key}-e{mask}", number, class_id, [(mask, None)], EDIT, screen=EDIT)
+    return len(new)
+
+
+def ensure_project(store: Store, client: Client) -> int:
+    """The id of the project of edit pages, made at the first call."""
+    known = store.get_meta(PROJECT)
+    if known is not None:
+        return int(known["id"])
+    project = create_project(
+        client,
+        f"Edit: {store.settings.name} [{store.key}]",
+        label_config=load(EDIT, list(store.classes().values())).xml,
+        instructions=project_instructions(store, EDIT),
+        predictions=True,
+    )
+    store.set_meta(PROJECT, {"id": project})
+    return project
+
+
+def publish_edits(store: Store, client: Client) -> int:
+    """Publishes the edit pages that Label Studio does not hold yet; gives how many there were."""
+    rows = [p for p in store.pages(published=False) if p.screen == EDIT]
+    if rows:
+        project = ensure_project(store, client)
+        tasks = _tasks(store, rows)
+        publish_tasks(client, project, tasks, after=store.newest_task(EDIT), published=store.mark_published)
+        # Label Studio takes the name of predictions only once there are some.
+        body = {"model_version": VERSION, "show_collab_predictions": True}
+        client.request("PATCH", f"api/projects/{project}/", body=body, thing=f"project {project}", repeatable=True)
+    return len(rows)
+
+
+def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
+    """Tasks by key: the part of the image around a mask, and the mask as a prediction to be changed."""
+    mask_of = {p.key: q.mask_id for q, p in store.questions(kind=EDIT)}
+    found = store.masks([mask_of[row.key] for row in rows])
+    names, rules = store.classes(), class_rules(store)
+    secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
+    tasks = {}
+    for i, (row, rle) in enumerate(zip(rows, found.rles(), strict=True)):
+        url = crop_url(base, secret, mask_of[row.key], (row.created_at + timedelta(days=days)).timestamp())
+        name = names[row.class_id]
+        data = edit_data(row.key, name, mask_of[row.key], url, rules=rules.get(row.class_id, ""))
+        prediction = editing.edit_prediction(rle, _window(found, i), name, VERSION)
+        tasks[row.key] = {"data": data, "predictions": [prediction], "meta": {"key": row.key}}
+    return tasks
+
+
+def _window(masks: Predictions, row: int) -> editing.Window:
+    height, width = (int(v) for v in masks.size[row])
+    return editing.edit_window(masks.box[row].tolist(), width, height)
+
+
+def read_edits(store: Store, client: Client) -> int:
+    """Reads corrections back as facts; gives how many were new. Datasets of rounds that are over take them in."""
+    project = store.get_meta(PROJECT)
+    if project is None:
+        return 0
+    new = read_on(
+        store,
+        CURSOR,
+        lambda since: read_drawings(client, int(project["id"]), since),
+        lambda tasks: store.add_drawings(edit_facts(store, tasks)),
+    )
+    if new:
+        for row in store.rounds():
+            if row.stage == "done":
+                store.save_dataset(row.number, obtained(store, row.number))
+    return new
+
+
+def edit_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
+    """Facts that edit pages tell: what each annotation made of its mask, and which annotations are gone."""
+    mask_of = {p.key: q.mask_id for q, p in store.questions(kind=EDIT)}
+    standing = store.drawings()
+    rows = []
+    for task in tasks:
+        if task.page_key not in mask_of:
+            continue
+        mask = store.masks([mask_of[task.page_key]])
+        base = {"page_key": task.page_key, "mask_id": mask_of[task.page_key], "image_id": int(mask.image_id[0])}
+        for a in task.annotations:
+            state, shapes = _outcome(mask, a)
+            rows.append(base | drawing_fact(a, state, shapes))
+        present = {a.id for a in task.annotations}
+        rows += [gone_fact(f) for f in standing if f.page_key == task.page_key and f.annotation_id not in present]
+    return rows
+
+
+def drawing_fact(a: DrawnAnnotation, state: str, shapes: list[dict]) -> dict:
+    """The columns of a fact that an annotation gives."""
+    return {
+        "annotation_id": a.id, "annotator": str(a.user), "state": state, "masks": {"masks": shapes},
+        "answered_at": a.updated_at, "lead_time": a.lead_time,
+    }  # fmt: skip
+
+
+def gone_fact(fact: m.Drawing) -> dict:
+    """The fact that an annotation was deleted."""
+    return {
+        "page_key": fact.page_key, "mask_id": fact.mask_id, "image_id": fact.image_id, "annotator": fact.annotator,
+        "annotation_id": fact.annotation_id, "state": WITHDRAWN, "masks": {"masks": []},
+        "answered_at": fact.answered_at, "lead_time": None,
+    }  # fmt: skip
+
+
+def _outcome(mask: Predictions, a: DrawnAnnotation) -> tuple[str, list[dict]]:
+    """What an annotation says of a mask, and the corrected shape. A malformed drawing counts as unsure."""
+    said = UNSURE if a.skipped else editing.edit_verdict(a.result)
+    if said != editing.CORRECTED:
+        return (NOTHING if said == editing.NO_OBJECT else UNSURE), []
+    height, width = (int(v) for v in mask.size[0])
+    try:
+        rle = editing.edited_mask(a.result, _window(mask, 0), height, width)
+    except InputError as error:
+        logger.warning("annotation %d: %s", a.id, error)
+        return UNSURE, []
+    if rle is None:  # all of it erased
+        return NOTHING, []
+    return CORRECTED, [
+        {"class_id": int(mask.class_id[0]), "size": [height, width], "counts": rle["counts"].decode("ascii")}
+    ]
+
+
+def summary(store: Store) -> dict[str, int]:
+    """Edit pages and what came of them."""
+    found = counted_corrections(store)
+    masks: DatasetMasks = final_masks(store)
+    return {
+        "pages": len(edited(store)),
+        "corrected": sum(d.state == CORRECTED for d in found.values()),
+        "no_object": sum(d.state == NOTHING for d in found.values()),
+        "in_dataset": sum(str(rule).startswith(EDITED_RULE) for rule in masks.rule),
+    }

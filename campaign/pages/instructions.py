@@ -1,0 +1,150 @@
+"""What annotators are told: the lead's Markdown files in the campaign folder, with example crops of the campaign.
+
+Three levels, as in the corrective-clicks study (Benenson et al.): how the task works, rules for every class, rules for
+a class or a group of classes. Good and bad examples are held-out predictions whose IoU with the true mask is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from campaign.derived.trust import gold_supply
+from campaign.label_studio.client import Client
+from campaign.quality.measures import draw_lot
+from campaign.search.tree_search import Verdict
+from campaign.store import Store
+from campaign.store.trust import EXAMPLES
+from label_config import Instructions
+from label_config.instructions import DEFAULTS, examples_html
+from ml_backend.server.signing import crop_url
+
+FOLDER = "instructions"
+SHOWN = "instructions_shown"
+EXAMPLES_EACH = 4
+CLEARLY_GOOD, NEARLY_GOOD = 0.85, 0.35  # IoU of good examples at least, and of bad ones: a mask on nothing teaches less
+DAY = 86400
+PROJECTS = {"verification": "verification_project", "single": "single_project", "edit": "edit_project"} | {
+    "paint": "paint_project"
+}
+TEMPLATE = """classes: {name}
+<!--
+Rules for {name}, in Markdown; they are shown above the rules for every class. Where several classes share rules, name
+them all in the first line, with commas. ![words](crop:123) shows the crop of mask 123; a mask's number stands on its
+page in the cluster explorer. As long as no crop is named here, examples are chosen by themselves. Now these are:
+good {good}
+bad {bad}
+-->
+"""
+
+
+def class_rules(store: Store) -> dict[int, str]:
+    """HTML of the rules of each class, its own first, with examples: what the class's pages show."""
+    texts, found = Instructions(store.folder / FOLDER), examples(store)
+    url = _urls(store)
+    return {
+        class_id: texts.class_html(name, url, _rows(texts, name, found.get(class_id), url))
+        for class_id, name in store.classes().items()
+    }
+
+
+def project_instructions(store: Store, screen: str = "verification") -> str:
+    """HTML that Label Studio shows before the first page: all three levels."""
+    texts, found = Instructions(store.folder / FOLDER), examples(store)
+    url = _urls(store)
+    rows = {name: _rows(texts, name, found.get(i), url) for i, name in store.classes().items()}
+    return texts.project_html(url, screen, rows)
+
+
+def examples(store: Store) -> dict[int, dict[str, list[int]]]:
+    """{class: {"good": mask ids, "bad": mask ids}}, chosen once, as soon as there are held-out predictions.
+
+    Masks shown as examples are never gold.
+    """
+    known = store.examples()
+    missing = [i for i in store.classes() if i not in known]
+    if not missing or not any(store.shards(r.number, "heldout") for r in store.rounds()):
+        return known
+    gold = {q.mask_id for q, _ in store.gold_questions()}
+    supply = sorted(gold_supply(store), key=lambda g: draw_lot("example", g.mask_id))
+    for class_id in missing:
+        mine = [g for g in supply if g.class_id == class_id and g.mask_id not in gold]
+        good = sorted((g for g in mine if g.truth == Verdict.YES), key=lambda g: g.iou < CLEARLY_GOOD)
+        bad = sorted((g for g in mine if g.truth == Verdict.NO), key=lambda g: g.iou < NEARLY_GOOD)
+        # A tenth of what there is at most: the rest is wanted as gold.
+        known[class_id] = {
+            word: [g.mask_id for g in found[: min(EXAMPLES_EACH, math.ceil(len(found) / 10))]]
+            for word, found in (("good", good), ("bad", bad))
+        }
+    store.set_meta(EXAMPLES, {str(i): found for i, found in known.items()})
+    return known
+
+
+def keep_instructions(store: Store, client: Client) -> int:
+    """Puts the instructions into the campaign's projects where the texts changed or addresses grow old.
+
+    Gives how many projects were told.
+    """
+    shown = dict(store.get_meta(SHOWN) or {})
+    told = 0
+    for screen, meta in PROJECTS.items():
+        known = store.get_meta(meta)
+        if known is None:
+            continue
+        digest = _digest(store, screen)
+        before, at = shown.get(screen, ("", 0.0))
+        if before == digest and time.time() - at < store.settings.page.url_days * DAY / 2:
+            continue
+        body = {"expert_instruction": project_instructions(store, screen), "show_instruction": True}
+        project = int(known["id"])
+        client.request("PATCH", f"api/projects/{project}/", body=body, thing=f"project {project}", repeatable=True)
+        shown[screen] = [digest, time.time()]
+        told += 1
+    if told:
+        store.set_meta(SHOWN, shown)
+    return told
+
+
+def write_templates(store: Store) -> list[Path]:
+    """The lead's files; those that are not there yet are made, so that they can be changed."""
+    folder = store.folder / FOLDER
+    (folder / "classes").mkdir(parents=True, exist_ok=True)
+    found = examples(store)
+    paths = []
+    for path in sorted(DEFAULTS.glob("*.md")):
+        paths.append(folder / path.name)
+        if not paths[-1].exists():
+            paths[-1].write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    told = Instructions(folder).classes
+    for class_id, name in store.classes().items():
+        path = folder / "classes" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-') or class_id}.md"
+        if name.lower() not in told and not path.exists():
+            chosen = found.get(class_id, {})
+            words = {word: " ".join(f"crop:{i}" for i in chosen.get(word, [])) or "none" for word in ("good", "bad")}
+            path.write_text(TEMPLATE.format(name=name, **words), encoding="utf-8")
+    return [*paths, *sorted((folder / "classes").glob("*.md"))]
+
+
+def _rows(texts: Instructions, name: str, found: dict[str, list[int]] | None, url: Callable[[int], str]) -> str:
+    """Example crops in two rows; none where the lead's text names its own."""
+    if found is None or "(crop:" in texts.classes.get(name.lower(), ""):
+        return ""
+    return examples_html([url(i) for i in found["good"]], [url(i) for i in found["bad"]])
+
+
+def _urls(store: Store) -> Callable[[int], str]:
+    """Addresses of crops; the same all day, so that a browser loads each example once."""
+    secret, base = store.secret("crop_key"), store.settings.page.public_url
+    expires = (time.time() // DAY + 1 + store.settings.page.url_days) * DAY
+    return lambda mask: crop_url(base, secret, mask, expires)
+
+
+def _digest(store: Store, screen: str) -> str:
+    """Changes with the texts and the examples, not with the time."""
+    texts, found = Instructions(store.folder / FOLDER), examples(store)
+    parts = (texts.project_html(None, screen), sorted(found.items()))
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()

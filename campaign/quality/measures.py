@@ -1,0 +1,376 @@
+"""How far an annotator can be trusted: gold, agreement and speed. Pure functions of answers.
+
+Hidden gold tells most. Each user's gold answers, in the order in which they were given, run through a cumulative sum
+test (Page 1954, "Continuous inspection schemes") of the accepted share of errors against the limit. It finds a user
+who was careless from the start as well as one who grew tired, and it says since when: the answers since then are the
+ones not to trust. A user counts again once as strong evidence speaks for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from campaign.search.tree_search import Verdict
+
+ALARM = 2.5  # log likelihood ratio at which a user is found careless; the same the other way makes up for it
+CREDIT = 3.0  # the most that right answers of long ago speak for a user
+FAST_PAGES, PATTERN_PAGES, UNTOUCHED_PAGES = 3, 5, 3  # pages before a flag is raised
+LONGEST_GAP = 60.0  # seconds between two pages; more is a break and no part of the work
+
+
+class Rate(NamedTuple):
+    """A share with its exact 95 % interval (Clopper and Pearson 1934)."""
+
+    value: float
+    low: float
+    high: float
+    asked: int
+
+
+def rate(right: int, asked: int) -> Rate | None:
+    """The share `right` of `asked`; None where nothing was asked."""
+    from scipy.special import betaincinv
+
+    if asked == 0:
+        return None
+    low = float(betaincinv(right, asked - right + 1, 0.025)) if right else 0.0
+    high = float(betaincinv(right + 1, asked - right, 0.975)) if right < asked else 1.0
+    return Rate(right / asked, low, high, asked)
+
+
+@dataclass(frozen=True)
+class GoldAnswer:
+    """One user's answer on one gold mask; `truth` is its known verdict, `at` orders a user's answers."""
+
+    user: str
+    mask_id: int
+    truth: Verdict
+    verdict: Verdict
+    at: str
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A user on gold: of the correct masks the share voted yes, of the wrong ones the share voted no.
+
+    Unsure answers are in neither; `unsure` is their share of all.
+    """
+
+    sensitivity: Rate | None
+    specificity: Rate | None
+    unsure: Rate | None
+
+    @property
+    def asked(self) -> int:
+        """Gold answered, unsure included."""
+        return self.unsure.asked if self.unsure else 0
+
+
+def reliability(answers: Iterable[GoldAnswer]) -> Reliability:
+    """What gold tells of a user, or of all users together."""
+    count = Counter((a.truth, a.verdict) for a in answers)
+    yes, no = count[Verdict.YES, Verdict.YES], count[Verdict.NO, Verdict.NO]
+    unsure = count[Verdict.YES, Verdict.UNSURE] + count[Verdict.NO, Verdict.UNSURE]
+    return Reliability(
+        rate(yes, yes + count[Verdict.YES, Verdict.NO]),
+        rate(no, no + count[Verdict.NO, Verdict.YES]),
+        rate(unsure, count.total()),
+    )
+
+
+def first_answers(answers: Iterable[GoldAnswer]) -> list[GoldAnswer]:
+    """Of each user and mask the first answer alone: who sees a mask again may remember it."""
+    first: dict[tuple[str, int], GoldAnswer] = {}
+    for answer in sorted(answers, key=lambda a: (a.at, a.mask_id)):
+        first.setdefault((answer.user, answer.mask_id), answer)
+    return list(first.values())
+
+
+def passed(answers: Sequence[GoldAnswer], limit: float) -> bool:
+    """Whether a test is passed: the share that was right, an unsure answer being none, reaches the limit."""
+    right = sum(a.verdict == a.truth for a in answers)
+    return len(answers) > 0 and right >= limit * len(answers)
+
+
+# Withdrawal
+
+
+class Distrust(NamedTuple):
+    """A user's answers after `since` up to `until` do not count; found at `found`.
+
+    `since` "" is from their first answer on, `until` None is until further notice. `wrong` of `asked` gold answers
+    after `since` were wrong when it was found.
+    """
+
+    since: str
+    found: str
+    until: str | None
+    wrong: int
+    asked: int
+
+    def holds(self, at: str) -> bool:
+        """Whether an answer given then is among those withdrawn."""
+        return self.since < at and (self.until is None or at <= self.until)
+
+
+def watch(answers: Sequence[GoldAnswer], accepted: float, limit: float, alarm: float = ALARM) -> list[Distrust]:
+    """When a user's answers were not to be trusted, from their gold answers.
+
+    The score is the log likelihood ratio of an error share of `limit` to one of `accepted`, never below `-CREDIT`. At
+    `alarm` the answers since its last lowest point are withdrawn, and those to come until the score has fallen by
+    twice as much. Answers count once per mask; unsure ones tell nothing.
+    """
+    wrong_step, right_step = math.log(limit / accepted), math.log((1 - limit) / (1 - accepted))
+    found: list[Distrust] = []
+    score, lowest, since, wrong, asked = 0.0, 0.0, "", 0, 0
+    distrusted = False
+    for answer in first_answers(answers):
+        if answer.verdict == Verdict.UNSURE:
+            continue
+        error = answer.verdict != answer.truth
+        score += wrong_step if error else right_step
+        wrong, asked = wrong + error, asked + 1
+        if distrusted:
+            score = min(score, alarm)
+            if score <= -alarm:
+                found[-1] = found[-1]._replace(until=answer.at)
+                distrusted, score, lowest, since, wrong, asked = False, 0.0, 0.0, answer.at, 0, 0
+            continue
+        score = max(score, -CREDIT)
+        if score <= lowest:
+            lowest, since, wrong, asked = score, answer.at, 0, 0
+        elif score >= alarm:
+            found.append(Distrust(since, answer.at, None, wrong, asked))
+            distrusted, score = True, alarm
+    return found
+
+
+# Gold among the questions
+
+
+class GoldMask(NamedTuple):
+    """A mask with a known verdict, and its IoU with the true mask where there is one."""
+
+    mask_id: int
+    class_id: int
+    truth: Verdict
+    iou: float = math.nan
+
+
+def gold_room(size: int, page_number: int, share: float, opening: bool) -> int:
+    """How many masks of a page of `size` are to be gold: half of an opening page, else `share` on average."""
+    if share <= 0:
+        return 0
+    if opening:
+        return (size + 1) // 2
+    return math.floor((page_number + 1) * share * size + 1e-9) - math.floor(page_number * share * size + 1e-9)
+
+
+def opening_wanted(answered: Mapping[str, int], waiting: int, opening: int, newcomers: int = 1) -> bool:
+    """Whether the next page should be an opening page: some users are not known yet, and too little gold waits.
+
+    `answered` counts the gold that each user has answered, `waiting` the gold on pages that nobody has.
+    """
+    return waiting < sum(max(0, opening - n) for n in answered.values()) + newcomers * opening
+
+
+def draw_gold(
+    supply: Iterable[GoldMask], used: Mapping[int, Verdict], class_id: int, count: int, seed: int
+) -> list[GoldMask]:
+    """At most `count` masks of a class from the supply, none used before, as many correct as wrong ones in the end.
+
+    `used` holds the gold of this class so far with its verdicts. The order of the supply does not matter.
+    """
+    free: dict[Verdict, list[GoldMask]] = defaultdict(list)
+    for mask in supply:
+        if mask.class_id == class_id and mask.mask_id not in used:
+            free[mask.truth].append(mask)
+    for masks in free.values():
+        masks.sort(key=lambda m: draw_lot(seed, m.mask_id), reverse=True)
+    so_far = Counter(used.values())
+    drawn: list[GoldMask] = []
+    while len(drawn) < count and (free[Verdict.YES] or free[Verdict.NO]):
+        want = Verdict.YES if so_far[Verdict.YES] <= so_far[Verdict.NO] else Verdict.NO
+        if not free[want]:
+            # A hundred correct ones in a row are no test: one kind never gets far ahead of the other.
+            want = Verdict(1 - want)
+            if so_far[want] > 2 * so_far[Verdict(1 - want)] + 5:
+                break
+        so_far[want] += 1
+        drawn.append(free[want].pop())
+    return drawn
+
+
+def page_order(key: str, masks: Iterable[tuple[int, bool]]) -> list[int]:
+    """The masks of a page, (mask id, whether it is gold), in the order in which they are shown.
+
+    Masks of neighbouring images stay together; gold lies among them where nobody can tell.
+    """
+    rows = sorted(masks)
+    shown = [mask for mask, gold in rows if not gold]
+    for mask, gold in rows:
+        if gold:
+            shown.insert(draw_lot(key, mask) % (len(shown) + 1), mask)
+    return shown
+
+
+def is_chosen(key: str, share: float) -> bool:
+    """Whether a page is among the `share` of pages that two users answer."""
+    return draw_lot("overlap", key) < share * 2**64
+
+
+def draw_lot(*parts: object) -> int:
+    """A number below 2**64 that follows from the parts alone, and from nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
+
+
+# Agreement
+
+
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
+    """Cohen's kappa of two raters of the same things (Cohen 1960); None where there are none.
+
+    Raters who both give one and the same category throughout agree fully, and kappa is 1.
+    """
+    n = len(first)
+    if n == 0:
+        return None
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    of_first, of_second = Counter(first), Counter(second)
+    chance = sum(of_first[c] * of_second[c] for c in of_first) / n**2
+    return 1.0 if chance == 1 else (observed - chance) / (1 - chance)
+
+
+def fleiss_kappa(counts: np.ndarray) -> float | None:
+    """Fleiss' kappa (Fleiss 1971) of `counts`, (things, categories); None where none was rated twice.
+
+    Things may have different numbers of raters; those with one are left out and each weighs by its pairs of raters.
+    """
+    counts = np.asarray(counts, float)
+    raters = counts.sum(1)
+    counts, raters = counts[raters > 1], raters[raters > 1]
+    if not len(counts):
+        return None
+    pairs = (raters * (raters - 1)).sum()
+    observed = float((counts * (counts - 1)).sum() / pairs)
+    share = counts.sum(0) / counts.sum()
+    chance = float((share**2).sum())
+    return 1.0 if chance == 1 else (observed - chance) / (1 - chance)
+
+
+class Agreement(NamedTuple):
+    """How far users agree: Cohen's kappa with all others together, of `shared` pairs of answers."""
+
+    kappa: float | None
+    shared: int
+
+
+Votes = Mapping[int, Mapping[str, Verdict]]
+
+
+def agreement(votes: Votes) -> dict[str, Agreement]:
+    """Each user against the others on the masks that several answered; `votes` are verdicts by mask and user."""
+    own: dict[str, list[Verdict]] = defaultdict(list)
+    others: dict[str, list[Verdict]] = defaultdict(list)
+    for given in votes.values():
+        for user, verdict in given.items():
+            for other, theirs in given.items():
+                if other != user:
+                    own[user].append(verdict)
+                    others[user].append(theirs)
+    return {user: Agreement(cohen_kappa(own[user], others[user]), len(own[user])) for user in own}
+
+
+def vote_counts(votes: Votes) -> np.ndarray:
+    """The table that `fleiss_kappa` takes: no, yes and unsure of each mask, (masks, 3)."""
+    table = np.zeros((len(votes), 3), int)
+    for row, given in enumerate(votes.values()):
+        for verdict in given.values():
+            table[row, verdict] += 1
+    return table
+
+
+# Speed
+
+
+@dataclass(frozen=True)
+class PageAnswer:
+    """One page as one user answered it.
+
+    `verdicts` in the order in which the masks are shown; `traps` counts wrong gold masks among them. `seconds` from
+    the page's showing to its submission, `at` Unix time of that; both None where they are not known.
+    """
+
+    user: str
+    key: str
+    verdicts: tuple[Verdict, ...]
+    seconds: float | None
+    at: float | None
+    traps: int = 0
+
+    @property
+    def untouched(self) -> bool:
+        """Submitted as it was shown, every mask a yes."""
+        return all(v == Verdict.YES for v in self.verdicts)
+
+
+def flags(pages: Sequence[PageAnswer], seconds_least: float) -> list[str]:
+    """What looks careless in the pages of one user, one line each."""
+    found = []
+    timed = [p for p in pages if p.seconds is not None and p.verdicts]
+    fast = sum((p.seconds or 0) < seconds_least * len(p.verdicts) for p in timed)
+    if fast >= FAST_PAGES and fast * 10 >= len(timed):
+        found.append(f"{fast} of {len(timed)} pages answered in less than {seconds_least:g} s per mask")
+    patterns = Counter(
+        tuple(place for place, verdict in enumerate(p.verdicts) if verdict != Verdict.YES)
+        for p in pages
+        if not p.untouched and len(p.verdicts) > 2
+    )
+    if patterns:
+        pattern, times = patterns.most_common(1)[0]
+        if times >= PATTERN_PAGES and times * 2 > patterns.total():
+            places = ", ".join(str(place + 1) for place in pattern)
+            found.append(f"the same places marked on {times} of {patterns.total()} pages: {places}")
+    traps = [p for p in pages if p.traps]
+    careless = [p for p in traps if p.untouched]
+    if len(careless) >= UNTOUCHED_PAGES and len(careless) * 2 >= len(traps):
+        found.append(f"{len(careless)} of {len(traps)} pages that hold a wrong gold mask submitted untouched")
+    return found
+
+
+class Pace(NamedTuple):
+    """Time that answers took: seconds on the pages, seconds between them, and how many answers that were."""
+
+    answers: int
+    seconds: float
+    gap_seconds: float
+
+    @property
+    def per_answer(self) -> float | None:
+        """Seconds per answer, gaps included; None without answers."""
+        return (self.seconds + self.gap_seconds) / self.answers if self.answers else None
+
+
+def pace(pages: Iterable[PageAnswer]) -> Pace:
+    """The time of some users' pages; those whose time is not known are left out.
+
+    The gap before a page is the time between the submission of the one before and its own showing. A pause of more
+    than a minute is no work.
+    """
+    answers, seconds, gaps = 0, 0.0, 0.0
+    last: dict[str, float] = {}
+    for page in sorted((p for p in pages if p.seconds is not None), key=lambda p: (p.at or 0.0, p.key)):
+        spent = float(page.seconds or 0)
+        answers, seconds = answers + len(page.verdicts), seconds + spent
+        if page.at is not None:
+            gap = page.at - spent - last.get(page.user, -math.inf)
+            gaps += gap if 0 < gap <= LONGEST_GAP else 0.0
+            last[page.user] = page.at
+    return Pace(answers, seconds, gaps)

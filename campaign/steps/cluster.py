@@ -1,0 +1,37 @@
+"""Cluster: one class at a time, the masks that are new to the dataset."""
+
+from __future__ import annotations
+
+from campaign.clustering import LinkageOptions, cluster_class
+from campaign.clustering.runs import clustering_facts
+from campaign.dataset.propagation import drop_known
+from campaign.store import Store
+from ml_backend.detector import Progress
+
+
+def linkage_options(store: Store) -> LinkageOptions:
+    """How a campaign's settings want trees to be built."""
+    chosen = store.settings.clustering
+    memory = None if chosen.memory_gib is None else int(chosen.memory_gib * 2**30)
+    return LinkageOptions(engine=chosen.engine, device=chosen.device, memory=memory, seed=store.settings.seed)
+
+
+def cluster(store: Store, round_number: int, class_id: int, progress: Progress | None = None) -> None:
+    """Builds the tree of a class's new masks and stores it. A stored tree is left as it is.
+
+    A mask is new where no mask of its class already in the dataset overlaps it by more than `rounds.dedupe_iou`
+    (Papadopoulos et al., section 3.4). A run that was interrupted begins the class again; a class that is done is not
+    touched. Raises InputError where `clustering.memory_gib` is less than the engine needs.
+    """
+    if any(t.class_id == class_id for t in store.trees(round_number)):
+        return
+    found = store.predictions(round_number, "pool", class_id)
+    new = drop_known(found, store.dataset(before=round_number), store.settings.rounds.dedupe_iou)
+    thresholds = next(r.metrics for r in store.rounds() if r.number == round_number)["thresholds"][str(class_id)]
+    if len(new):
+        folder = store.tree_folder(round_number, class_id)
+        cluster_class(folder, new.features, new.score, linkage_options(store), progress)
+        done = clustering_facts(folder)
+        name = store.classes()[class_id]
+        store.log(f"clustered {done['masks']} masks of {name}: {done['engine']}, {done['device']}, {done['seconds']} s")
+    store.save_tree(round_number, class_id, new.mask_id, len(found) - len(new), thresholds)

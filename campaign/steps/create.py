@@ -1,0 +1,124 @@
+"""Starting a campaign, from COCO files or beside a running Label Studio. Bad input leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from campaign.settings import Split, parse_settings
+from campaign.store import Store
+from ml_backend.detector import detector_names
+from ml_backend.errors import InputError
+from ml_backend.masks.coco import CocoDataset, ImageRecord
+from ml_backend.masks.images import read_rgb
+
+
+def create_from_files(
+    folder: Path,
+    values: dict[str, Any],
+    images: Path,
+    labelled: Path,
+    pool: Path,
+    heldout: Path | None,
+    heldout_share: float = 0.2,
+    token: str | None = None,
+    check: bool = True,
+) -> Store:
+    """A campaign over COCO files. Without `heldout`, a share of the labelled images is kept as such.
+
+    Raises InputError for anything wrong in the files, the images, the settings or the folder, and LabelStudioError
+    where the Label Studio that the settings name does not take the token.
+    """
+    settings = parse_settings(values, "settings")
+    _check_detector(settings.detector.name)
+    splits: dict[Split, CocoDataset] = {
+        "labelled": CocoDataset.load(labelled, images),
+        "pool": CocoDataset.load(pool, images, annotations=False),
+    }
+    if heldout is not None:
+        splits["heldout"] = CocoDataset.load(heldout, images)
+    else:
+        splits["labelled"], splits["heldout"] = keep_out(splits["labelled"], heldout_share, settings.seed)
+    if not splits["labelled"].annotations:
+        raise InputError(labelled, "at least one annotation to train on", "none")
+    if settings.label_studio.url and token:
+        from campaign.label_studio.client import Client
+
+        Client(settings.label_studio.url, token).check()
+    if check:
+        check_images(image for data in splits.values() for image in data.images)
+    return Store.create(folder, settings, splits, secret_values=_secrets(token))
+
+
+def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, heldout_share: float = 0.2) -> Store:
+    """A campaign beside a running Label Studio: annotated tasks are labelled, the others the pool.
+
+    Images are kept beside the campaign folder, in `<folder>.images`. Raises InputError like `create_from_files`, and
+    LabelStudioError where Label Studio does not do its part.
+    """
+    from campaign.label_studio.client import Client
+    from campaign.label_studio.source import read_source
+
+    settings = parse_settings(values, "settings")
+    url, project = settings.label_studio.url, settings.label_studio.source_project
+    if url is None or project is None:
+        raise InputError("label_studio", "a url and a source_project", settings.label_studio)
+    _check_detector(settings.detector.name)
+    if (folder / "campaign.json").exists():
+        raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
+    client = Client(url, token)
+    client.check()
+    images = folder.resolve().with_name(folder.resolve().name + ".images")
+    source = read_source(client, project, images, heldout_share=heldout_share, seed=settings.seed)
+    if not source.labelled.annotations:
+        raise InputError(f"project {project}", "tasks with masks, polygons or rectangles to train on", "none")
+    splits: dict[Split, CocoDataset] = {"labelled": source.labelled, "pool": source.pool, "heldout": source.heldout}
+    check_images(image for data in splits.values() for image in data.images)
+    tasks = {(split, i.id): source.tasks[i.id] for split, data in splits.items() for i in data.images}
+    return Store.create(folder, settings, splits, tasks, _secrets(token))
+
+
+def keep_out(data: CocoDataset, share: float, seed: int) -> tuple[CocoDataset, CocoDataset]:
+    """(labelled, heldout): a share of the annotated images, drawn by the seed, is kept out of training."""
+    images = sorted(data.images, key=lambda i: i.id)
+    count = min(round(len(images) * share), max(0, len(images) - 1))
+    drawn = np.random.default_rng(seed).permutation(len(images))[:count]
+    out = {images[i].id for i in drawn}
+
+    def part(keep: bool) -> CocoDataset:
+        return replace(
+            data,
+            images=[i for i in images if (i.id in out) == keep],
+            annotations=[a for a in data.annotations if (a.image_id in out) == keep],
+        )
+
+    return part(False), part(True)
+
+
+def check_images(images: Iterable[ImageRecord]) -> None:
+    """Decodes every image. Raises InputError for one that is missing, unreadable, truncated or of another size."""
+
+    def check(image: ImageRecord) -> None:
+        height, width = read_rgb(image.path).shape[:2]
+        if (width, height) != (image.width, image.height):
+            raise InputError(image.path, f"an image of {image.width}x{image.height}", f"{width}x{height}")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(check, images):
+            pass
+
+
+def _check_detector(name: str) -> None:
+    """By name alone: loading it would load torch."""
+    if name not in detector_names():
+        raise InputError("detector", f"one of {', '.join(detector_names())}", name)
+
+
+def _secrets(token: str | None) -> dict[str, str]:
+    return {"label_studio_token": token} if token else {}

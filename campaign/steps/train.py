@@ -1,0 +1,56 @@
+"""Train and retrain: the labelled images, and from the second round on the masks obtained so far."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from campaign.dataset.propagation import DatasetMasks
+from campaign.store import Store
+from ml_backend.detector import Progress, load_detector_class
+from ml_backend.masks.coco import Annotation, CocoDataset
+
+
+def train(store: Store, round_number: int, progress: Progress | None = None) -> None:
+    """Trains the detector of a round, from the weights of the round before where there are any."""
+    rows = {r.number: r for r in store.rounds()}
+    if rows[round_number].checkpoint:
+        return
+    detector = load_detector_class(store.settings.detector.name)
+    data = training_set(store, round_number)
+    heldout = store.annotated("heldout")
+    before = rows.get(round_number - 1)
+    checkpoint = detector.train(
+        data,
+        heldout if heldout.images else None,
+        store.folder / "models" / f"{round_number:03d}",
+        options=dict(store.settings.detector.options) | {"seed": store.settings.seed},
+        progress=progress,
+        start_from=Path(before.checkpoint) if before and before.checkpoint else None,
+    )
+    version = detector.load(checkpoint).version
+    store.update_round(
+        round_number,
+        checkpoint=str(checkpoint),
+        model_version=version,
+        metrics={"trained_on": {"images": len(data.images), "masks": len(data.annotations)}},
+    )
+
+
+def training_set(store: Store, round_number: int) -> CocoDataset:
+    """Labelled images, with the masks of earlier rounds on pool images, which are not exhaustively annotated."""
+    data = store.annotated("labelled")
+    obtained = store.dataset(before=round_number)
+    if not len(obtained):
+        return data
+    images = {i.id: replace(i, exhaustive=False) for i in store.images("pool")}
+    data.annotations += _annotations(obtained, first_id=len(data.annotations) + 1)
+    data.images += [images[int(i)] for i in sorted(set(obtained.image_id.tolist()))]
+    return data
+
+
+def _annotations(masks: DatasetMasks, first_id: int) -> list[Annotation]:
+    return [
+        Annotation(first_id + n, int(image), int(class_id), rle)
+        for n, (image, class_id, rle) in enumerate(zip(masks.image_id, masks.class_id, masks.rles(), strict=True))
+    ]

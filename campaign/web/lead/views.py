@@ -1,0 +1,274 @@
+"""The pages under /lead, made on the server: no scripts, nothing from other machines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Flask, Response, abort, redirect, render_template, request, send_file, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from campaign.derived.status import status
+from campaign.derived.team import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money, team
+from campaign.pages import editing
+from campaign.pages.painting import reference
+from campaign.steps.verify import connect
+from campaign.store import Store
+from campaign.store.masks import is_drawn, is_heldout
+from campaign.web.lead.changes import KINDS, decide, foresee
+from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
+from campaign.web.lead.login import protect
+from ml_backend.errors import InputError
+from ml_backend.server.signing import crop_url
+
+WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
+MOST_EDITS = 1000  # masks put up for correction at once
+EVENTS, DECISIONS = 30, 60  # shown at most
+HOUR = 3600
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#14532d"/>'
+    '<path d="M4 8.5l2.7 2.7L12 5.6" fill="none" stroke="#ffe100" stroke-width="2"/></svg>'
+)
+
+
+def mount(app: Flask, store: Store) -> None:
+    """Adds the lead's page to the campaign's server."""
+    pages = Blueprint("lead", __name__, url_prefix="/lead", template_folder=".")
+    protect(app, pages, store)
+    _add_filters(pages, store)
+    _add_overview(pages, store)
+    _add_explorer(pages, store)
+    _add_changes(pages, store)
+    _add_handwork(pages, store)
+
+    @pages.get("/style.css")
+    def style() -> Response:
+        return send_file(Path(__file__).with_name("style.css"), mimetype="text/css", max_age=300)
+
+    @pages.get("/icon.svg")
+    def icon() -> Response:
+        return Response(ICON, mimetype="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
+
+    @pages.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> ResponseReturnValue:
+        told = "There is no such page." if error.code == 404 else error.description
+        return render_template("trouble.html", title=error.name, told=told), error.code or 500
+
+    @pages.errorhandler(InputError)
+    def unusable(error: InputError) -> ResponseReturnValue:
+        return render_template("trouble.html", title="That cannot be", told=str(error)), 400
+
+    app.register_blueprint(pages)
+
+
+def _add_filters(pages: Blueprint, store: Store) -> None:
+    secret = store.secret("crop_key")
+
+    def crop(mask_id: int) -> str:
+        # The same address for an hour, so that a browser may keep the picture.
+        return crop_url("", secret, mask_id, (time.time() // HOUR + 25) * HOUR)
+
+    @pages.context_processor
+    def helpers() -> dict[str, Any]:
+        return {
+            "crop": crop, "words": WORDS, "percent": percent, "duration": duration, "seconds": seconds,
+            "class_names": store.classes(), "number": lambda v: f"{v:,}", "money": money,
+        }  # fmt: skip
+
+
+def _add_overview(pages: Blueprint, store: Store) -> None:
+    figures = Figures(store)
+
+    @pages.get("/")
+    def overview() -> str:
+        trees = [t for r in store.rounds() for t in store.trees(r.number) if t.masks]
+        decisions = store.decisions()
+        rows = []
+        for tree in trees:
+            mine = [d for d in decisions if (d.round, d.class_id) == (tree.round, tree.class_id)]
+            kinds = {kind: [d for d in mine if d.kind == kind] for kind in WORDS}
+            masks = {kind: sum(d.size for d in found) for kind, found in kinds.items() if kind != "split"}
+            rows.append({
+                "tree": tree, "clusters": {k: len(v) for k, v in kinds.items()}, "masks": masks,
+                "open": max(0, tree.masks - sum(masks.values())), "searched": tree.searched,
+            })  # fmt: skip
+        project = store.get_meta(editing.PROJECT)
+        return render_template(
+            "overview.html",
+            **figures.all(),
+            edit_url=f"{store.settings.label_studio.url}/projects/{project['id']}/data" if project else None,
+            rows=rows,
+            events=store.events()[-EVENTS:][::-1],
+            published=(PUBLISHED_ANSWER, PUBLISHED_DRAWING),
+            label_studio=store.settings.label_studio.url,
+        )
+
+    @pages.get("/annotators/<user>")
+    def annotator(user: str) -> str:
+        found = next((u for u in figures.all()["team"].users if u.user == user), None)
+        if found is None:
+            abort(404)
+        return render_template("annotator.html", user=found)
+
+
+class Figures:
+    """What the overview shows of the whole campaign, worked out again only where something was added."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._lock = threading.Lock()
+        self._known: tuple[tuple, dict[str, Any]] | None = None
+
+    def all(self) -> dict[str, Any]:
+        """The campaign's status, its annotators, what was corrected by hand, and what was painted."""
+        with self._lock:
+            state = self.store.state_mark()
+            if self._known is None or self._known[0] != state:
+                found = {
+                    "state": status(self.store), "team": team(self.store), "edits": editing.summary(self.store),
+                    "reference": reference(self.store),
+                }  # fmt: skip
+                self._known = state, found
+            return self._known[1]
+
+
+def _add_explorer(pages: Blueprint, store: Store) -> None:
+    @pages.get("/trees/<int:round_number>/<int:class_id>")
+    def tree(round_number: int, class_id: int) -> str:
+        explorer = _explorer(store, round_number, class_id)
+        blocks, rows = explorer.icicle()
+        decided = explorer.decided()
+        return render_template(
+            "tree.html",
+            explorer=explorer,
+            blocks=blocks,
+            frame=(WIDTH, rows * ROW, ROW),
+            decisions=decided[:DECISIONS],
+            left_out=max(0, len(decided) - DECISIONS),
+            classes=[t for t in store.trees(round_number) if t.masks],
+            rounds=[r.number for r in store.rounds() if any(t.masks for t in store.trees(r.number))],
+        )
+
+    @pages.get("/clusters/<int:round_number>/<int:class_id>/<int:cluster>")
+    def cluster(round_number: int, class_id: int, cluster: int) -> str:
+        explorer = _explorer(store, round_number, class_id)
+        view = _found(explorer.cluster, cluster)
+        blocks, rows = explorer.icicle(cluster)
+        return render_template(
+            "cluster.html",
+            explorer=explorer,
+            view=view,
+            blocks=blocks,
+            frame=(WIDTH, rows * ROW, ROW),
+            kinds=KINDS,
+            can_edit=store.settings.label_studio.url is not None,
+        )
+
+    @pages.get("/masks/<int:mask_id>")
+    def mask(mask_id: int) -> str:
+        facts = _found(lambda i: mask_facts(store, i), mask_id)
+        try:
+            explorer = ClassExplorer(store, facts["round"], facts["class_id"])
+        except KeyError:
+            explorer = None
+        leaf = explorer.leaf(mask_id) if explorer else None
+        return render_template(
+            "mask.html",
+            mask=facts,
+            explorer=explorer,
+            view=explorer.cluster(leaf) if explorer and leaf is not None else None,
+            neighbours=explorer.neighbours(mask_id) if explorer else [],
+            drawing=next((d.state for d in store.drawings() if d.mask_id == mask_id), None),
+            can_edit=store.settings.label_studio.url is not None
+            and not (is_drawn(mask_id) or is_heldout(mask_id) or mask_id in editing.edited(store)),
+        )
+
+
+def _add_changes(pages: Blueprint, store: Store) -> None:
+    route = "/clusters/<int:round_number>/<int:class_id>/<int:cluster>/change"
+
+    @pages.get(route)
+    def preview(round_number: int, class_id: int, cluster: int) -> str:
+        kind = _kind(request.args.get("kind"))
+        change = foresee(store, round_number, class_id, cluster, kind)
+        explorer = _explorer(store, round_number, class_id)
+        return render_template(
+            "change.html", explorer=explorer, view=_found(explorer.cluster, cluster), kind=kind, change=change
+        )
+
+    @pages.post(route)
+    def change(round_number: int, class_id: int, cluster: int) -> ResponseReturnValue:
+        kind = _kind(request.form.get("kind"))
+        decide(store, round_number, class_id, cluster, kind, store.classes().get(class_id, ""))
+        address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
+        return redirect(address, code=303)
+
+
+def _add_handwork(pages: Blueprint, store: Store) -> None:
+    def put_up(mask_ids: list[int], back: str) -> str:
+        client = connect(store)
+        with store.locked():
+            new = editing.add_edit_pages(store, mask_ids)
+            editing.publish_edits(store, client)
+        project = store.get_meta(editing.PROJECT)
+        url = f"{client.url}/projects/{project['id']}/data" if project else None
+        return render_template("handwork.html", new=new, url=url, back=back)
+
+    @pages.post("/clusters/<int:round_number>/<int:class_id>/<int:cluster>/edit")
+    def edit_cluster(round_number: int, class_id: int, cluster: int) -> str:
+        count = request.form.get("count", type=int) or 0
+        if not 0 < count <= MOST_EDITS:
+            abort(400, f"count: expected 1 to {MOST_EDITS}")
+        ids = editing.cluster_masks(store, round_number, class_id, cluster, count)
+        address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
+        return put_up(ids, address)
+
+    @pages.post("/masks/<int:mask_id>/edit")
+    def edit_mask(mask_id: int) -> str:
+        _found(lambda i: mask_facts(store, i), mask_id)
+        if is_drawn(mask_id) or is_heldout(mask_id):
+            abort(400, "mask: expected a prediction on an image of the pool")
+        return put_up([mask_id], url_for("lead.mask", mask_id=mask_id))
+
+
+def _explorer(store: Store, round_number: int, class_id: int) -> ClassExplorer:
+    try:
+        return ClassExplorer(store, round_number, class_id)
+    except KeyError:
+        abort(404)
+
+
+def _found(find, key: int):
+    try:
+        return find(key)
+    except KeyError:
+        abort(404)
+
+
+def _kind(text: str | None) -> str | None:
+    """The wanted decision; "policy" takes the lead's back."""
+    if text in KINDS:
+        return text
+    if text == "policy":
+        return None
+    abort(400, "decision: expected accept, reject, split or policy")
+
+
+def percent(value: float | None) -> str:
+    """A share in whole percent, one decimal near the ends."""
+    if value is None:
+        return "–"
+    return f"{value * 100:.1f} %" if 0.99 < value < 1 or 0 < value < 0.01 else f"{value * 100:.0f} %"
+
+
+def seconds(value: float | None) -> str:
+    """A short time."""
+    return "–" if value is None else f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def duration(value: float) -> str:
+    """A long time: minutes up to an hour and a half, then hours."""
+    return f"{value:.0f} s" if value < 100 else f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:,.1f} h"

@@ -1,0 +1,276 @@
+"""`campaign serve`: crops for Label Studio's pages, webhooks, the ML backend, and the lead's page."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+
+from campaign.jobs.plan import Step
+from campaign.store import Store
+from campaign.store.masks import is_drawn
+from campaign.store.shards import read_shard
+from ml_backend.detector import Detector
+from ml_backend.errors import InputError
+from ml_backend.predictions import Predictions
+from ml_backend.server.app import MaskView, create_app
+from ml_backend.server.backend import Backend, Project, StoredMasks, project_number, task_number
+from ml_backend.server.image_files import image_cache
+from ml_backend.server.push import PushThread
+
+log = logging.getLogger(__name__)
+
+SHARDS_KEPT = 32
+EVENT_PAUSE = 0.5  # seconds; a hundred webhooks in a row wake the reader once
+
+
+class StoreCrops:
+    """Masks and images of a campaign, for the server that draws them. Safe between threads."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._shards: OrderedDict[Path, Predictions] = OrderedDict()
+        self._images = {i.id: i for i in store.images()}
+        self._lock = threading.Lock()
+
+    def mask(self, mask_id: int) -> MaskView:
+        """The mask with this id. Raises KeyError where there is none."""
+        if is_drawn(mask_id):
+            shard, row = self.store.drawn_masks([mask_id]), 0
+        else:
+            path, row = self.store.place(mask_id)
+            shard = self._shard(path)
+        if row >= len(shard):
+            raise KeyError(mask_id)
+        height, width = (int(v) for v in shard.size[row])
+        x, y, w, h = (float(v) for v in shard.box[row])
+        rle = {"size": [height, width], "counts": shard.rle[row]}
+        return MaskView(self._images[int(shard.image_id[row])].path, (x, y, w, h), rle)
+
+    def image(self, image_id: int) -> Path:
+        """The file of the image with this id. Raises KeyError where there is none."""
+        return self._images[image_id].path
+
+    def _shard(self, path: Path) -> Predictions:
+        with self._lock:
+            if path in self._shards:
+                self._shards.move_to_end(path)
+                return self._shards[path]
+        if not path.exists():
+            raise KeyError(path.name)
+        shard = read_shard(path, features=False)
+        with self._lock:
+            self._shards[path] = shard
+            while len(self._shards) > SHARDS_KEPT:
+                self._shards.popitem(last=False)
+        return shard
+
+
+class Waker:
+    """Puts a read-back on the queue when a webhook tells of an answer. Webhooks only wake; they carry no facts here."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._last = 0.0
+
+    def __call__(self, action: str, _payload: dict[str, Any]) -> None:
+        """Enqueues and returns at once. A Redis that is away is no matter: the poll finds what was missed."""
+        from campaign.jobs.broker import connect
+        from campaign.jobs.queues import enqueue
+
+        if not action.startswith("ANNOTATION") or time.monotonic() - self._last < EVENT_PAUSE:
+            return
+        self._last = time.monotonic()
+        current = self.store.round()
+        if current is None or current.stage != "verify":
+            return
+        try:
+            enqueue(self.store, connect(self.store), Step("sync", "default", current.number))
+        except InputError as error:
+            log.warning("an answer waits for the next poll: %s", error)
+
+
+class CampaignModel:
+    """The newest trained model of a campaign, for Label Studio's own "Retrieve predictions"."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._lock = threading.Lock()
+        self._loaded: tuple[str, Detector] | None = None
+
+    @property
+    def version(self) -> str:
+        """Names the newest weights; "untrained" before the first training is over."""
+        return next((r.model_version for r in reversed(self.store.rounds()) if r.checkpoint), None) or "untrained"
+
+    def detector(self) -> Detector:
+        """The newest model, loaded once. Raises InputError before the first training is over."""
+        from ml_backend.detector import load_detector_class
+
+        with self._lock:
+            row = next((r for r in reversed(self.store.rounds()) if r.checkpoint), None)
+            if row is None:
+                raise InputError("model", "a campaign that has trained one", "none yet")
+            checkpoint = str(row.checkpoint)
+            if self._loaded is None or self._loaded[0] != checkpoint:
+                options = self.store.settings.detector.options
+                device = {"device": options["device"]} if "device" in options else {}
+                loaded = load_detector_class(self.store.settings.detector.name).load(Path(checkpoint), **device)
+                self._loaded = checkpoint, loaded
+            return self._loaded[1]
+
+
+class StoredPredictions:
+    """What the running round's detection already knows of the source project's tasks."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._images = {r.source_task: r for r in store.image_rows("pool") if r.source_task}
+        step = store.settings.jobs.shard_images
+        self._place = {image.id: n // step for n, image in enumerate(store.images("pool"))} if self._images else {}
+
+    def __call__(self, project: Project, tasks: Sequence[dict]) -> list[StoredMasks | None]:
+        """Stored masks of each task, None for one that has none. Each shard is read once."""
+        known: list[StoredMasks | None] = [None] * len(tasks)
+        row = next((r for r in reversed(self.store.rounds()) if r.checkpoint), None)
+        if row is None or project.id != self.store.settings.label_studio.source_project:
+            return known
+        finished = {s.number for s in self.store.shards(row.number, "pool")}
+        wanted: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+        for n, task in enumerate(tasks):
+            image = self._images.get(task_number(task))
+            if image is not None and self._place[image.id] in finished:
+                wanted[self._place[image.id]].append((n, image))
+        for number, found in wanted.items():
+            shard = read_shard(self.store.shard_path(row.number, "pool", number), features=False)
+            for n, image in found:
+                masks = shard.select(shard.image_id == image.id)
+                known[n] = StoredMasks(masks, self.store.classes(), image.height, image.width, row.model_version or "")
+        return known
+
+
+@dataclass
+class CampaignBackend(Backend):
+    """The ML backend of a campaign, which reaches the source project as the campaign does.
+
+    Label Studio tells the address that its users know, which from inside a container may be another machine.
+    """
+
+    store: Store = field(kw_only=True)
+
+    def project(self, project: str | int) -> Project:
+        """How to reach a project: the source project by the campaign's settings, others as `set_up` was told."""
+        settings, number = self.store.settings.label_studio, project_number(project)
+        if settings.url and number == settings.source_project:
+            return Project(number, settings.url, self.store.secret("label_studio_token"))
+        return super().project(project)
+
+
+def build_app(folder: str | Path) -> Flask:
+    """The campaign's web server as a WSGI application.
+
+    Label Studio names itself by basic auth, user "campaign" and the secret `backend_password`. Where the campaign is
+    for this machine alone, its programs need none.
+    """
+    from campaign.jobs.broker import connect
+    from campaign.jobs.queues import enqueue_due, waiting
+    from campaign.jobs.supervisor import start_campaign
+    from campaign.web.lead import mount
+
+    store = Store.open(folder)
+    backend = CampaignBackend(CampaignModel(store), image_cache(), stored=StoredPredictions(store), store=store)
+    backend.enqueue = PushThread(backend)
+
+    def train(_project: int) -> None:
+        # A campaign trains by itself at the start of each round; the button starts one that has not begun.
+        start_campaign(store)
+        enqueue_due(store, connect(store))
+
+    def training(_project: int) -> dict[str, Any]:
+        current = store.round()
+        return {
+            "is_training": current is not None and current.stage == "train",
+            "round": current.number if current else 0,
+            "model_version": backend.model.version,
+        }
+
+    def queue_depth() -> int:
+        try:
+            return waiting(connect(store))
+        except InputError:
+            return 0  # without Redis there is no queue
+
+    backend.train = train
+    local = urlparse(store.settings.page.public_url).hostname in ("127.0.0.1", "localhost", "::1")
+    app = create_app(
+        StoreCrops(store),
+        secret=store.secret("crop_key"),
+        backend=backend,
+        on_event=Waker(store),
+        training=training,
+        queue_depth=queue_depth,
+        basic_auth=("campaign", store.secret("backend_password")),
+        this_machine=local,
+        webhook_secret=store.secret("webhook_secret"),
+    )
+    mount(app, store)
+    return app
+
+
+class Server(BaseApplication):
+    """Gunicorn with one process and several threads, which share the decoded images."""
+
+    def __init__(self, folder: Path, host: str, port: int, threads: int):
+        self.folder, self.host, self.port, self.threads = folder, host, port, threads
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in {
+            "bind": f"{self.host}:{self.port}",
+            "workers": 1,
+            "threads": self.threads,
+            "worker_class": "gthread",
+            "timeout": 120,
+            "accesslog": None,
+            "loglevel": "warning",
+            "control_socket_disable": True,
+        }.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return build_app(self.folder)
+
+
+def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, threads: int = 32) -> None:
+    """Serves until it is told to stop. Raises InputError where the port is taken or the folder no campaign."""
+    import socket
+
+    store = Store.open(folder)
+    port = port or urlparse(store.settings.page.public_url).port or 80
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(f"{host}:{port}", "a free port (see page.public_url)", error.strerror) from None
+    Server(Path(folder), host, port, threads).run()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int)
+    options = parser.parse_args()
+    serve(options.folder, options.host, options.port)

@@ -1,0 +1,151 @@
+"""Options of the PointRend detector, its presets and schedules; imports nothing of detectron2."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from ml_backend.detectors.shared.options import DetectorOptions, _anchors, object_sides
+from ml_backend.errors import InputError
+from ml_backend.masks.coco import CocoDataset
+
+PUBLISHED_MIN_AREA = 1000.0
+
+
+class PointRendOptions(DetectorOptions):
+    """The options of the torchvision detector, and what PointRend on detectron2 has beside them."""
+
+    preset: Literal["small", "r50", "r101"] = Field(  # type: ignore[assignment]
+        "small", description="ResNet-18 with narrow heads, from scratch, or ResNet-50 or -101 FPN"
+    )
+    weights: str = Field(
+        "none", description="start of r50 and r101: zoo (COCO, downloaded), imagenet (downloaded), none, or a file"
+    )
+    norm: Literal["group", "frozen"] | None = Field(
+        None,
+        description="normalisation of the backbone, which its weights must have been trained with; None is frozen "
+        "where it starts from weights, as zoo's and ImageNet's have it, else group",
+    )
+    schedule: Literal["short", "published"] = Field(
+        "short",
+        description="short: crops of objects scaled to object_size; published: whole images, 270,000 steps of 16",
+    )
+    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="adamw with cosine decay, or sgd with two drops")
+    drops: tuple[float, ...] = Field((7 / 9, 25 / 27), description="shares of the steps after which sgd's rate drops")
+    short_edges: tuple[int, ...] = Field(
+        (640, 672, 704, 736, 768, 800), min_length=1, description="short sides of whole training images; last predicts"
+    )
+    long_edge: int = Field(1333, ge=64, description="longest side of a whole image, network pixels")
+    processes: int | None = Field(None, ge=1, description="training processes, one per GPU; None is all GPUs")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between measurements of held-out AP in the second half; None is a quarter"
+    )
+    evaluate_images: int = Field(100, ge=1, description="most held-out images in those measurements")
+    scored_per_image: int = Field(32, ge=1, description="detections per image that the IoU head learns from")
+
+    @classmethod
+    def create(cls, values: dict[str, Any] | None = None) -> PointRendOptions:
+        """Options of a preset and a schedule with `values` on top. Raises InputError like `DetectorOptions`."""
+        values = dict(values or {})
+        chosen = _defaults(str(values.get("preset", "small")), values.get("schedule"))
+        try:
+            return cls(**{**chosen, **values})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "options"
+            if first["type"] == "extra_forbidden":
+                raise InputError(f"detector option {name}", f"one of {', '.join(cls.model_fields)}", name) from None
+            raise InputError(f"detector option {name}", first["msg"], first.get("input")) from None
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether images are resized by their short side, as published, and not by their objects."""
+        return self.schedule == "published"
+
+    def zoom(self, height: int, width: int) -> float:
+        """Network pixels per image pixel at which an image is predicted."""
+        if not self.whole_images:
+            return super().zoom(height, width)
+        return fit_edges(height, width, self.short_edges[-1], self.long_edge)
+
+    def resolve(self, data: CocoDataset) -> PointRendOptions:
+        """The same with scale, anchors, least area and normalisation chosen, from the objects in `data`."""
+        sides = object_sides(data)
+        if len(sides) == 0:
+            raise InputError("labelled set", "at least one annotated object", "none")
+        scale = self.scale or float(np.clip(self.object_size / np.median(sides), 0.25, 3.0))
+        chosen: dict[str, Any] = {"scale": round(scale, 4)}
+        if self.anchors is None:
+            published = tuple((float(2**i),) for i in range(5, 10))
+            narrow = self.preset == "small"
+            chosen["anchors"] = published if self.whole_images else _anchors(sides * scale, 3 if narrow else 5)
+            if self.whole_images and narrow:
+                chosen["anchors"] = published[:3]
+        if self.min_area is None:
+            least = round(float(np.percentile(sides, 1)) ** 2 * 0.7, 1)
+            chosen["min_area"] = min(least, PUBLISHED_MIN_AREA)
+        if self.norm is None:
+            chosen["norm"] = "group" if self.preset == "small" or self.weights == "none" else "frozen"
+        return self.model_copy(update=chosen)
+
+
+def fit_edges(height: int, width: int, short: int, long: int) -> float:
+    """The zoom that brings the short side to `short` unless the long one would pass `long`."""
+    return min(short / min(height, width), long / max(height, width))
+
+
+# The published schedule: detectron2's "3x" for PointRend, 16 images a step.
+PUBLISHED: dict[str, Any] = {
+    "schedule": "published",
+    "standardise": False,
+    "steps": 270_000,
+    "batch": 16,
+    "optimiser": "sgd",
+    "learning_rate": 0.02,
+    "weight_decay": 1e-4,
+    "warmup": 1000,
+    "averaging": 0.0,
+    "clip": 100.0,
+    "score_from": 0.0,
+    "checkpoint_every": 1000,
+    "evaluate_every": 5000,
+    "colour_jitter": 0.0,
+    "predict_batch": 4,
+    "tile": 4096,
+}
+_SHORT_LARGE: dict[str, Any] = {
+    "schedule": "short",
+    "standardise": False,
+    "object_size": 64.0,
+    "steps": 3000,
+    "batch": 8,
+    "crop": 640,
+    "learning_rate": 1e-4,
+    "weight_decay": 0.05,
+    "warmup": 300,
+    "averaging": 0.999,
+    "clip": 1.0,
+    "score_from": 0.2,
+    "predict_batch": 4,
+    "tile": 2048,
+}
+SHORT: dict[str, dict[str, Any]] = {
+    # Measuring takes its time on a CPU, and the last weights of a cosine decay are nearly always the best.
+    "small": {"schedule": "short", "steps": 600, "evaluate_images": 25},
+    "r50": _SHORT_LARGE,
+    "r101": _SHORT_LARGE,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"schedule": "short"},
+    "r50": {"weights": "zoo", "schedule": "published"},
+    "r101": {"weights": "zoo", "schedule": "published"},
+}
+
+
+def _defaults(preset: str, schedule: Any) -> dict[str, Any]:
+    chosen = PRESETS.get(preset, {})
+    if (schedule or chosen.get("schedule")) == "published":
+        return {**chosen, **PUBLISHED}
+    return {**chosen, **SHORT.get(preset, {})}

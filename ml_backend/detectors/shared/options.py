@@ -1,0 +1,133 @@
+"""Options of the torchvision detector, with presets, and what is chosen from the labelled set where nothing is said."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pycocotools import mask as mask_util
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ml_backend.errors import InputError
+from ml_backend.learning.features import FeatureKind
+from ml_backend.masks.coco import CocoDataset
+
+
+class DetectorOptions(BaseModel):
+    """Every option of training and prediction. None means: chosen from the labelled set or the device.
+
+    Lengths called "network pixels" are counted after an image has been scaled by `scale`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    preset: Literal["tiny", "resnet50"] = Field("tiny", description="thin network from scratch, or ResNet-50 FPN")
+    seed: int = Field(0, ge=0, description="seed of all random choices")
+    device: str | None = Field(None, description="torch device; None is cuda where there is one, else cpu")
+    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
+    bfloat16: bool | None = Field(None, description="compute in bfloat16; None is yes where the device is fast at it")
+
+    weights: str = Field("none", description="start of resnet50: coco (downloaded), none, or a local file of weights")
+    scale: float | None = Field(None, gt=0, description="network pixels per image pixel")
+    object_size: float = Field(32, gt=0, description="network pixels that the median object is scaled to")
+    anchors: tuple[tuple[float, ...], ...] | None = Field(None, description="anchor sides per level, network pixels")
+    standardise: bool = Field(True, description="bring every image to mean 0 and deviation 1, keeping its colours")
+
+    steps: int = Field(500, ge=1, description="training steps")
+    batch: int = Field(4, ge=1, description="crops per step")
+    crop: int = Field(
+        256, ge=64, multiple_of=32, description="side of a training crop, network pixels (multiple of 32)"
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    warmup: int = Field(50, ge=0, description="steps of linear warm-up before the cosine decay")
+    averaging: float = Field(0.98, ge=0, lt=1, description="decay of the running mean of weights that is kept")
+    clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    scale_jitter: float = Field(1.5, ge=1, description="crops are scaled by 1/this to this")
+    colour_jitter: float = Field(0.4, ge=0, description="strength of changes of colour and contrast; 0 is none")
+    score_from: float = Field(0.4, ge=0, le=1, description="share of the steps after which the IoU head trains")
+    incomplete_share: float = Field(0.5, ge=0, le=1, description="share of crops from images annotated incompletely")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints of an unfinished run")
+    calibrate: bool = Field(True, description="correct predicted IoU on the held-out images")
+
+    min_score: float = Field(0.2, ge=0, le=1, description="least class confidence of a prediction")
+    min_area: float | None = Field(None, ge=0, description="least box area of a prediction, image pixels")
+    nms: float = Field(0.5, gt=0, le=1, description="box IoU over which the less confident of two is dropped")
+    mask_nms: float = Field(0.5, gt=0, le=1, description="mask IoU over which the lower score of two is dropped")
+    max_detections: int = Field(500, ge=1, description="most predictions per image")
+    predict_batch: int = Field(1, ge=1, description="images per forward pass")
+    tile: int = Field(1536, ge=256, description="longer images are cut into tiles of this side, network pixels")
+    readers: int = Field(4, ge=1, description="threads that decode images; on a CPU one does in training")
+    encoders: int = Field(2, ge=1, description="threads that encode masks")
+    paste_pixels: int = Field(
+        1 << 24, ge=1 << 16, description="values, pixels and weights, that masks are pasted with at a time"
+    )
+
+    feature: FeatureKind = Field("mask_attention", description="feature that masks are clustered by")
+    feature_width: int = Field(512, ge=1, description="width of the projected feature")
+
+    @classmethod
+    def create(cls, values: dict[str, Any] | None = None) -> DetectorOptions:
+        """Options of a preset with `values` on top. Raises InputError for an unknown option or a bad value."""
+        values = dict(values or {})
+        preset = values.get("preset", "tiny")
+        try:
+            return cls(**{**PRESETS.get(preset, {}), **values})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "options"
+            if first["type"] == "extra_forbidden":
+                raise InputError(f"detector option {name}", f"one of {', '.join(cls.model_fields)}", name) from None
+            raise InputError(f"detector option {name}", first["msg"], first.get("input")) from None
+
+    def zoom(self, height: int, width: int) -> float:
+        """Network pixels per image pixel at which an image is predicted."""
+        return float(self.scale or 1.0)
+
+    def resolve(self, data: CocoDataset) -> DetectorOptions:
+        """The same with scale, anchors and least area chosen from the objects in `data`."""
+        sides = object_sides(data)
+        if len(sides) == 0:
+            raise InputError("labelled set", "at least one annotated object", "none")
+        scale = self.scale or float(np.clip(self.object_size / np.median(sides), 0.25, 3.0))
+        chosen: dict[str, Any] = {"scale": round(scale, 4)}
+        if self.anchors is None:
+            chosen["anchors"] = _anchors(sides * scale, PYRAMID_LEVELS[self.preset])
+        if self.min_area is None:
+            chosen["min_area"] = round(float(np.percentile(sides, 1)) ** 2 * 0.7, 1)
+        return self.model_copy(update=chosen)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "resnet50": {
+        "weights": "coco",
+        "object_size": 64.0,
+        "standardise": False,
+        "steps": 3000,
+        "crop": 640,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.05,
+        "warmup": 300,
+        "averaging": 0.999,
+        "clip": 1.0,
+        "predict_batch": 4,
+        "tile": 2048,
+    },
+}
+PYRAMID_LEVELS = {"tiny": 3, "resnet50": 5}
+
+
+def object_sides(data: CocoDataset) -> np.ndarray:
+    """Square root of the box area of each annotated object, (n,) image pixels."""
+    boxes = mask_util.toBbox([a.rle for a in data.annotations if not a.iscrowd]) if data.annotations else []
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    return np.sqrt(boxes[:, 2] * boxes[:, 3])
+
+
+def _anchors(sides: np.ndarray, levels: int) -> tuple[tuple[float, ...], ...]:
+    """Anchor sides per level, spread evenly in octaves over the objects' sides."""
+    low, high = np.percentile(sides, [10, 97])
+    low = max(float(low), 6.0)
+    high = max(float(high), low * 1.5)
+    return tuple((round(float(s), 1),) for s in np.geomspace(low, high, levels))

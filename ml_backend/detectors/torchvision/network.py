@@ -1,0 +1,352 @@
+"""Mask Scoring R-CNN as a network: proposals, boxes, masks, and the IoU head over the final masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
+
+from ml_backend.detectors.shared.iou_target import best_iou
+from ml_backend.learning.iou_head import IoUHead, balanced, iou_loss
+
+_PROPOSALS_PER_PIXEL = 8.5e-3
+
+
+@dataclass
+class Target:
+    """True masks of one training crop.
+
+    boxes (n, 4) float32 as x0, y0, x1, y1; labels (n,) int64 from 1; masks (n, h, w) uint8; `exhaustive` is False
+    where other objects may be there that nobody annotated.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    exhaustive: bool = True
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same on another device."""
+        return Target(self.boxes.to(device), self.labels.to(device), self.masks.to(device), self.exhaustive)
+
+
+@dataclass
+class Detections:
+    """Detections of one image in pixels of the network's input, best confidence first.
+
+    boxes (n, 4); labels (n,) from 1; confidence (n,); masks (n, m, m) probabilities over the boxes; predicted_iou
+    (n,); roi_features (n, c, 14, 14) from P2; hidden (n, h) second layer of the IoU head.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    confidence: Tensor
+    masks: Tensor
+    predicted_iou: Tensor
+    roi_features: Tensor
+    hidden: Tensor
+
+
+class ProposalHead(nn.Module):
+    """A proposal head whose results are float32 whatever it computes in: boxes need more digits than bfloat16 has."""
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        scores, boxes = self.head(features)
+        return [s.float() for s in scores], [b.float() for b in boxes]
+
+
+class ProposalNetwork(RegionProposalNetwork):
+    """torchvision's, which does not learn background from images that are not annotated exhaustively."""
+
+    def __init__(self, anchors: nn.Module, head: nn.Module, **settings):
+        super().__init__(anchors, ProposalHead(head), **settings)
+
+    def assign_targets_to_anchors(self, anchors, targets):
+        labels, boxes = super().assign_targets_to_anchors(anchors, [{"boxes": t.boxes} for t in targets])
+        for label, box, target in zip(labels, anchors, targets, strict=True):
+            if not target.exhaustive:
+                negative = label == 0
+                label[negative & ~covered(box, target, negative)] = -1.0
+        return labels, boxes
+
+    def filter_proposals(self, proposals, objectness, image_shapes, num_anchors_per_level):
+        boxes, scores = super().filter_proposals(proposals, objectness, image_shapes, num_anchors_per_level)
+        if self.training:
+            return boxes, scores
+        limits = [most_proposals(*shape) for shape in image_shapes]
+        return [b[:n] for b, n in zip(boxes, limits, strict=True)], [s[:n] for s, n in zip(scores, limits, strict=True)]
+
+
+def most_proposals(height: int, width: int) -> int:
+    """Most proposals of an image or tile of so many network pixels: some nine on the area of a median object.
+
+    Without that limit the tiles of an image would have far more proposals between them than the whole image, and
+    the worse ones among them end as parts and doubles of objects.
+    """
+    return int(np.ceil(_PROPOSALS_PER_PIXEL * height * width))
+
+
+def covered(boxes: Tensor, target: Target, asked: Tensor, share: float = 0.7) -> Tensor:
+    """Which of the `asked` boxes (n,) lie at least by `share` on annotated masks.
+
+    Where annotation is incomplete, these few are known to be no object of their own: they are parts of annotated
+    objects or groups of them. Everything else may be an object that nobody annotated.
+    """
+    result = torch.zeros_like(asked)
+    if len(target.masks) == 0:
+        return result
+    known = target.masks.amax(0)
+    height, width = known.shape
+    sums = functional.pad(known.long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    rows = torch.nonzero(asked)[:, 0]
+    chosen = clip_boxes_to_image(boxes[rows], (height, width)).round().long()
+    x0, y0, x1, y1 = chosen.unbind(1)
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    area = ((boxes[rows, 2] - boxes[rows, 0]) * (boxes[rows, 3] - boxes[rows, 1])).clamp(min=1)
+    result[rows] = inside >= share * area
+    return result
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Numbers of the RoI heads.
+
+    proposals_per_crop, positive_share: proposals that boxes are learnt from, and the most of them on objects.
+    masks_per_crop: masks that are learnt per crop.
+    scored_per_crop: detections per crop that the IoU head learns from.
+    min_score, nms, max_detections: which detections are kept.
+    """
+
+    proposals_per_crop: int = 96
+    positive_share: float = 0.5
+    masks_per_crop: int = 24
+    scored_per_crop: int = 24
+    min_score: float = 0.2
+    nms: float = 0.5
+    max_detections: int = 500
+
+
+class MaskScoringNetwork(nn.Module):
+    """Backbone, proposals, box and mask heads, IoU head.
+
+    In training mode `forward(images, targets)` gives the losses by name; otherwise `detect(images, sizes)` gives the
+    detections. Images are (b, 3, h, w) float32, normalised, padded at the right and bottom to whole strides.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        proposals: ProposalNetwork,
+        box_align: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        mask_align: nn.Module,
+        mask_head: nn.Module,
+        mask_predictor: nn.Module,
+        iou_head: IoUHead,
+        settings: HeadSettings,
+    ):
+        super().__init__()
+        self.backbone, self.proposals = backbone, proposals
+        self.box_align, self.box_head, self.box_predictor = box_align, box_head, box_predictor
+        self.mask_align, self.mask_head, self.mask_predictor = mask_align, mask_head, mask_predictor
+        self.iou_head, self.settings = iou_head, settings
+        self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+
+    # --- shared
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        return {k: v.float() for k, v in self.backbone(images).items()}
+
+    def _levels(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """The levels that RoI features come from: a pooled extra level serves the proposals only."""
+        return [f for k, f in features.items() if k != "pool"]
+
+    def _masks(self, roi_features: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits (n, m, m) of the given classes."""
+        logits = self.mask_predictor(self.mask_head(roi_features)).float()
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        return logits[torch.arange(len(labels), device=labels.device), labels]
+
+    def _decode(self, regression: Tensor, proposals: list[Tensor]) -> Tensor:
+        """Boxes (n, k, 4); k is 1 where box regression is class-agnostic."""
+        n = sum(len(p) for p in proposals)
+        if n == 0:
+            return regression.new_zeros((0, regression.shape[1] // 4, 4))
+        return self.box_coder.decode(regression.float(), proposals).view(n, -1, 4)
+
+    def _select(
+        self, logits: Tensor, regression: Tensor, proposals: list[Tensor], sizes: list[tuple[int, int]], limit: int
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(boxes, labels, confidence) of each image after the score threshold and suppression of doubles."""
+        counts = [len(p) for p in proposals]
+        decoded = self._decode(regression, proposals).split(counts)
+        found = []
+        for boxes, scores, size in zip(decoded, logits.float().softmax(1).split(counts), sizes, strict=True):
+            rows, classes = torch.nonzero(scores[:, 1:] > self.settings.min_score, as_tuple=True)
+            confidence = scores[rows, classes + 1]
+            chosen = boxes[rows, classes + 1 if boxes.shape[1] > 1 else torch.zeros_like(classes)]
+            chosen = clip_boxes_to_image(chosen, size)
+            solid = ((chosen[:, 2:] - chosen[:, :2]) >= 1).all(1)
+            chosen, classes, confidence = chosen[solid], classes[solid], confidence[solid]
+            keep = batched_nms(chosen, confidence, classes, self.settings.nms)[:limit]
+            found.append((chosen[keep], classes[keep] + 1, confidence[keep]))
+        return found
+
+    # --- training
+
+    def forward(self, images: Tensor, targets: list[Target], score: bool = True) -> dict[str, Tensor]:
+        """Losses by name: proposal, proposal_box, class, box, mask, iou.
+
+        Args:
+            images: (b, 3, h, w).
+            targets: one per image.
+            score: also train the IoU head; early in training there is no mask worth scoring.
+        """
+        features = self._features(images)
+        levels = self._levels(features)
+        sizes = [tuple(images.shape[-2:])] * len(images)
+        proposals, rpn = self.proposals(ImageList(images, sizes), features, targets)
+        with torch.no_grad():
+            proposals, labels, matched = self._sample(proposals, targets)
+        box_features = self.box_head(self.box_align(levels, proposals))
+        logits, regression = self.box_predictor(box_features)
+        losses = {"proposal": rpn["loss_objectness"], "proposal_box": rpn["loss_rpn_box_reg"]}
+        losses |= self._box_losses(logits, regression, proposals, labels, matched, targets)
+        losses["mask"] = self._mask_loss(levels, proposals, labels, matched, targets)
+        if score:
+            losses["iou"] = self._score_loss(levels, logits, regression, proposals, targets, sizes)
+        return losses
+
+    def _sample(
+        self, proposals: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Proposals to learn from, their labels (0 is background) and the true masks they belong to."""
+        settings = self.settings
+        chosen, chosen_labels, chosen_matches = [], [], []
+        for boxes, target in zip(proposals, targets, strict=True):
+            boxes = torch.cat([boxes, target.boxes])
+            if len(target.boxes):
+                overlap, match = box_iou(target.boxes, boxes).max(0)
+            else:
+                overlap, match = boxes.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.long)
+                match = match.to(boxes.device)
+            positive = overlap >= 0.5
+            negative = ~positive
+            if not target.exhaustive:
+                negative = negative & covered(boxes, target, negative)
+            p = _some(positive, int(settings.proposals_per_crop * settings.positive_share))
+            n = _some(negative, settings.proposals_per_crop - len(p))
+            if not target.exhaustive:
+                n = n[: max(len(p), 1)]
+            rows = torch.cat([p, n])
+            labels = torch.zeros(len(rows), dtype=torch.long, device=boxes.device)
+            if len(p):
+                labels[: len(p)] = target.labels[match[p]]
+            chosen.append(boxes[rows])
+            chosen_labels.append(labels)
+            chosen_matches.append(match[rows])
+        return chosen, chosen_labels, chosen_matches
+
+    def _box_losses(self, logits, regression, proposals, labels, matched, targets) -> dict[str, Tensor]:
+        joined = torch.cat(labels)
+        if joined.numel() == 0:
+            return {"class": logits.sum() * 0, "box": regression.sum() * 0}
+        wanted = torch.cat(
+            [
+                self.box_coder.encode_single(t.boxes[m], p) if len(t.boxes) else torch.zeros_like(p)
+                for t, m, p in zip(targets, matched, proposals, strict=True)
+            ]
+        )
+        rows = torch.nonzero(joined > 0)[:, 0]
+        regression = regression.float().view(len(joined), -1, 4)
+        column = joined[rows] if regression.shape[1] > 1 else torch.zeros_like(joined[rows])
+        box = functional.smooth_l1_loss(regression[rows, column], wanted[rows], beta=1 / 9, reduction="sum")
+        return {"class": functional.cross_entropy(logits.float(), joined), "box": box / joined.numel()}
+
+    def _mask_loss(self, levels, proposals, labels, matched, targets) -> Tensor:
+        boxes, classes, true = [], [], []
+        for p, label, m, target in zip(proposals, labels, matched, targets, strict=True):
+            rows = torch.nonzero(label > 0)[: self.settings.masks_per_crop, 0]
+            boxes.append(p[rows])
+            classes.append(label[rows])
+            true.append((target.masks, m[rows]))
+        logits = self._masks(self.mask_align(levels, boxes), torch.cat(classes))
+        if len(logits) == 0:
+            return logits.sum()
+        wanted = torch.cat(
+            [mask_targets(masks, rows, b, logits.shape[-1]) for (masks, rows), b in zip(true, boxes, strict=True)]
+        )
+        return functional.binary_cross_entropy_with_logits(logits, wanted)
+
+    def _score_loss(self, levels, logits, regression, proposals, targets, sizes) -> Tensor:
+        """The IoU head learns from what the detector would give now: its boxes, its masks, its mistakes."""
+        with torch.no_grad():
+            used = [
+                (i, found)
+                for i, found in enumerate(self._select(logits, regression, proposals, sizes, 2**30))
+                if targets[i].exhaustive
+            ]
+            boxes = [logits.new_zeros((0, 4), dtype=torch.float32)] * len(proposals)
+            classes = []
+            for i, (found, label, _) in used:
+                rows = torch.randperm(len(found), device=found.device)[: self.settings.scored_per_crop]
+                boxes[i] = found[rows]
+                classes.append(label[rows])
+            roi_features = self.mask_align(levels, boxes)
+            joined = torch.cat(classes) if classes else torch.zeros(0, dtype=torch.long, device=roi_features.device)
+            masks = self._masks(roi_features, joined).sigmoid()
+            parts = masks.split([len(b) for b in boxes])
+            true = [best_iou(m, b, t.masks, t.boxes) for m, b, t in zip(parts, boxes, targets, strict=True)]
+            wanted = torch.cat(true)
+            rows = balanced(wanted)
+        predicted, _ = self.iou_head(roi_features[rows], masks[rows])
+        return iou_loss(predicted, wanted[rows])
+
+    # --- inference
+
+    @torch.inference_mode()
+    def detect(self, images: Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
+        """Detections of each image; `sizes` are their heights and widths without padding."""
+        features = self._features(images)
+        levels = self._levels(features)
+        proposals, _ = self.proposals(ImageList(images, sizes), features)
+        logits, regression = self.box_predictor(self.box_head(self.box_align(levels, proposals)))
+        found = self._select(logits, regression, proposals, sizes, self.settings.max_detections)
+        boxes = [f[0] for f in found]
+        counts = [len(b) for b in boxes]
+        labels, confidence = torch.cat([f[1] for f in found]), torch.cat([f[2] for f in found])
+        roi_features = self.mask_align(levels, boxes)
+        masks = self._masks(roi_features, labels).sigmoid()
+        predicted, hidden = self.iou_head(roi_features, masks)
+        finest = self.mask_align(levels, boxes, finest=True)
+        columns = (labels, confidence, masks, predicted, finest, hidden)
+        parts = [column.split(counts) for column in columns]
+        return [Detections(b, *row) for b, *row in zip(boxes, *parts, strict=True)]
+
+
+def _some(mask: Tensor, count: int) -> Tensor:
+    """At most `count` random rows where `mask` holds."""
+    rows = torch.nonzero(mask)[:, 0]
+    return rows[torch.randperm(len(rows), device=rows.device)[:count]]
+
+
+def mask_targets(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """True masks (n, size, size) of 0 and 1 over n boxes; `rows` says which of `masks` (k, h, w) each is."""
+    if len(rows) == 0:
+        return boxes.new_zeros((0, size, size))
+    used, place = torch.unique(rows, return_inverse=True)
+    rois = torch.cat([place[:, None].to(boxes.dtype), boxes], dim=1)
+    return (roi_align(masks[used, None].to(boxes.dtype), rois, size, 1.0, 2, True)[:, 0] >= 0.5).to(boxes.dtype)

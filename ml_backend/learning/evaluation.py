@@ -1,0 +1,230 @@
+"""How good predictions are, against ground truth: AP, one-to-one matching, precision by score, calibration."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ml_backend.detector import Progress
+from ml_backend.learning.calibration import Calibration
+from ml_backend.masks.coco import CocoDataset
+from ml_backend.predictions import Predictions
+
+MAX_DETECTIONS = 500
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """COCO average precision, 0 to 1: mean over IoU 0.5 to 0.95, at 0.5 and at 0.75; nan without true masks."""
+
+    ap: float
+    ap50: float
+    ap75: float
+
+
+def average_precision(
+    predictions: Predictions, truth: CocoDataset, max_detections: int = MAX_DETECTIONS
+) -> dict[str, AveragePrecision]:
+    """COCO AP of boxes ("box") and masks ("mask"), as pycocotools computes it, ranked by score `s`.
+
+    Args:
+        predictions: of the images of `truth`; those of other images are left out.
+        truth: exhaustively annotated images.
+        max_detections: the best this many of an image and class count; 500 suits crowded images.
+    """
+    reference = _coco(truth)
+    known = np.isin(predictions.image_id, [i.id for i in truth.images])
+    predictions = predictions.select(known)
+    result = {}
+    for name, kind in (("box", "bbox"), ("mask", "segm")):
+        if len(predictions) == 0:
+            nothing = 0.0 if truth.annotations else float("nan")
+            result[name] = AveragePrecision(nothing, nothing, nothing)
+            continue
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = reference.loadRes(_results(predictions))
+            run = COCOeval(reference, found, kind)
+            run.params.maxDets = [max_detections]
+            run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+            run.evaluate()
+            run.accumulate()
+        precision = run.eval["precision"][:, :, :, 0, 0]
+        thresholds = run.params.iouThrs
+        result[name] = AveragePrecision(
+            _mean(precision),
+            _mean(precision[np.isclose(thresholds, 0.5)]),
+            _mean(precision[np.isclose(thresholds, 0.75)]),
+        )
+    return result
+
+
+def _mean(precision: np.ndarray) -> float:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else float("nan")
+
+
+def _coco(truth: CocoDataset) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth.to_json()
+        coco.createIndex()
+    return coco
+
+
+def _results(predictions: Predictions) -> list[dict]:
+    scores = predictions.score
+    return [
+        {
+            "image_id": int(predictions.image_id[i]),
+            "category_id": int(predictions.class_id[i]),
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+            "bbox": [float(v) for v in predictions.box[i]],
+            "score": float(scores[i]),
+        }
+        for i, rle in enumerate(predictions.rles())
+    ]
+
+
+def true_iou(
+    predictions: Predictions, truth: CocoDataset, one_to_one: bool = True, same_class: bool = True
+) -> np.ndarray:
+    """IoU of each predicted mask with a true mask of its image, (n,) float32; 0 where there is none.
+
+    Args:
+        one_to_one: pairs are made best IoU first and a true mask is used once, so a duplicate gets 0 (what an export
+            is worth). Otherwise each mask gets its best IoU (what a person sees who looks at the one mask).
+        same_class: only true masks of the predicted class count.
+    """
+
+    def key(image_id: int, class_id: int) -> tuple[int, int]:
+        return image_id, class_id if same_class else 0
+
+    true: dict[tuple[int, int], list[dict]] = defaultdict(list)
+    for annotation in truth.annotations:
+        if not annotation.iscrowd:
+            true[key(annotation.image_id, annotation.class_id)].append(annotation.rle)
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, pair in enumerate(zip(predictions.image_id.tolist(), predictions.class_id.tolist(), strict=True)):
+        groups[key(*pair)].append(row)
+    result = np.zeros(len(predictions), np.float32)
+    rles = predictions.rles()
+    for place, members in groups.items():
+        if not true[place]:
+            continue
+        iou = np.asarray(mask_util.iou([rles[i] for i in members], true[place], [0] * len(true[place])))
+        result[members] = one_to_one_iou(iou) if one_to_one else iou.max(axis=1)
+    return result
+
+
+def one_to_one_iou(iou: np.ndarray) -> np.ndarray:
+    """IoU of each row's partner, (n,), where rows and columns of `iou`, (n, m), are paired best first; else 0."""
+    result = np.zeros(iou.shape[0], np.float32)
+    free_row, free_column = np.ones(iou.shape[0], bool), np.ones(iou.shape[1], bool)
+    rows, columns = np.nonzero(iou > 0)
+    for at in np.argsort(-iou[rows, columns], kind="stable"):
+        row, column = rows[at], columns[at]
+        if free_row[row] and free_column[column]:
+            free_row[row] = free_column[column] = False
+            result[row] = iou[row, column]
+    return result
+
+
+def masks_at_precision(scores: np.ndarray, correct: np.ndarray, precision: float) -> int:
+    """The most masks that can be taken from the top by score while at least `precision` of them are correct."""
+    order = np.argsort(-scores, kind="stable")
+    share = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(share >= precision)
+    return int(good[-1]) + 1 if good.size else 0
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """Predicted against true IoU over n masks.
+
+    correlation: Pearson's; nan where one of the two does not vary.
+    error: expected calibration error over ten bins of predicted IoU.
+    mean_predicted, mean_true: their means.
+    """
+
+    masks: int
+    correlation: float
+    error: float
+    mean_predicted: float
+    mean_true: float
+
+    def to_json(self) -> dict[str, float]:
+        """As a plain dict."""
+        return asdict(self)
+
+
+def calibration_report(predicted: np.ndarray, true: np.ndarray) -> CalibrationReport:
+    """How honest predicted IoU is; both (n,)."""
+    predicted, true = np.asarray(predicted, float), np.asarray(true, float)
+    if len(predicted) == 0:
+        return CalibrationReport(0, float("nan"), float("nan"), float("nan"), float("nan"))
+    bins = np.minimum((predicted * 10).astype(int), 9)
+    error = sum(
+        np.sum(bins == b) * abs(predicted[bins == b].mean() - true[bins == b].mean()) for b in np.unique(bins)
+    ) / len(predicted)
+    varies = len(predicted) > 1 and predicted.std() > 0 and true.std() > 0
+    correlation = float(np.corrcoef(predicted, true)[0, 1]) if varies else float("nan")
+    return CalibrationReport(len(predicted), correlation, float(error), float(predicted.mean()), float(true.mean()))
+
+
+def predict_all(detector, images: Iterable) -> Predictions:
+    """All predictions of `detector` for `images` in one record, numbered from 0."""
+    return Predictions.concatenate(list(detector.predict(images))).with_ids(0, 0)
+
+
+def measure(
+    predictions: Iterable[Predictions],
+    heldout: CocoDataset,
+    max_detections: int = MAX_DETECTIONS,
+    calibrate: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Calibration, dict[str, Any]]:
+    """Calibration of predicted IoU and metrics, from the predictions of a detector without calibration.
+
+    Args:
+        predictions: of each image of `heldout`, in order.
+        heldout: exhaustively annotated images.
+        max_detections: see `average_precision`.
+        calibrate: fit the calibration; otherwise the one given changes nothing.
+        progress: called with ("heldout", done, total).
+    """
+    parts = []
+    for done, part in enumerate(predictions, 1):
+        parts.append(part)
+        if progress:
+            progress("heldout", done, len(heldout.images))
+    found = Predictions.concatenate(parts)
+    # The IoU head knows no classes; a wrong class is the business of the confidence.
+    true = true_iou(found, heldout, one_to_one=False, same_class=False)
+    calibration = Calibration()
+    before = after = calibration_report(found.predicted_iou, true)
+    if calibrate:
+        # Honest figures: each half of the images is judged by what the other half taught.
+        crossed = np.array(found.predicted_iou)
+        half = np.isin(found.image_id, [i.id for i in heldout.images][::2])
+        for rows in (half, ~half):
+            crossed[rows] = Calibration.fit(found.predicted_iou[~rows], true[~rows])(found.predicted_iou[rows])
+        after = calibration_report(crossed, true)
+        calibration = Calibration.fit(found.predicted_iou, true)
+    calibrated = replace(found, predicted_iou=calibration(found.predicted_iou))
+    precision = average_precision(calibrated, heldout, max_detections)
+    return calibration, {
+        "heldout_images": len(heldout.images),
+        "heldout_masks": len(found),
+        **{f"{kind}_{k}": v for kind, values in precision.items() for k, v in vars(values).items()},
+        "iou_before_calibration": before.to_json(),
+        "iou_after_calibration": after.to_json(),
+    }

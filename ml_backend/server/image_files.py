@@ -1,0 +1,182 @@
+"""Images of Label Studio tasks as files: the SDK's loader behind a disk cache with a byte limit."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import threading
+from pathlib import Path
+from urllib.parse import urlparse
+
+import requests
+from platformdirs import user_cache_path
+
+from ml_backend.errors import FetchError, InputError
+from ml_backend.server.addresses import ImageHosts
+from ml_backend.server.downloads import LimitedSession
+
+log = logging.getLogger(__name__)
+
+MAX_IMAGE_BYTES = 256 << 20
+FETCH_SECONDS = 60.0
+# Answers that tell of permissions and of a busy server, and nothing of the image.
+_PASSING = (401, 403, 407, 408, 425, 429)
+# After the limit was passed so much of it is kept, so that the next image does not pass it at once.
+_ROOM = 0.9
+_PARTIAL = ".part"
+
+
+class ImageFiles:
+    """Fetches the images of tasks: uploads, local files, cloud storage, http.
+
+    folder: where they are cached. limit: bytes kept there, the longest unused go first. max_bytes: the largest image
+    that is fetched. Safe between threads and processes that share the folder.
+    """
+
+    def __init__(self, folder: str | Path, limit: int = 4 << 30, max_bytes: int = MAX_IMAGE_BYTES):
+        self.folder = Path(folder)
+        self.limit = limit
+        self.max_bytes = max_bytes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._bytes: int | None = None
+
+    def get(
+        self,
+        url: str,
+        *,
+        hostname: str = "",
+        token: str = "",
+        task_id: int | None = None,
+        seconds: float = FETCH_SECONDS,
+    ) -> Path:
+        """The file of the image at `url` of a task of the Label Studio at `hostname`.
+
+        Only what `url` names inside Label Studio or on the web is read: never a path of this machine, unless it is a
+        local file below LOCAL_FILES_DOCUMENT_ROOT; and only from hosts that `ImageHosts` lets pass. It may take so
+        many seconds. Raises FetchError where it cannot be had just now, InputError where it never can.
+        """
+        if not isinstance(url, str) or not url.strip():
+            raise InputError("image", "an address", repr(url))
+        try:
+            scheme = urlparse(url).scheme
+        except ValueError as error:
+            raise InputError("image", "an address", error) from None
+        inside = url.startswith(("/data/", "data/", "/upload", "upload", "/storage-data/", "storage-data/"))
+        if not inside and scheme not in ("http", "https", "s3", "gs", "azure-blob"):
+            raise InputError("image", "an address in Label Studio, cloud storage or on the web", _shown(url))
+        folder = self.folder / hashlib.blake2b(_bytes(f"{hostname}\n{url}"), digest_size=10).hexdigest()
+        with self._lock:
+            lock = self._locks.setdefault(folder.name, threading.Lock())
+        try:
+            with lock:
+                return self._held(folder) or self._fetch(url, folder, hostname, token, task_id, seconds)
+        finally:
+            with self._lock:
+                self._locks.pop(folder.name, None)
+
+    def _held(self, folder: Path) -> Path | None:
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                os.utime(folder)
+                return path
+        return None
+
+    def _fetch(self, url: str, folder: Path, hostname: str, token: str, task_id: int | None, seconds: float) -> Path:
+        from label_studio_sdk._extensions.label_studio_tools.core.utils import io
+
+        # A folder of its own until all of the image is there: a killed fetch leaves no half image behind.
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.{threading.get_ident()}{_PARTIAL}")
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            hosts = ImageHosts(hostname or os.environ.get("LABEL_STUDIO_URL", ""))
+            with LimitedSession(self.max_bytes, seconds, hosts) as session, io.http_session(session):
+                found = Path(
+                    io.get_local_path(
+                        url,
+                        cache_dir=str(partial),
+                        hostname=hostname or None,
+                        access_token=token or None,
+                        task_id=task_id,
+                    )
+                )
+            size = found.stat().st_size
+            if size > self.max_bytes:
+                raise InputError("image", f"at most {self.max_bytes} bytes", f"{size} bytes")
+            if found.parent != partial:
+                return found
+            with contextlib.suppress(OSError):
+                partial.rename(folder)
+            self._count(size, folder.name)
+            return folder / found.name
+        except InputError:
+            raise
+        except requests.RequestException as error:
+            raise _told(url, error) from None
+        except OSError as error:
+            # The loader says so too where it has no Label Studio to ask; the rest is this machine's disk.
+            kind = InputError if error.errno == errno.ENAMETOOLONG else FetchError
+            raise kind(f"image {_shown(url)}", "an image that can be fetched", type(error).__name__) from None
+        except Exception as error:  # the loader raises plain Exceptions
+            raise InputError(f"image {_shown(url)}", "an image that can be fetched", type(error).__name__) from None
+        finally:
+            self._drop(partial)
+
+    def _count(self, size: int, keep: str) -> None:
+        """Looks through the folder only when the limit may have been passed, not at each image."""
+        with self._lock:
+            self._bytes = None if self._bytes is None else self._bytes + size
+            if self._bytes is None or self._bytes > self.limit:
+                self._bytes = self._shrink(keep)
+
+    def _drop(self, folder: Path) -> None:
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+    def _shrink(self, keep: str) -> int:
+        """Drops the longest unused images until the rest is within the limit; gives the bytes that are left."""
+        held: list[tuple[float, int, Path]] = []
+        with contextlib.suppress(OSError):
+            for folder in self.folder.iterdir():
+                with contextlib.suppress(OSError):
+                    size = sum(p.stat().st_size for p in folder.iterdir())
+                    held.append((folder.stat().st_mtime, size, folder))
+        total = sum(size for _, size, _ in held)
+        for _, size, folder in sorted(held):
+            if total <= self.limit * _ROOM:
+                break
+            if folder.name != keep:
+                self._drop(folder)
+                total -= size
+        return total
+
+
+def _told(url: str, error: requests.RequestException) -> InputError:
+    """What the failure of a request says of the image, or of how it was asked for."""
+    status = getattr(error.response, "status_code", None)
+    malformed = isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema)
+    never = malformed or (status is not None and 400 <= status < 500 and status not in _PASSING)
+    kind = InputError if never else FetchError
+    return kind(f"image {_shown(url)}", "an answer", status or type(error).__name__)
+
+
+def _bytes(text: str) -> bytes:
+    # JSON can carry halves of characters, which UTF-8 alone refuses.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _shown(url: str) -> str:
+    """An address fit for a log: what is signed or secret in its query is left out."""
+    return url.split("?")[0][:200].encode("utf-8", "backslashreplace").decode()
+
+
+def image_cache() -> ImageFiles:
+    """The cache in CAMPAIGN_IMAGE_CACHE or the user's cache folder, of at most CAMPAIGN_IMAGE_CACHE_BYTES (4 GiB)."""
+    folder = os.environ.get("CAMPAIGN_IMAGE_CACHE") or user_cache_path("label-studio-cluster-verification") / "images"
+    return ImageFiles(folder, int(os.environ.get("CAMPAIGN_IMAGE_CACHE_BYTES", 4 << 30)))

@@ -1,0 +1,284 @@
+"""The whole loop on the real parts: Label Studio, Redis, workers, a detector that trains, annotators over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from campaign.demo import annotators
+from campaign.jobs.queues import running
+from campaign.label_studio.client import Client
+from campaign.label_studio.server import LabelStudioServer
+from campaign.store import Store
+from ml_backend.masks.brush import encode_brush
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, decode, to_rle
+from tests.campaign.cli.test_cli import CAMPAIGN
+
+pytestmark = [pytest.mark.label_studio, pytest.mark.redis]
+
+CLASSES = {1: "disc", 2: "bar"}
+# A detector small enough to be trained in seconds; discs and bars on plain ground need no more.
+SETTINGS = {
+    "detector.options.steps": 80,
+    "detector.options.batch": 2,
+    "detector.options.crop": 128,
+    "detector.options.warmup": 10,
+    "detector.options.learning_rate": 0.004,
+    "detector.options.averaging": 0.9,
+    "search.policy": "paper",
+    "search.n_s": 4,
+    "search.k_iou": 0.6,
+    "jobs.shard_images": 4,
+    "jobs.poll_seconds": 0.3,
+}
+
+
+def draw(folder: Path, sizes: dict[str, int]) -> Path:
+    """Discs and bars of other brightness on noisy ground, with their masks, as COCO files."""
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:128, :128]
+    for split, count in sizes.items():
+        data = CocoDataset([], CLASSES)
+        for number in range(1, count + 1):
+            picture = rng.normal(60, 8, (128, 128, 3))
+            taken = np.zeros((128, 128), bool)
+            for _ in range(8):
+                cx, cy, kind = *rng.uniform(18, 110, 2), int(rng.integers(1, 3))
+                disc = (x - cx) ** 2 + (y - cy) ** 2 < rng.uniform(9, 13) ** 2
+                bar = (abs(x - cx) < rng.uniform(13, 17)) & (abs(y - cy) < rng.uniform(6, 8))
+                mask = disc if kind == 1 else bar
+                if (mask & taken).any():
+                    continue
+                taken |= mask
+                picture[mask] = rng.normal((200, 120, 80) if kind == 1 else (80, 130, 220), 8, (mask.sum(), 3))
+                rle = to_rle({"size": [128, 128], "counts": _counts(mask)}, 128, 128)
+                data.annotations.append(Annotation(len(data.annotations) + 1, number, kind, rle))
+            name = f"{split}-{number}.png"
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)
+            data.images.append(ImageRecord(number, name, 128, 128, folder / "images" / name))
+        data.save(folder / f"{split}.json")
+    return folder
+
+
+def _counts(mask: np.ndarray) -> list[int]:
+    flat = np.concatenate([[0], mask.flatten(order="F").astype(np.int8)])
+    cuts = np.flatnonzero(np.diff(flat))
+    return np.diff([0, *cuts, mask.size]).tolist()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return draw(tmp_path_factory.mktemp("data") / "discs", {"labelled": 8, "pool": 12, "heldout": 6})
+
+
+def campaign(*args, token: str) -> str:
+    env = os.environ | {"LABEL_STUDIO_API_KEY": token}
+    done = subprocess.run([CAMPAIGN, *map(str, args)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def settings(**more) -> list[str]:
+    pairs = SETTINGS | more
+    return [part for name, value in pairs.items() for part in ("--set", f"{name}={value}")]
+
+
+def free_url() -> str:
+    from campaign.demo.trial import free_port
+
+    return f"http://127.0.0.1:{free_port()}"
+
+
+class Annotators:
+    """Simulated annotators in a process of their own, started once the verification project is there."""
+
+    def __init__(self, server: LabelStudioServer, store: Store, truth: Path, log: Path):
+        self.server, self.store, self.truth, self.log = server, store, truth, log
+        self.process: subprocess.Popen | None = None
+
+    def tick(self) -> None:
+        project = self.store.get_meta("verification_project")
+        if self.process is not None:
+            assert self.process.poll() is None, self.log.read_text()
+        elif project is not None:
+            # Gold shows images that are not in the pool.
+            files = sorted(self.truth.parent.glob("*.json"))
+            command = [
+                sys.executable, annotators.__file__, "--url", self.server.url, "--project", str(project["id"]),
+                *(a for path in files for a in ("--truth", str(path))),
+                "--user", "loop-1@example.com", "--user", "loop-2@example.com",
+                "--invite", self.server.invite_token(), "--k-iou", "0.6",
+            ]  # fmt: skip
+            env = os.environ | {"ANNOTATORS_PASSWORD": "discs and bars 1"}
+            with self.log.open("wb") as out:
+                self.process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(20)
+
+
+def run_campaign(server: LabelStudioServer, store: Store, truth: Path, on_tick=None, limit: float = 400) -> None:
+    """`campaign run` to its end, with annotators; `on_tick(run process)` is called all the time."""
+    env = os.environ | {"LABEL_STUDIO_API_KEY": server.token}
+    log = store.folder.parent / f"{store.folder.name}.log"
+    people = Annotators(server, store, truth, log.with_suffix(".people"))
+    with log.open("wb") as out:
+        process = subprocess.Popen([CAMPAIGN, "run", str(store.folder)], stdout=out, stderr=out, env=env)
+    end = time.monotonic() + limit
+    try:
+        while process.poll() is None:
+            assert time.monotonic() < end, log.read_text()[-2000:]
+            people.tick()
+            if on_tick:
+                on_tick(process)
+            time.sleep(0.005 if on_tick else 0.2)
+        assert process.returncode == 0, log.read_text()[-2000:]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+        people.stop()
+
+
+def check_export(path: Path, truth_path: Path, store: Store) -> list[dict]:
+    """What must hold of every export; gives its annotations."""
+    export, truth = COCO(path), COCO(truth_path)
+    names = {i["file_name"]: i["id"] for i in truth.dataset["images"]}
+    for image in export.dataset["images"]:
+        assert Path(image["file_name"]).name in names
+    no = {a.mask_id for a in store.answers() if a.verdict == "no"}
+    found = export.dataset["annotations"]
+    assert found, "no mask was obtained"
+    for a in found:
+        assert a["attributes"]["mask_id"] not in no
+        assert a["attributes"]["rule"] and a["attributes"]["model_version"]
+        assert export.annToMask(a).sum() == a["area"]
+    return found
+
+
+def test_a_campaign_beside_label_studio(data, tmp_path, label_studio, label_studio_client: Client):
+    """From a source project of brush masks to the export, in two rounds; the source is not changed."""
+    source = make_source(label_studio_client, label_studio, data)
+    before = list(label_studio_client.tasks(source, "id,updated_at,annotations", annotations=True))
+    folder = tmp_path / "beside"
+    start = ["--label-studio", label_studio.url, "--source-project", source, "--heldout-share", 0.4]
+    more = settings(**{"page.public_url": free_url(), "rounds.rounds": 2})
+    token = label_studio.token
+    told = json.loads(campaign("init", folder, *start, *more, "--json", token=token))
+    assert told["images"]["pool"] == 12 and told["images"]["heldout"] == 6 and set(told["classes"]) == {"disc", "bar"}
+    store = Store.open(folder)
+    run_campaign(label_studio, store, data / "pool.json")
+    campaign("export", folder, token=token)
+    found = check_export(folder / "export.json", data / "pool.json", store)
+    assert len(found) >= 10
+    state = json.loads(campaign("status", folder, "--json", token=token))
+    assert state["finished"] and state["annotators"] == 2 and state["answered"] == state["questions"] > 0
+    assert json.loads(campaign("replay", folder, "--json", token=token))["changed"] == 0
+    campaign("report", folder, token=token)
+    assert "disc" in (folder / "report.html").read_text()
+    assert list(label_studio_client.tasks(source, "id,updated_at,annotations", annotations=True)) == before
+
+
+def make_source(client: Client, server: LabelStudioServer, data: Path) -> int:
+    """A project with brush annotations on the labelled and held-out images, and the pool's images without any."""
+    labels = "".join(f"<Label value='{name}'/>" for name in CLASSES.values())
+    brush = f"<BrushLabels name='brush' toName='image'>{labels}</BrushLabels>"
+    config = f"<View><Image name='image' value='$image'/>{brush}</View>"
+    assert server.files is not None
+    files = server.files / "discs"
+    files.mkdir()
+    tasks = []
+    for split in ("labelled", "heldout", "pool"):
+        part = CocoDataset.load(data / f"{split}.json", data / "images")
+        grouped = part.by_image()
+        for image in part.images:
+            (files / image.file_name).write_bytes(Path(image.path).read_bytes())
+            task: dict = {"data": {"image": f"/data/local-files/?d=discs/{image.file_name}"}}
+            if split != "pool":
+                regions = [brush_region(a) for a in grouped.get(image.id, [])]
+                task["annotations"] = [{"result": regions, "ground_truth": False}]
+            tasks.append(task)
+    project = client.sdk.projects.create(title="source", label_config=config)
+    assert project.id is not None
+    client.sdk.import_storage.local.create(project=project.id, path=str(files), use_blob_urls=True)
+    client.sdk.projects.import_tasks(id=project.id, request=tasks)
+    return project.id
+
+
+def brush_region(annotation: Annotation) -> dict:
+    height, width = annotation.rle["size"]
+    painted = encode_brush(decode(annotation.rle))
+    value = {"format": "rle", "rle": painted, "brushlabels": [CLASSES[annotation.class_id]]}
+    return {
+        "id": f"a{annotation.id}", "from_name": "brush", "to_name": "image", "type": "brushlabels",
+        "original_width": width, "original_height": height, "image_rotation": 0, "value": value,
+    }  # fmt: skip
+
+
+class Killer:
+    """Kills the worker of each station once, with SIGKILL, as soon as its job is seen to run."""
+
+    STATIONS = ("train", "detect", "assess", "cluster", "open", "sync", "propagate")
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.left = set(self.STATIONS)
+        self.killed: list[str] = []
+
+    def __call__(self, run: subprocess.Popen) -> None:
+        from redis.exceptions import RedisError
+        from rq.job import Job
+
+        from campaign.jobs.broker import connect
+        from ml_backend.errors import InputError
+
+        try:
+            connection = connect(self.store)
+            for job_id, _ in running(self.store, connection):
+                station = next((s for s in self.left if f"-{s}" in job_id), None)
+                worker = Job.fetch(job_id, connection=connection).worker_name if station else None
+                if not station or not worker:
+                    continue
+                if station == "sync" and self.store.count_questions() == 0:
+                    continue  # the first turn that publishes is the one to be killed
+                os.kill(int(worker.rpartition("-")[2]), signal.SIGKILL)
+                self.left.discard(station)
+                self.killed.append(station)
+        except (RedisError, InputError, ProcessLookupError, KeyError):
+            return  # Redis is not up yet, or the job was over
+
+
+def test_killed_workers_change_nothing(data, tmp_path, label_studio):
+    """A worker is killed in each station, and the export is the one of a campaign that nobody disturbed."""
+    exports = []
+    for name in ("quiet", "killed"):
+        folder = tmp_path / name
+        more = settings(**{"page.public_url": free_url(), "rounds.rounds": 1, "name": name})
+        start = ["--data", data, "--label-studio", label_studio.url]
+        campaign("init", folder, *start, *more, token=label_studio.token)
+        store = Store.open(folder)
+        killer = Killer(store) if name == "killed" else None
+        run_campaign(label_studio, store, data / "pool.json", killer)
+        if killer is not None:
+            assert {"train", "detect", "sync"} <= set(killer.killed) and len(killer.killed) >= 5, killer.killed
+        campaign("export", folder, token=label_studio.token)
+        exports.append(check_export(folder / "export.json", data / "pool.json", store))
+        keys = [p.key for p in store.pages()]
+        project = (store.get_meta("verification_project") or {})["id"]
+        client = Client(label_studio.url, label_studio.token)
+        held = [t["data"]["key"] for t in client.tasks(project, "id,data")]
+        assert sorted(held) == sorted(keys), "a page was doubled or lost"
+    assert exports[0] == exports[1]

@@ -1,0 +1,95 @@
+"""A turn against the real Label Studio: what is published, read back, lost and made anew."""
+
+import subprocess
+
+import pytest
+
+from campaign.label_studio.client import Client, ProjectGone
+from campaign.label_studio.readback import read_changes
+from campaign.search.tree_search import Verdict
+from campaign.steps.verify import abandon_project, turn
+from ml_backend.errors import InputError
+from tests.campaign.cli.test_cli import CAMPAIGN
+from tests.campaign.steps.test_verify import is_good, make_store  # noqa: F401
+
+pytestmark = pytest.mark.label_studio
+
+
+def answer_all(client: Client, project: int) -> int:
+    """Answers every open page through Label Studio's API; gives how many there were."""
+    count = 0
+    for task in list(client.tasks(project, "id,data,annotations", annotations=True)):
+        if task["annotations"]:
+            continue
+        wrong = [c["value"] for c in task["data"]["crops"] if not is_good(int(c["value"]))]
+        result = [{"from_name": "status", "to_name": "t", "type": "choices", "value": {"choices": ["reviewed"]}}]
+        if wrong:
+            result.append({"from_name": "wrong", "to_name": "t", "type": "choices", "value": {"choices": wrong}})
+        client.sdk.annotations.create(id=task["id"], result=result, lead_time=9.0)
+        count += 1
+    return count
+
+
+def test_turns_to_the_end(make_store, label_studio, label_studio_client):  # noqa: F811
+    store = make_store(label_studio={"url": label_studio.url})
+    store.save_secrets({"label_studio_token": label_studio.token})
+    first = turn(store, label_studio_client)
+    assert first.published > 0 and first.open_questions > 0 and not first.done
+    project = store.get_meta("verification_project")["id"]
+    for _ in range(30):
+        answer_all(label_studio_client, project)
+        if turn(store, label_studio_client).done:
+            break
+    assert store.round().stage == "propagate"
+    given = {a.mask_id: a.verdict for a in store.answers()}
+    assert given and all(v == ("yes" if is_good(i) else "no") for i, v in given.items())
+    assert len(given) == store.count_questions()
+
+
+def test_a_deleted_project_is_told_and_replaced(make_store, label_studio, label_studio_client):  # noqa: F811
+    store = make_store(label_studio={"url": label_studio.url})
+    store.save_secrets({"label_studio_token": label_studio.token})
+    turn(store, label_studio_client)
+    old = store.get_meta("verification_project")["id"]
+    with pytest.raises(InputError, match="still there"):
+        abandon_project(store, label_studio_client)
+    label_studio_client.sdk.projects.delete(id=old)
+    with pytest.raises(ProjectGone):
+        turn(store, label_studio_client)
+    for command in ("sync", "run"):
+        done = subprocess.run([CAMPAIGN, command, str(store.folder)], capture_output=True, text=True)
+        assert done.returncode == 1 and f"project {old}" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = subprocess.run([CAMPAIGN, "publish", str(store.folder), "--new-project"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    new = store.get_meta("verification_project")["id"]
+    assert new != old
+    tasks = list(label_studio_client.tasks(new, "id,data"))
+    assert sorted(t["data"]["key"] for t in tasks) == sorted(p.key for p in store.pages())
+
+
+def test_a_wrong_token_gets_one_line(make_store, label_studio):  # noqa: F811
+    store = make_store(label_studio={"url": label_studio.url})
+    store.save_secrets({"label_studio_token": "0" * 40})
+    done = subprocess.run([CAMPAIGN, "sync", str(store.folder)], capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "401" in done.stderr
+    assert "0" * 40 not in done.stderr
+
+
+def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_studio, label_studio_client):  # noqa: F811
+    store = make_store(label_studio={"url": label_studio.url})
+    turn(store, label_studio_client)
+    project = store.get_meta("verification_project")["id"]
+    answer_all(label_studio_client, project)
+    turn(store, label_studio_client)
+    snapshots, _ = read_changes(label_studio_client, project, None)
+    page = next(s for s in snapshots if s.annotations and s.annotations[0].verdicts)
+    masks = list(page.annotations[0].verdicts)
+    label_studio_client.sdk.annotations.update(
+        id=page.annotations[0].id,
+        result=[{"from_name": "status", "to_name": "t", "type": "choices", "value": {"choices": ["unsure"]}}],
+    )
+    turn(store, label_studio_client)
+    from campaign.quality.answers import verdicts
+
+    now = verdicts(store.answers())
+    assert {now[i] for i in masks} == {Verdict.UNSURE}

@@ -1,0 +1,77 @@
+"""What a campaign's web server does for Label Studio: who is let in, training, events, masks that are known."""
+
+import json
+
+import pytest
+
+from campaign.store import Store
+from campaign.web.serving import CampaignBackend, CampaignModel, StoredPredictions, Waker, build_app
+from ml_backend.server.backend import Project
+from tests.campaign.pages.gold import gold_store
+
+OUTSIDE = {"REMOTE_ADDR": "172.18.0.3"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAMPAIGN_IMAGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "the-campaigns-token")
+    return gold_store(tmp_path / "a", url="http://label-studio:8080").folder
+
+
+@pytest.mark.parametrize(
+    ("public_url", "environ", "password", "status"),
+    [
+        ("http://localhost:9090", {}, None, 200),
+        ("http://localhost:9090", OUTSIDE, None, 401),
+        ("http://localhost:9090", OUTSIDE, "right", 200),
+        ("http://localhost:9090", OUTSIDE, "wrong", 401),
+        ("https://crops.example.com", {}, None, 401),
+        ("https://crops.example.com", OUTSIDE, "right", 200),
+    ],
+)
+def test_label_studio_is_let_in(folder, public_url, environ, password, status):
+    content = json.loads((folder / "campaign.json").read_text())
+    content["settings"]["page"] = {"public_url": public_url}
+    (folder / "campaign.json").write_text(json.dumps(content))
+    store = Store.open(folder)
+    secret = store.secret("backend_password") if password == "right" else "wrong"
+    auth = {"auth": ("campaign", secret)} if password else {}
+    body = {"project": "7.1", "schema": "<View/>", "hostname": "http://localhost:8080", "access_token": "t"}
+    answer = build_app(folder).test_client().post("/setup", json=body, environ_base=environ, **auth)
+    assert answer.status_code == status
+
+
+def test_without_redis_an_answer_waits_and_training_is_refused_in_a_line(folder, caplog):
+    store = Store.open(folder)
+    Waker(store)("ANNOTATION_CREATED", {})
+    assert "waits for the next poll" in caplog.text
+    client = build_app(folder).test_client()
+    assert client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}}).status_code == 503
+
+
+def test_the_source_project_is_reached_as_the_campaign_does(folder):
+    store = Store.open(folder)
+    store.settings.label_studio.source_project = 7
+    backend = CampaignBackend(CampaignModel(store), None, store=store)
+    for project in (7, 8):
+        backend.set_up(project, "http://localhost:8080", "a-users-token")
+    assert (backend.project(7).hostname, backend.project(7).token) == (
+        "http://label-studio:8080",
+        "the-campaigns-token",
+    )
+    assert backend.project(8).hostname == "http://localhost:8080"
+
+
+def test_one_bad_task_costs_the_others_nothing(folder):
+    store = Store.open(folder)
+    store.settings.label_studio.source_project = 7
+    known = StoredPredictions(store)
+    image = next(iter(store.image_rows("pool")))
+    known._images, known._place = {168: image}, {image.id: 0}
+    store.update_round(1, checkpoint="model.pt", model_version="v")
+    tasks = [{"id": 168}, {"id": "168"}, {"id": "abc"}, {}, None, {"id": [1]}, {"id": 9}]
+    found = known(Project(7), tasks)
+    assert found[0] is not None and len(found[0].masks) > 0
+    assert found[1:] == [None] * 6
+    assert known(Project(8), tasks) == [None] * 7
