@@ -37,7 +37,7 @@ def edit(
         wanted = list(mask or [])
         for class_id in classes:
             if cluster is not None:
-                current = store.round()
+                current = store.rounds.newest()
                 number = round_number or (current.number if current else 0)
                 wanted += editing.cluster_masks(store, number, class_id, cluster, count or 30)
             elif count:
@@ -49,7 +49,7 @@ def edit(
         editing.publish_edits(store, client)
         editing.read_edits(store, client)
     state = editing.summary(store)
-    project = store.get_meta(editing.PROJECT)
+    project = store.values.get(editing.PROJECT)
     url = f"{client.url}/projects/{project['id']}/data" if project else None
     text = f"{new} new pages, {state['pages']} in all; {state['corrected']} corrected, {state['no_object']} no object, "
     emit({"new": new, "url": url, **state}, json, f"{text}{state['in_dataset']} in the dataset\n{url or ''}".strip())
@@ -73,7 +73,7 @@ def paint(
         painting.publish_paintings(store, client)
         painting.read_paintings(store, client)
     found = painting.reference(store)
-    project = store.get_meta(painting.PROJECT)
+    project = store.values.get(painting.PROJECT)
     url = f"{client.url}/projects/{project['id']}/data" if project else None
     sq = "no SQ yet" if found.sq is None else f"SQ {found.sq:.3f}"
     text = (

@@ -61,7 +61,7 @@ def init(
         store = create_from_files(
             folder, values, images, labelled, pool, heldout, heldout_share, token=token, check=check_images
         )
-    counts = {split: len(store.images(split)) for split in ("labelled", "pool", "heldout")}
+    counts = {split: len(store.images.records(split)) for split in ("labelled", "pool", "heldout")}
     result = {"folder": str(store.folder), "classes": list(store.classes().values()), "images": counts}
     text = f"{store.folder}: {counts['labelled']} labelled images, {counts['pool']} pool, {counts['heldout']} heldout"
     emit(result, json, f"{text}\nnext: campaign run {folder}")
@@ -200,6 +200,6 @@ def check_label_studio(store) -> None:
 
     client = connect(store)
     client.check()
-    known = store.get_meta(PROJECT)
+    known = store.values.get(PROJECT)
     if known is not None:
         client.project(int(known["id"]))

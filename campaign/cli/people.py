@@ -43,7 +43,7 @@ def invite(
         project = f"{client.url}/projects/{ensure_project(store, client)}/data"
     link = invitation(client)
     accounts = [sign_up(client, email, key) for email in user or []]
-    store.save_people(client.users())
+    store.values.add_people(client.users())
     lines = [f"sign up: {link}", f"answer:  {project}"]
     lines += [f"{a.email}  password {a.password}  submits with {key}" for a in accounts]
     if not accounts:
@@ -70,8 +70,8 @@ def qualify(
         begin_test(store, client, pages)
     with store.locked():
         read_tests(store, client)
-    store.save_people(client.users())
-    names, scores = store.people(), results(store)
+    store.values.add_people(client.users())
+    names, scores = store.values.people(), results(store)
     made = [{"test": t["number"], "url": f"{client.url}/projects/{t['project']}/data"} for t in tests(store)]
     if json:
         rows = [

@@ -55,7 +55,7 @@ def certify(
     from campaign.store import Store
 
     store = Store.open(folder)
-    known = store.get_meta(AUDIT)
+    known = store.values.get(AUDIT)
     if known is None or known["certified"]:
         begin_audit(store, draws, per_class)
     display = Display()
@@ -65,7 +65,7 @@ def certify(
             outcome = finish_audit(store, confidence)
             if not isinstance(outcome, int) or not wait:
                 break
-            total = store.count_questions(f"{AUDIT}{(store.get_meta(AUDIT) or {})['number']}")
+            total = store.questions.count(f"{AUDIT}{(store.values.get(AUDIT) or {})['number']}")
             display.show("audit, answers", total - outcome, total)
             time.sleep(store.settings.jobs.poll_seconds)
     if isinstance(outcome, int):

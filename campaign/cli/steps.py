@@ -54,7 +54,7 @@ def cluster(folder: Folder, json: Json = False) -> None:
     with display.live():
         for class_id, name in store.classes().items():
             cluster_class(store, number, class_id, steps_progress(display, f"clustering {name}"))
-    rows = {store.classes()[t.class_id]: t.masks for t in store.trees(number)}
+    rows = {store.classes()[t.class_id]: t.masks for t in store.trees.rows(number)}
     emit(rows, json, "\n".join(f"{name}: {masks} masks" for name, masks in rows.items()))
 
 
@@ -68,8 +68,8 @@ def retrain(folder: Folder, json: Json = False) -> None:
     display = Display()
     with display.live():
         train(store, number, steps_progress(display, f"training, round {number}"))
-    store.update_round(number, stage="detect")
-    version = next(r.model_version for r in store.rounds() if r.number == number)
+    store.rounds.update(number, stage="detect")
+    version = next(r.model_version for r in store.rounds.all() if r.number == number)
     emit({"round": number, "model_version": version}, json, f"round {number}: model {version}")
 
 
@@ -87,7 +87,7 @@ COMMANDS = (publish, sync, cluster, retrain, replay)
 
 
 def _running(store, stage: str) -> int:
-    current = store.round()
+    current = store.rounds.newest()
     if current is None or current.stage != stage:
         got = "no round" if current is None else f"stage {current.stage}"
         raise InputError(f"campaign {store.folder}", f"a round at stage {stage}", got)

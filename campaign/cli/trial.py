@@ -117,7 +117,7 @@ def simulate(
         import json as json_module
 
         from campaign.simulation.plots import draw_courses, draw_grid, draw_thresholds
-        from campaign.store.shards import write_whole
+        from ml_backend.files import write_whole
 
         if grid:
             draw_grid(result, plots / "grid.png")

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
 
 _GOLD_SHARE = 0.2  # of the error probability, to each of the two bounds on the annotators' quality

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.dataset.propagation import EDITED_RULE, DatasetMasks, areas
+from campaign.dataset.propagation import areas
+from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
 from ml_backend.errors import InputError
+from ml_backend.files import whole_file
 from ml_backend.masks.coco import ImageRecord
 
 
@@ -125,26 +125,6 @@ def annotation_rows(masks: DatasetMasks, first_id: int = 1) -> Iterator[str]:
                 },
             }
         )
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the name `path` only when it is written to the end, and is gone otherwise.
-
-    Raises InputError where the disk is full, the folder is missing or writing fails in another way.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(path, "a file that can be written", error.strerror or str(error)) from None
-        raise
 
 
 def _write_rows(file: IO[str], rows: Iterable[str], first: bool = True) -> None:

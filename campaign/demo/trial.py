@@ -67,11 +67,11 @@ def run_demo(options: DemoOptions, say: Callable[[str], None], show: Callable[[S
         with Supervisor.started(store) as run:
             start_campaign(store)
             if options.human:
-                run.until_done(show, until=lambda: bool(store.pages(published=True)))
+                run.until_done(show, until=lambda: bool(store.pages.rows(published=True)))
                 say(_invitation(store, server))
                 run.until_done(show)
             else:
-                run.until_done(show, until=lambda: store.get_meta("verification_project") is not None)
+                run.until_done(show, until=lambda: store.values.get("verification_project") is not None)
                 with simulated(store, server, data / "pool.json", options):
                     run.until_done(show)
     export, report = out / "export.json", out / "report.html"
@@ -117,7 +117,7 @@ def open_store(folder: Path, data: Path, server: LabelStudioServer, options: Dem
 @contextmanager
 def simulated(store: Store, server: LabelStudioServer, truth: Path, options: DemoOptions) -> Iterator[None]:
     """Runs the simulated annotators, which know Label Studio's address and the ground truth and nothing else."""
-    meta = store.get_meta("verification_project")
+    meta = store.values.get("verification_project")
     assert meta is not None
     # Gold is hidden on images that were kept out of the pool.
     files = [truth, *(p for name in ("heldout", "labelled") if (p := truth.with_name(f"{name}.json")).exists())]
@@ -140,7 +140,7 @@ def simulated(store: Store, server: LabelStudioServer, truth: Path, options: Dem
 def figures(store: Store, truth: CocoDataset) -> dict[str, Any]:
     """What the campaign reached, scored against the pool's truth, which only a demo has."""
     masks = final_masks(store)
-    coco_ids = {r.id: r.coco_id for r in store.image_rows("pool")}
+    coco_ids = {r.id: r.coco_id for r in store.images.rows("pool")}
     predictions = Predictions(
         masks.mask_id, np.array([coco_ids[int(i)] for i in masks.image_id]), masks.class_id, masks.box, masks.rle,
         masks.size, masks.confidence, masks.predicted_iou, np.zeros((len(masks), 0)),
@@ -168,7 +168,7 @@ def free_port() -> int:
 
 
 def _invitation(store: Store, server: LabelStudioServer) -> str:
-    meta = store.get_meta("verification_project")
+    meta = store.values.get("verification_project")
     project = meta["id"] if meta else ""
     return (
         f"The first questions wait at {server.url}/projects/{project}/data (press 'Label All Tasks')\n"

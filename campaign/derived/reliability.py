@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from campaign.dataset.certification import GoldCount
 from campaign.derived.trust import gold_answers, withdrawals
 from campaign.quality.measures import GoldAnswer
+from campaign.records.verdict import Verdict
 from campaign.search.policies import AnnotatorQuality
-from campaign.search.tree_search import Verdict
 from campaign.store import Store
 
 BELIEVED, WEIGHT = 0.99, 30  # sensitivity and specificity before any gold, and how many gold answers that is worth
@@ -31,7 +31,7 @@ def annotator_quality(store: Store, round_number: int) -> AnnotatorQuality:
 
 
 def _trusted(store: Store, up_to_round: int | None = None) -> list[GoldAnswer]:
-    rounds = {page.key: page.round for page in store.pages()}
+    rounds = {page.key: page.round for page in store.pages.rows()}
     found = withdrawals(store)
     return [
         answer

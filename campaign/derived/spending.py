@@ -23,7 +23,7 @@ def questions_allowed(store: Store) -> int | None:
 
         measured = pace(page for pages in page_answers(store).values() for page in pages)
         worked = measured.seconds + measured.gap_seconds
-        answered = len({a.mask_id for a in store.answers()} & {q.mask_id for q, _ in store.questions(kind="verify")})
+        answered = len({a.mask_id for a in store.answers.rows()} & {q.mask_id for q, _ in store.questions.rows(kind="verify")})
         if worked > 0 and answered >= MEASURED:
             each = worked / answered
     budget = Budget(
@@ -36,7 +36,7 @@ def prospects(store: Store, questions: int) -> list[Prospect]:
     """What so many questions more would bring in the running round. Raises InputError where none is at verify."""
     from campaign.steps.verify import open_searches
 
-    current = store.round()
+    current = store.rounds.newest()
     if current is None or current.stage != "verify":
         got = "no round" if current is None else f"stage {current.stage}"
         raise InputError("forecast", "a round at stage verify", got)

@@ -14,14 +14,14 @@ from campaign.store import Store
 
 def status(store: Store) -> dict[str, Any]:
     """Round, stage, what is finished of it, questions, answers, decisions, masks and the last trouble."""
-    rounds = store.rounds()
+    rounds = store.rounds.all()
     current = rounds[-1] if rounds else None
-    answers = standing_answers(store.answers())
+    answers = standing_answers(store.answers.rows())
     answered = {a.mask_id for a in counted_answers(store)}
-    asked = store.count_questions("verify")
-    decisions = store.decisions()
+    asked = store.questions.count("verify")
+    decisions = store.decisions.rows()
     classes = store.classes()
-    trouble = store.get_meta("trouble") or {}
+    trouble = store.values.get("trouble") or {}
     return {
         "name": store.settings.name,
         "folder": str(store.folder),
@@ -31,18 +31,18 @@ def status(store: Store) -> dict[str, Any]:
         "finished": bool(current and current.stage == "done"),
         "model_version": current.model_version if current else None,
         "questions": asked,
-        "gold": len(store.gold_questions("verify")),
+        "gold": len(store.questions.gold("verify")),
         "budget_questions": questions_allowed(store),
         "answered": len(answered),
         "annotators": len({a.annotator for a in answers}),
-        "verification_project": (store.get_meta("verification_project") or {}).get("id"),
+        "verification_project": (store.values.get("verification_project") or {}).get("id"),
         "masks": sum(r.metrics.get("masks", 0) for r in rounds),
         "trouble": trouble.get("text"),
         "per_round": [
             {
                 "round": r.number,
                 "ap": ((r.metrics.get("ap") or {}).get("mask") or {}).get("ap"),
-                "predictions": sum(s.masks for s in store.shards(r.number, "pool")),
+                "predictions": sum(s.masks for s in store.masks.shards(r.number, "pool")),
                 "masks": r.metrics.get("masks"),
                 "decisions": dict(Counter(d.kind for d in decisions if d.round == r.number)),
             }
@@ -68,7 +68,7 @@ def stage_progress(progress: Progress, store: Store) -> tuple[str, int, int]:
     if progress.stage == "cluster":
         return "clustering, classes", len(progress.finished_trees), len(progress.classes)
     if progress.stage == "verify":
-        rows = store.questions(progress.round_number, "verify")
+        rows = store.questions.rows(progress.round_number, "verify")
         answered = {a.mask_id for a in counted_answers(store, {p.key for _, p in rows})}
         return "verifying, answers", len(answered), len(rows)
     names = {"train": "training the detector", "propagate": "propagating", "done": "finished"}

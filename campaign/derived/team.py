@@ -24,7 +24,7 @@ from campaign.quality.measures import (
     reliability,
     vote_counts,
 )
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.steps.export import final_masks
 from campaign.store import Store
 from campaign.store import models as m
@@ -121,12 +121,12 @@ def _total(pace: Pace, drawn: Pace) -> float:
 
 def team(store: Store) -> Team:
     """The annotators of a campaign as it stands."""
-    names = store.people()
+    names = store.values.people()
     pages = page_answers(store)
     gold = {user: first_answers(told) for user, told in gold_answers(store, "verify").items()}
-    real = {(q.page_key, q.mask_id) for q, p in store.questions()}
-    class_of = {p.key: p.class_id for p in store.pages() if p.kind != QUALIFY}
-    standing = [a for a in standing_answers(store.answers(class_of)) if (a.page_key, a.mask_id) in real]
+    real = {(q.page_key, q.mask_id) for q, p in store.questions.rows()}
+    class_of = {p.key: p.class_id for p in store.pages.rows() if p.kind != QUALIFY}
+    standing = [a for a in standing_answers(store.answers.rows(class_of)) if (a.page_key, a.mask_id) in real]
     counted = {a.id for a in counted_answers(store, class_of)}
     votes = _votes(standing)
     agreed, estimated = agreement(votes), _estimated(votes)
@@ -135,7 +135,7 @@ def team(store: Store) -> Team:
     of_user: dict[str, list[m.Answer]] = defaultdict(list)
     for a in standing:
         of_user[a.annotator].append(a)
-    drawings = [d for d in store.drawings() if d.page_key in class_of]
+    drawings = [d for d in store.drawings.standing() if d.page_key in class_of]
     rows = []
     for user in sorted(of_user.keys() | pages.keys() | gold.keys() | {d.annotator for d in drawings}):
         mine = of_user[user]
@@ -193,13 +193,13 @@ def page_answers(store: Store) -> dict[str, list[PageAnswer]]:
     """Every page as each user answered it, in order of time; qualification tests left out."""
     masks: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     wrong: dict[str, set[int]] = defaultdict(set)
-    for question, page in store.questions(gold=True):
+    for question, page in store.questions.rows(gold=True):
         if page.kind != QUALIFY:
             masks[page.key].append((question.mask_id, question.gold is not None))
             if question.gold == "no":
                 wrong[page.key].add(question.mask_id)
     given: dict[tuple[str, int], dict[int, m.Answer]] = defaultdict(dict)
-    for a in standing_answers(store.answers(masks)):
+    for a in standing_answers(store.answers.rows(masks)):
         given[a.page_key, a.annotation_id][a.mask_id] = a
     found: dict[str, list[PageAnswer]] = defaultdict(list)
     for (key, _), answers in given.items():

@@ -26,11 +26,11 @@ from campaign.quality.measures import (
     passed,
     watch,
 )
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.store.masks import is_drawn, is_heldout
 from campaign.store.trust import QUALIFY
+from ml_backend.mask_ids import is_drawn, is_heldout
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ def counted_answers(store: Store, page_keys: Iterable[str] | None = None) -> lis
     Left out are answers on gold and on qualification tests, those withdrawn from users who answered gold wrong, and,
     where only qualified users count, everyone else's. They stay stored.
     """
-    standing = standing_answers(store.answers(page_keys))
-    gold = {(q.page_key, q.mask_id) for q, _ in store.gold_questions()}
+    standing = standing_answers(store.answers.rows(page_keys))
+    gold = {(q.page_key, q.mask_id) for q, _ in store.questions.gold()}
     if gold:
         standing = [a for a in standing if (a.page_key, a.mask_id) not in gold]
     if store.settings.quality.qualification:
@@ -73,7 +73,7 @@ def qualified(store: Store) -> set[str]:
     """Users who passed a qualification test: every page of it answered, and enough of them right."""
     tests: dict[str, dict[str, list[GoldAnswer]]] = defaultdict(lambda: defaultdict(list))
     sizes: dict[str, int] = defaultdict(int)
-    for question, _ in store.gold_questions(QUALIFY):
+    for question, _ in store.questions.gold(QUALIFY):
         sizes[attempt_of(question.page_key)] += 1
     for user, answers in gold_answers(store, QUALIFY, by_page=True).items():
         for key, answer in answers:
@@ -93,12 +93,12 @@ def attempt_of(page_key: str) -> str:
 
 def gold_answers(store: Store, kind: str | None = None, by_page: bool = False) -> dict[str, list]:
     """Every user's standing answers on gold, of one kind of page or all; with `by_page` as (page key, answer)."""
-    truth = {(q.page_key, q.mask_id): Verdict[str(q.gold).upper()] for q, _ in store.gold_questions(kind)}
+    truth = {(q.page_key, q.mask_id): Verdict[str(q.gold).upper()] for q, _ in store.questions.gold(kind)}
     found: dict[str, list] = defaultdict(list)
     if not truth:
         return found
     seen = _seen_before(store, truth)
-    for a in standing_answers(store.answers({key for key, _ in truth})):
+    for a in standing_answers(store.answers.rows({key for key, _ in truth})):
         if (a.annotator, a.mask_id) in seen:
             continue
         if (known := truth.get((a.page_key, a.mask_id))) is not None:
@@ -111,7 +111,7 @@ def _seen_before(store: Store, truth: Collection[tuple[str, int]]) -> set[tuple[
     """(user, mask) of those whose own answers made a mask gold, or who met it as a question: they may remember it."""
     found = set()
     for mask in {mask for _, mask in truth if not is_heldout(mask)}:
-        found |= {(a.annotator, mask) for a in store.answers_on(mask) if (a.page_key, mask) not in truth}
+        found |= {(a.annotator, mask) for a in store.answers.on_masks([mask]) if (a.page_key, mask) not in truth}
     return found
 
 
@@ -122,8 +122,8 @@ def _is_withdrawn(answer: m.Answer, times: list[Distrust], ended: dict[str, str]
 
 def _ended(store: Store) -> dict[str, str]:
     """When the round of each page ended, in Label Studio's format; pages of rounds that go on are left out."""
-    over = {r.number: _stamp(r.ended_at) for r in store.rounds() if r.ended_at is not None and r.stage == "done"}
-    return {p.key: over[p.round] for p in store.pages() if p.round in over} if over else {}
+    over = {r.number: _stamp(r.ended_at) for r in store.rounds.all() if r.ended_at is not None and r.stage == "done"}
+    return {p.key: over[p.round] for p in store.pages.rows() if p.round in over} if over else {}
 
 
 def _stamp(time: datetime) -> str:
@@ -136,7 +136,7 @@ def _stamp(time: datetime) -> str:
 
 def gold_supply(store: Store) -> list[GoldMask]:
     """Held-out predictions whose verdict is beyond dispute: by their IoU with the true masks, of every round."""
-    rounds = tuple(r.number for r in store.rounds() if store.shards(r.number, "heldout"))
+    rounds = tuple(r.number for r in store.rounds.all() if store.masks.shards(r.number, "heldout"))
     return [mask for number in rounds for mask in _supply(store, number)]
 
 
@@ -150,7 +150,7 @@ def confirmed(store: Store) -> list[GoldMask]:
         for mask, told in given.items()
         if len(told) >= CONFIRMED and set(told.values()) in ({"yes"}, {"no"}) and not is_drawn(mask)
     }
-    masks = store.masks(sorted(agreed))
+    masks = store.masks.read(sorted(agreed))
     return [
         GoldMask(i, c, Verdict[agreed[i].upper()])
         for i, c in zip(masks.mask_id.tolist(), masks.class_id.tolist(), strict=True)
@@ -158,7 +158,7 @@ def confirmed(store: Store) -> list[GoldMask]:
 
 
 def _supply(store: Store, round_number: int) -> tuple[GoldMask, ...]:
-    shards = tuple((s.number, s.masks) for s in store.shards(round_number, "heldout"))
+    shards = tuple((s.number, s.masks) for s in store.masks.shards(round_number, "heldout"))
     return _judged(str(store.folder), round_number, shards)
 
 
@@ -167,8 +167,8 @@ def _judged(folder: str, round_number: int, _shards: tuple) -> tuple[GoldMask, .
     from ml_backend.learning.evaluation import true_iou
 
     store = Store.open(folder)
-    found = store.predictions(round_number, "heldout", features=False)
-    iou = true_iou(found, store.annotated("heldout"), one_to_one=False)
+    found = store.masks.predictions(round_number, "heldout", features=False)
+    iou = true_iou(found, store.images.annotated("heldout"), one_to_one=False)
     k_iou = store.settings.search.k_iou
     yes, no = iou >= min(k_iou + CLEAR_YES, 1.0), iou <= k_iou - CLEAR_NO
     return tuple(
@@ -189,17 +189,17 @@ class GoldPlan:
         self.wanted = self.quality.gold_share > 0 if wanted is None else wanted
         if not self.wanted:
             return
-        asked = store.gold_questions()
+        asked = store.questions.gold()
         self.used: dict[int, dict[int, Verdict]] = defaultdict(dict)
         for question, page in asked:
             self.used[page.class_id][question.mask_id] = Verdict[str(question.gold).upper()]
-        for class_id, found in store.examples().items():
+        for class_id, found in store.values.examples().items():
             self.used[class_id] |= dict.fromkeys(found["good"], Verdict.YES) | dict.fromkeys(found["bad"], Verdict.NO)
         answers = gold_answers(store, by_page=True)
-        self.answered = {user: len(answers.get(user, ())) for user in store.annotators()}
+        self.answered = {user: len(answers.get(user, ())) for user in store.answers.annotators()}
         touched = {key for told in answers.values() for key, _ in told}
         self.waiting = sum(page.kind == "verify" and page.key not in touched for _, page in asked)
-        self.pages = sum(page.kind == "verify" for page in store.pages())
+        self.pages = sum(page.kind == "verify" for page in store.pages.rows())
         self.supply = gold_supply(store)
         # Held-out masks come first: nobody has seen them, while a confirmed one may come to who confirmed it.
         self.reserve = confirmed(store)
@@ -244,7 +244,7 @@ class GoldPlan:
         """Whether gold used before shows the same thing: rounds predict the same objects again."""
         from pycocotools import mask as mask_util
 
-        used = self.store.masks([mask.mask_id, *self.used[mask.class_id]])
+        used = self.store.masks.read([mask.mask_id, *self.used[mask.class_id]])
         same = np.flatnonzero(used.image_id[1:] == used.image_id[0]) + 1
         rles = used.rles()
         return len(same) > 0 and bool(
@@ -257,10 +257,10 @@ class GoldPlan:
 
 def keep_watch(store: Store, client: Client) -> None:
     """Learns the names of new users, and writes a line into the log where answers are withdrawn or count again."""
-    if store.annotators() - store.people().keys():
-        store.save_people(client.users())
-    known = dict(store.get_meta(WITHDRAWALS) or {})
-    names, found = store.people(), withdrawals(store)
+    if store.answers.annotators() - store.values.people().keys():
+        store.values.add_people(client.users())
+    known = dict(store.values.get(WITHDRAWALS) or {})
+    names, found = store.values.people(), withdrawals(store)
     now = {f"{user} {t.found}": [user, *t] for user, times in found.items() for t in times}
     for user, (since, at, until, wrong, asked) in [(user, t) for user, times in found.items() for t in times]:
         key, name = f"{user} {at}", names.get(user, user)
@@ -273,7 +273,7 @@ def keep_watch(store: Store, client: Client) -> None:
         if until is not None and (key not in known or known[key][3] is None):
             store.log(f"answers of {name} count again since {until}")
     if now != known:
-        store.set_meta(WITHDRAWALS, now)
+        store.values.set(WITHDRAWALS, now)
 
 
 def wanted_overlaps(store: Store, round_number: int) -> dict[str, tuple[int, bool]]:
@@ -284,15 +284,15 @@ def wanted_overlaps(store: Store, round_number: int) -> dict[str, tuple[int, boo
     share = store.settings.quality.overlap_share
     if not share and not store.settings.quality.qualification and not withdrawals(store):
         return {}
-    asked = {p.key for _, p in store.questions()}
+    asked = {p.key for _, p in store.questions.rows()}
     pages = {
         p.key: p.kind
-        for p in store.pages(published=True)
+        for p in store.pages.rows(published=True)
         if p.key in asked and (p.kind.startswith("audit") or (p.kind == "verify" and p.round == round_number))
     }
     users: dict[str, set[str]] = defaultdict(set)
     counted: dict[str, set[str]] = defaultdict(set)
-    for a in standing_answers(store.answers(pages.keys())):
+    for a in standing_answers(store.answers.rows(pages.keys())):
         users[a.page_key].add(a.annotator)
     for a in counted_answers(store, pages.keys()):
         counted[a.page_key].add(a.annotator)
@@ -310,9 +310,9 @@ def ask_again(store: Store, client: Client, round_number: int) -> int:
 
     Label Studio serves a page to each user once, so it is put to others by itself.
     """
-    done = dict(store.get_meta(OVERLAPS) or {})
+    done = dict(store.values.get(OVERLAPS) or {})
     wanted = wanted_overlaps(store, round_number)
-    task_of = {p.key: p.task_id for p in store.pages(published=True)}
+    task_of = {p.key: p.task_id for p in store.pages.rows(published=True)}
     changed = {key: state for key, state in wanted.items() if done.get(key) != state[0]}
     opened = 0
     for key, (number, answered) in changed.items():
@@ -326,5 +326,5 @@ def ask_again(store: Store, client: Client, round_number: int) -> int:
             logger.warning("page %s cannot be asked again: %s", key, error)
         done[key] = number
     if changed:
-        store.set_meta(OVERLAPS, done)
+        store.values.set(OVERLAPS, done)
     return opened

@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from campaign.jobs.processes import die_with_parent
 from campaign.store import Store
-from campaign.store.shards import write_whole
 from ml_backend.errors import InputError
+from ml_backend.files import write_whole
 
 EMBEDDED = "redis.json"
 

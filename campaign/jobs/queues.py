@@ -29,17 +29,17 @@ class Failure:
 
 def progress_of(store: Store) -> Progress | None:
     """What the store says of the newest round; None before the first."""
-    current = store.round()
+    current = store.rounds.newest()
     if current is None:
         return None
-    done = store.shards(current.number)
+    done = store.masks.shards(current.number)
     return Progress(
         current.number,
         current.stage,
         {split: shard_count(store, split) for split in ("pool", "heldout")},
         frozenset((s.split, s.number) for s in done),
         tuple(store.classes()),
-        frozenset(t.class_id for t in store.trees(current.number)),
+        frozenset(t.class_id for t in store.trees.rows(current.number)),
     )
 
 

@@ -142,8 +142,8 @@ class Supervisor:
 
 def start_campaign(store: Store) -> None:
     """Opens the first round where there is none."""
-    if store.round() is None:
-        store.start_round(1, "train")
+    if store.rounds.newest() is None:
+        store.rounds.start(1, "train")
 
 
 def _worker(store: Store, queue: str, number: int, environment: dict[str, str]) -> Child:

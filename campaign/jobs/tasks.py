@@ -31,10 +31,10 @@ def perform(folder: str, station: str, round_number: int, *args: str | int) -> N
     job = get_current_job()
     try:
         run_step(store, station, round_number, *args)
-        store.set_meta(LAST_TROUBLE, {"text": None})
+        store.values.set(LAST_TROUBLE, {"text": None})
     except LabelStudioUnavailable as error:
         logger.warning("%s", error)
-        store.set_meta(LAST_TROUBLE, {"text": str(error)})
+        store.values.set(LAST_TROUBLE, {"text": str(error)})
         return
     except InputError:
         if job is not None:
@@ -47,14 +47,14 @@ def perform(folder: str, station: str, round_number: int, *args: str | int) -> N
 
 def run_step(store: Store, station: str, round_number: int, *args: str | int) -> None:
     """Runs one step in this process."""
-    current = store.round()
+    current = store.rounds.newest()
     if current is None or current.number != round_number:
         return  # a late copy of a job whose round is over
     if station == "train":
         from campaign.steps.train import train
 
         train(store, round_number, report_progress())
-        store.update_round(round_number, stage="detect")
+        store.rounds.update(round_number, stage="detect")
     elif station == "detect":
         from campaign.steps.detect import detect
 
@@ -73,7 +73,7 @@ def run_step(store: Store, station: str, round_number: int, *args: str | int) ->
 
         cluster(store, round_number, int(args[0]), report_progress())
     elif station == "open" and current.stage == "cluster":
-        store.update_round(round_number, stage="verify")
+        store.rounds.update(round_number, stage="verify")
     elif station == "sync":
         from campaign.steps.verify import turn
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 from campaign.label_studio.client import Client
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
 
 Snapshot = TypeVar("Snapshot")

@@ -17,9 +17,9 @@ def read_on(
 
     The cursor moves after the facts are stored: a turn that is killed between reads them again, and none is lost.
     """
-    known = store.get_meta(name)
+    known = store.values.get(name)
     found, cursor = read(known["value"] if known else None)
     new = keep(found)
     if known is None or known["value"] != cursor:
-        store.set_meta(name, {"value": cursor})
+        store.values.set(name, {"value": cursor})
     return new

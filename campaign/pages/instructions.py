@@ -16,7 +16,7 @@ from pathlib import Path
 from campaign.derived.trust import gold_supply
 from campaign.label_studio.client import Client
 from campaign.quality.measures import draw_lot
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store.trust import EXAMPLES
 from label_config import Instructions
@@ -65,11 +65,11 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
 
     Masks shown as examples are never gold.
     """
-    known = store.examples()
+    known = store.values.examples()
     missing = [i for i in store.classes() if i not in known]
-    if not missing or not any(store.shards(r.number, "heldout") for r in store.rounds()):
+    if not missing or not any(store.masks.shards(r.number, "heldout") for r in store.rounds.all()):
         return known
-    gold = {q.mask_id for q, _ in store.gold_questions()}
+    gold = {q.mask_id for q, _ in store.questions.gold()}
     supply = sorted(gold_supply(store), key=lambda g: draw_lot("example", g.mask_id))
     for class_id in missing:
         mine = [g for g in supply if g.class_id == class_id and g.mask_id not in gold]
@@ -80,7 +80,7 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
             word: [g.mask_id for g in found[: min(EXAMPLES_EACH, math.ceil(len(found) / 10))]]
             for word, found in (("good", good), ("bad", bad))
         }
-    store.set_meta(EXAMPLES, {str(i): found for i, found in known.items()})
+    store.values.set(EXAMPLES, {str(i): found for i, found in known.items()})
     return known
 
 
@@ -89,10 +89,10 @@ def keep_instructions(store: Store, client: Client) -> int:
 
     Gives how many projects were told.
     """
-    shown = dict(store.get_meta(SHOWN) or {})
+    shown = dict(store.values.get(SHOWN) or {})
     told = 0
     for screen, meta in PROJECTS.items():
-        known = store.get_meta(meta)
+        known = store.values.get(meta)
         if known is None:
             continue
         digest = _digest(store, screen)
@@ -105,7 +105,7 @@ def keep_instructions(store: Store, client: Client) -> int:
         shown[screen] = [digest, time.time()]
         told += 1
     if told:
-        store.set_meta(SHOWN, shown)
+        store.values.set(SHOWN, shown)
     return told
 
 

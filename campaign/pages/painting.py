@@ -66,29 +66,29 @@ def add_paint_pages(store: Store, count: int, side: int = SIDE) -> int:
 
     A part is `side` pixels wide and high, or the whole image where that is smaller. No image is drawn twice.
     """
-    known = {p.place["image_id"] for p in store.pages() if p.kind == PAINT and p.place}
-    images = store.images("pool")
+    known = {p.place["image_id"] for p in store.pages.rows() if p.kind == PAINT and p.place}
+    images = store.images.records("pool")
     order = np.random.default_rng((store.settings.seed, len(images))).permutation(len(images))
     left = [images[i] for i in order if images[i].id not in known][:count]
-    current = store.round()
+    current = store.rounds.newest()
     for image in left:
         lot = np.random.default_rng((store.settings.seed, image.id))
         x0, y0 = (int(lot.integers(0, max(extent - side, 0) + 1)) for extent in (image.width, image.height))
         window = [x0, y0, min(x0 + side, image.width), min(y0 + side, image.height)]
         place = {"image_id": image.id, "window": window}
         number = current.number if current else 0
-        store.add_page(f"{store.key}-p{image.id}", number, -1, [], PAINT, screen=PAINT, place=place)
+        store.pages.add(f"{store.key}-p{image.id}", number, -1, [], PAINT, screen=PAINT, place=place)
     return len(left)
 
 
 def publish_paintings(store: Store, client: Client) -> int:
     """Publishes the paint pages that Label Studio does not hold yet; gives how many there were."""
-    rows = [p for p in store.pages(published=False) if p.screen == PAINT]
+    rows = [p for p in store.pages.rows(published=False) if p.screen == PAINT]
     if rows:
-        known = store.get_meta(PROJECT)
+        known = store.values.get(PROJECT)
         project = int(known["id"]) if known else _make_project(store, client)
         publish_tasks(
-            client, project, _tasks(store, rows), after=store.newest_task(PAINT), published=store.mark_published
+            client, project, _tasks(store, rows), after=store.pages.newest_task(PAINT), published=store.pages.mark_published
         )
     return len(rows)
 
@@ -100,7 +100,7 @@ def _make_project(store: Store, client: Client) -> int:
         label_config=load(PAINT, list(store.classes().values())).xml,
         instructions=project_instructions(store, PAINT),
     )
-    store.set_meta(PROJECT, {"id": project})
+    store.values.set(PROJECT, {"id": project})
     return project
 
 
@@ -118,22 +118,22 @@ def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
 
 def read_paintings(store: Store, client: Client) -> int:
     """Reads paintings back as facts; gives how many were new."""
-    project = store.get_meta(PROJECT)
+    project = store.values.get(PROJECT)
     if project is None:
         return 0
     return read_on(
         store,
         CURSOR,
         lambda since: read_drawings(client, int(project["id"]), since),
-        lambda tasks: store.add_drawings(paint_facts(store, tasks)),
+        lambda tasks: store.drawings.add(paint_facts(store, tasks)),
     )
 
 
 def paint_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
     """Facts that paint pages tell: what each annotation holds, and which annotations are gone."""
-    places = {p.key: p.place for p in store.pages() if p.kind == PAINT and p.place}
+    places = {p.key: p.place for p in store.pages.rows() if p.kind == PAINT and p.place}
     class_of = {name: i for i, name in store.classes().items()}
-    standing, rows = store.drawings(), []
+    standing, rows = store.drawings.standing(), []
     for task in tasks:
         if (place := places.get(task.page_key)) is None:
             continue
@@ -168,8 +168,8 @@ def reference(store: Store) -> Reference:
 
     Each painted part is compared with what the dataset has in it; a mask counts where most of it lies inside.
     """
-    pages = {p.key: p for p in store.pages() if p.kind == PAINT and p.place}
-    newest = {d.page_key: d for d in store.drawings() if d.state == PAINTED and d.page_key in pages}
+    pages = {p.key: p for p in store.pages.rows() if p.kind == PAINT and p.place}
+    newest = {d.page_key: d for d in store.drawings.standing() if d.state == PAINTED and d.page_key in pages}
     truth = CocoDataset([], store.classes())
     parts: list[tuple[int, int, dict, float]] = []  # page, class, RLE in the part, score
     masks = final_masks(store) if newest else None

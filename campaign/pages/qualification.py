@@ -35,7 +35,7 @@ class Attempt:
 
 def tests(store: Store) -> list[dict[str, Any]]:
     """The tests made so far, {"number", "project"}."""
-    return list((store.get_meta(TESTS) or {}).get("tests", []))
+    return list((store.values.get(TESTS) or {}).get("tests", []))
 
 
 def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
@@ -48,14 +48,14 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
     number = len(made) + 1
     test = f"{store.key}-q{number}"
     with store.locked():
-        rows = [p for p in store.pages() if p.kind == QUALIFY and attempt_of(p.key) == test]
+        rows = [p for p in store.pages.rows() if p.kind == QUALIFY and attempt_of(p.key) == test]
         if not rows:
             _draw(store, test, pages or store.settings.quality.qualification_pages)
-            rows = [p for p in store.pages() if p.kind == QUALIFY and attempt_of(p.key) == test]
+            rows = [p for p in store.pages.rows() if p.kind == QUALIFY and attempt_of(p.key) == test]
         title, told = f"Test {number}: {store.settings.name} [{store.key}]", project_instructions(store)
         project = create_project(client, title, instructions=told, overlap=EVERYONE)
-        publish_pages(client, project, build_pages(store, rows), published=store.mark_published)
-        store.set_meta(TESTS, {"tests": [*made, {"number": number, "project": project}]})
+        publish_pages(client, project, build_pages(store, rows), published=store.pages.mark_published)
+        store.values.set(TESTS, {"tests": [*made, {"number": number, "project": project}]})
         store.log(f"qualification test {number} published, {len(rows)} pages")
     return project
 
@@ -63,7 +63,7 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
 def _draw(store: Store, test: str, pages: int) -> None:
     """Stores the pages of a test, the classes in turn as far as their gold goes."""
     size = store.settings.page.page_size
-    plan, current = GoldPlan(store, wanted=True), store.round()
+    plan, current = GoldPlan(store, wanted=True), store.rounds.newest()
     classes = list(store.classes())
     made = 0
     while made < pages and classes:
@@ -73,7 +73,7 @@ def _draw(store: Store, test: str, pages: int) -> None:
                 classes.remove(class_id)
                 continue
             key = f"{test}-{made + 1:03d}"
-            store.add_page(key, current.number if current else 0, class_id, [(i, None) for i in gold], QUALIFY, gold)
+            store.pages.add(key, current.number if current else 0, class_id, [(i, None) for i in gold], QUALIFY, gold)
             made += 1
             if made == pages:
                 return
@@ -91,7 +91,7 @@ def read_tests(store: Store, client: Client) -> int:
 def results(store: Store) -> list[Attempt]:
     """Every user's tests as far as they were answered, by test and user."""
     sizes: dict[str, int] = defaultdict(int)
-    for question, _ in store.gold_questions(QUALIFY):
+    for question, _ in store.questions.gold(QUALIFY):
         sizes[attempt_of(question.page_key)] += 1
     limit = store.settings.quality.qualification_limit
     found = []

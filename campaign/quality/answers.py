@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict, majority
 from campaign.store.models import Answer
 
 # What a deleted annotation says of its masks.
@@ -32,9 +32,3 @@ def verdicts(facts: Iterable[Answer], pages: Collection[str] | None = None) -> d
         if pages is None or fact.page_key in pages:
             votes[fact.mask_id].append(Verdict[fact.verdict.upper()])
     return {mask: majority(given) for mask, given in votes.items()}
-
-
-def majority(given: list[Verdict]) -> Verdict:
-    """The verdict that more than half of the yes and no answers give; otherwise unsure."""
-    yes, no = given.count(Verdict.YES), given.count(Verdict.NO)
-    return Verdict.UNSURE if yes == no else Verdict.YES if yes > no else Verdict.NO

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 
 ALARM = 2.5  # log likelihood ratio at which a user is found careless; the same the other way makes up for it
 CREDIT = 3.0  # the most that right answers of long ago speak for a user

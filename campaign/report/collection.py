@@ -9,9 +9,10 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from campaign.dataset.propagation import VOTED_RULE, DatasetMasks
 from campaign.derived.trust import counted_answers
 from campaign.quality.answers import verdicts
+from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
+from campaign.records.verdict import Verdict
 from campaign.report.estimates import Estimate, estimate, expected_correct
 from campaign.report.free_start import free_start
 from campaign.report.records import (
@@ -25,7 +26,6 @@ from campaign.report.records import (
     RoundFigures,
 )
 from campaign.search.thresholds import Curves
-from campaign.search.tree_search import Verdict
 from campaign.steps.export import final_masks
 from campaign.store import Store
 from campaign.store import models as m
@@ -47,14 +47,14 @@ _Key = tuple[int, int, int]  # round, class, cluster
 
 def report_data(store: Store, truth: Mapping[str, float] | None = None) -> ReportData:
     """What the report of a campaign shows, as it stands; `truth` holds figures against ground truth, by name."""
-    classes, rounds, trees = store.classes(), store.rounds(), _trees(store)
-    decisions = {(d.round, d.class_id, d.cluster): d for d in store.decisions()}
-    questions = store.questions(kind="verify")
+    classes, rounds, trees = store.classes(), store.rounds.all(), _trees(store)
+    decisions = {(d.round, d.class_id, d.cluster): d for d in store.decisions.rows()}
+    questions = store.questions.rows(kind="verify")
     answers = counted_answers(store)
     known = verdicts(answers)
     render = _renderer(store, known)
     masks = final_masks(store)
-    labelled = store.annotated("labelled")
+    labelled = store.images.annotated("labelled")
     times = {a.mask_id: _moment(a) for a in answers}
     obtained = _obtained(masks, decisions, times)
     progress = _progress(obtained, answers, {q.mask_id: p.class_id for q, p in questions})
@@ -64,7 +64,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         started=min(times.values(), default=None),
         detector=store.settings.detector.name,
         classes=classes,
-        images={"labelled": len(labelled.images), "pool": len(store.images("pool"))},
+        images={"labelled": len(labelled.images), "pool": len(store.images.records("pool"))},
         labelled_masks=len(labelled.annotations),
         masks=len(masks),
         voted=int(masks.voted.sum()),
@@ -80,14 +80,14 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         examples=_examples(store, decisions, known, render),
         free_start=free_start(store, masks, known, render, EXAMPLE_CROPS),
         settings=_settings(store),
-        gold=len(store.gold_questions("verify")),
+        gold=len(store.questions.gold("verify")),
         truth=dict(truth or {}),
-        certificate={k: str(v) for k, v in (store.get_meta("certificate") or {}).items()},
+        certificate={k: str(v) for k, v in (store.values.get("certificate") or {}).items()},
     )
 
 
 def _trees(store: Store) -> list[m.ClassTree]:
-    return [row for r in store.rounds() for row in store.trees(r.number)]
+    return [row for r in store.rounds.all() for row in store.trees.rows(r.number)]
 
 
 def _round(row: m.Round) -> RoundFigures:
@@ -271,7 +271,7 @@ def _example(decision: m.Decision, kind: Kind, crops: tuple[Crop, ...]) -> Examp
 
 
 def _shown(store: Store, decision: m.Decision, known: Mapping[int, Verdict]) -> list[int]:
-    tree, mask_ids = store.tree(decision.round, decision.class_id)
+    tree, mask_ids = store.trees.read(decision.round, decision.class_id)
     members = np.sort(np.asarray(mask_ids)[tree.members(decision.cluster)])
     asked = [int(i) for i in members if int(i) in known]
     others = [int(i) for i in members if int(i) not in known]
@@ -282,10 +282,10 @@ def _shown(store: Store, decision: m.Decision, known: Mapping[int, Verdict]) -> 
 
 def _renderer(store: Store, known: Mapping[int, Verdict]) -> Callable[[list[int]], tuple[Crop, ...]]:
     """Renders pool masks, those whose image is gone left out."""
-    images, cache = {i.id: i for i in store.images("pool")}, ImageCache(64 << 20)
+    images, cache = {i.id: i for i in store.images.records("pool")}, ImageCache(64 << 20)
 
     def render(shown: list[int]) -> tuple[Crop, ...]:
-        masks = store.masks(shown)
+        masks = store.masks.read(shown)
         crops = []
         for row, (mask, rle) in enumerate(zip(shown, masks.rles(), strict=True)):
             try:

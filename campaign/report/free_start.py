@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from campaign.dataset.propagation import DatasetMasks
+from campaign.records.dataset_masks import DatasetMasks
+from campaign.records.verdict import Verdict
 from campaign.report.nearest import nearest_to_good
 from campaign.report.records import Crop, FreeStart
-from campaign.search.tree_search import Verdict
 from campaign.store import Store
 from ml_backend.learning.evaluation import true_iou
 
@@ -28,15 +28,15 @@ def free_start(
 
     `masks` are the dataset, `known` verdicts by mask id; `crops` renders masks.
     """
-    if not store.shards(1, "heldout") or not store.shards(1, "pool"):
+    if not store.masks.shards(1, "heldout") or not store.masks.shards(1, "pool"):
         return ()
-    heldout = store.predictions(1, "heldout")
-    correct = true_iou(heldout, store.annotated("heldout"), one_to_one=False) >= store.settings.search.k_iou
+    heldout = store.masks.predictions(1, "heldout")
+    correct = true_iou(heldout, store.images.annotated("heldout"), one_to_one=False) >= store.settings.search.k_iou
     obtained = set(masks.mask_id.tolist())
     found = []
     for class_id in store.classes():
         own = np.flatnonzero(heldout.class_id == class_id)[:REFERENCES]
-        pool = store.predictions(1, "pool", class_id)
+        pool = store.masks.predictions(1, "pool", class_id)
         if not len(pool) or not heldout.features.shape[1]:
             continue
         near = nearest_to_good(heldout.features[own], correct[own], pool.features, NEAREST)

@@ -12,10 +12,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from campaign.dataset.export import whole_file
 from campaign.report.charts import Mark, Series, line_chart, number, percent, time_axis
 from campaign.report.estimates import Estimate, interval
 from campaign.report.records import KINDS, ClassFigures, Progress, ReportData, RoundFigures
+from ml_backend.files import whole_file
 
 # Published: 80 s for a drawn mask, 1.5 s for an answer, 245,177 questions for 4,268,921 masks.
 DRAWING_SECONDS, ANSWER_SECONDS = 80.0, 1.5

@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 
-from campaign.search.tree_search import Ask, Search, Verdict
+from campaign.records.verdict import Verdict
+from campaign.search.evidence import Ask
+from campaign.search.tree_search import Search
 
 
 class Searches:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from campaign.records.verdict import Verdict
 from campaign.search.budget import Searches
 from campaign.search.policies.adaptive import Adaptive
 from campaign.search.policies.prior import LOGITS, Prior
-from campaign.search.tree_search import Search, Verdict
+from campaign.search.tree_search import Search
 from ml_backend.errors import InputError
 
 

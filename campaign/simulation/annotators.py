@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.search.tree_search import Verdict, draw_keys
+from campaign.records.verdict import Verdict
+from campaign.search.sampling import draw_keys
 from ml_backend.errors import InputError
 
 _NEAR = 0.1  # mistakes near K_iou fall off as a normal of this width

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from campaign.records.verdict import Verdict
 from campaign.search.policies.paper import Cut
 from campaign.search.thresholds import Thresholds, cluster_quality
-from campaign.search.tree_search import Verdict
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.populations import ClassPopulation
 from campaign.simulation.runs import MATCHED_IOU, Course, Dataset, Run, run_campaign

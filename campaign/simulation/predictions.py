@@ -32,13 +32,13 @@ def campaign_population(
     pool's images.
     """
     data = CocoDataset.load(truth, images)
-    coco_ids = {r.id: r.coco_id for r in store.image_rows("pool")}
-    found = store.predictions(round_number)
+    coco_ids = {r.id: r.coco_id for r in store.images.rows("pool")}
+    found = store.masks.predictions(round_number)
     if not len(found):
         raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
     pool = replace(found, image_id=np.array([coco_ids[int(i)] for i in found.image_id], np.int64))
-    heldout = store.predictions(round_number, "heldout")
-    triplets = _triplets(pool, data), _triplets(heldout, store.annotated("heldout"))
+    heldout = store.masks.predictions(round_number, "heldout")
+    triplets = _triplets(pool, data), _triplets(heldout, store.images.annotated("heldout"))
     return given_population(*triplets, keep_features=keep_features, progress=progress)
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from campaign.records.verdict import Verdict
 from campaign.search.budget import Searches
+from campaign.search.evidence import Policy
 from campaign.search.thresholds import Thresholds
-from campaign.search.tree_search import Policy, Search, Verdict
+from campaign.search.tree_search import Search
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.populations import ClassPopulation
 

@@ -23,15 +23,15 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
     (Papadopoulos et al., section 3.4). A run that was interrupted begins the class again; a class that is done is not
     touched. Raises InputError where `clustering.memory_gib` is less than the engine needs.
     """
-    if any(t.class_id == class_id for t in store.trees(round_number)):
+    if any(t.class_id == class_id for t in store.trees.rows(round_number)):
         return
-    found = store.predictions(round_number, "pool", class_id)
-    new = drop_known(found, store.dataset(before=round_number), store.settings.rounds.dedupe_iou)
-    thresholds = next(r.metrics for r in store.rounds() if r.number == round_number)["thresholds"][str(class_id)]
+    found = store.masks.predictions(round_number, "pool", class_id)
+    new = drop_known(found, store.datasets.read(before=round_number), store.settings.rounds.dedupe_iou)
+    thresholds = next(r.metrics for r in store.rounds.all() if r.number == round_number)["thresholds"][str(class_id)]
     if len(new):
-        folder = store.tree_folder(round_number, class_id)
+        folder = store.trees.folder(round_number, class_id)
         cluster_class(folder, new.features, new.score, linkage_options(store), progress)
         done = clustering_facts(folder)
         name = store.classes()[class_id]
         store.log(f"clustered {done['masks']} masks of {name}: {done['engine']}, {done['device']}, {done['seconds']} s")
-    store.save_tree(round_number, class_id, new.mask_id, len(found) - len(new), thresholds)
+    store.trees.save(round_number, class_id, new.mask_id, len(found) - len(new), thresholds)

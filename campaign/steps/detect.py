@@ -22,16 +22,16 @@ from ml_backend.predictions import Predictions
 
 def shard_count(store: Store, split: Split) -> int:
     """How many shards a split's images make."""
-    return -(-len(store.images(split)) // store.settings.jobs.shard_images)
+    return -(-len(store.images.records(split)) // store.settings.jobs.shard_images)
 
 
 def detect(store: Store, round_number: int, split: Split, number: int, progress: Progress | None = None) -> None:
     """Predicts the masks of one shard of images and stores them. A finished shard is left as it is."""
-    if any(s.number == number for s in store.shards(round_number, split)):
+    if any(s.number == number for s in store.masks.shards(round_number, split)):
         return
     step = store.settings.jobs.shard_images
-    images = store.images(split)[number * step : (number + 1) * step]
-    checkpoint = next(r.checkpoint for r in store.rounds() if r.number == round_number)
+    images = store.images.records(split)[number * step : (number + 1) * step]
+    checkpoint = next(r.checkpoint for r in store.rounds.all() if r.number == round_number)
     detector = load_checkpoint(store.settings.detector.name, str(checkpoint))
     started = time.monotonic()
     parts: list[Predictions] = []
@@ -39,7 +39,7 @@ def detect(store: Store, round_number: int, split: Split, number: int, progress:
         parts.append(found)
         if progress:
             progress("detect", done, len(images))
-    store.save_shard(
+    store.masks.save_shard(
         round_number, split, number, Predictions.concatenate(parts), len(images), time.monotonic() - started
     )
 
@@ -53,8 +53,8 @@ def load_checkpoint(name: str, checkpoint: str) -> Detector:
 def assess(store: Store, round_number: int) -> None:
     """AP on the held-out images, and `K_pr`, `K_pa` of every class learned from its held-out masks."""
     settings = store.settings.search
-    heldout = store.annotated("heldout")
-    found = store.predictions(round_number, "heldout") if heldout.images else Predictions.empty()
+    heldout = store.images.annotated("heldout")
+    found = store.masks.predictions(round_number, "heldout") if heldout.images else Predictions.empty()
     metrics: dict = {"thresholds": {}}
     if heldout.images:
         metrics["ap"] = _plain({k: asdict(v) for k, v in average_precision(found, heldout).items()})
@@ -65,9 +65,9 @@ def assess(store: Store, round_number: int) -> None:
             tree = Tree.build(linkage(mine.features, mine.score, linkage_options(store)), mine.score)
             learned = learn_thresholds(tree, mine.score, correct, settings.k_a, fallback=cautious(mine.score))
         else:
-            learned = cautious(store.predictions(round_number, "pool", class_id, features=False).score)
+            learned = cautious(store.masks.predictions(round_number, "pool", class_id, features=False).score)
         metrics["thresholds"][str(class_id)] = _chosen(learned, settings.k_pr, settings.k_pa)
-    store.update_round(round_number, metrics=metrics, stage="cluster")
+    store.rounds.update(round_number, metrics=metrics, stage="cluster")
 
 
 def cautious(scores: np.ndarray) -> Thresholds:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from campaign.dataset.export import export_coco
-from campaign.dataset.propagation import DatasetMasks, drop_duplicates
+from campaign.dataset.propagation import drop_duplicates
 from campaign.derived.trust import counted_answers
 from campaign.quality.answers import verdicts
-from campaign.search.tree_search import Verdict
+from campaign.records.dataset_masks import DatasetMasks
+from campaign.records.verdict import Verdict
 from campaign.steps.propagate import obtained
 from campaign.store import Store
-from campaign.store.shards import write_whole
+from ml_backend.files import write_whole
 
 
 def final_masks(store: Store) -> DatasetMasks:
@@ -25,8 +26,8 @@ def final_masks(store: Store) -> DatasetMasks:
     A mask that the answers since then, an audit's too, no longer confirm is left out. Of masks of several rounds that
     show the same object the earlier one stays.
     """
-    parts = [store.dataset()]
-    current = store.round()
+    parts = [store.datasets.read()]
+    current = store.rounds.newest()
     if current is not None and current.stage in ("verify", "propagate"):
         parts.append(obtained(store, current.number))
     masks = drop_duplicates(DatasetMasks.concatenate(parts), store.settings.rounds.dedupe_iou)
@@ -43,7 +44,7 @@ def export_campaign(store: Store, path: Path) -> int:
     from campaign.pages.painting import reference
 
     masks = final_masks(store)
-    images = store.image_rows("pool")
+    images = store.images.rows("pool")
     file_id = {r.id: r.coco_id for r in images}
     masks = replace(masks, image_id=np.array([file_id[int(i)] for i in masks.image_id], np.int64))
     rows: list[dict[str, Any]] = [
@@ -54,8 +55,8 @@ def export_campaign(store: Store, path: Path) -> int:
     info = {
         "campaign": store.settings.name,
         "date_created": date.today().isoformat(),
-        "questions": store.count_questions("verify"),
-        "rounds": len(store.rounds()),
+        "questions": store.questions.count("verify"),
+        "rounds": len(store.rounds.all()),
         "k_iou": store.settings.search.k_iou,
         "policy": store.settings.search.policy,
     }

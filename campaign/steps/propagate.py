@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from campaign.dataset.propagation import EDITED_RULE, DatasetMasks, drop_duplicates, propagate
+from campaign.dataset.propagation import drop_duplicates, propagate
 from campaign.derived.spending import questions_allowed
 from campaign.derived.trust import counted_answers, qualified, withdrawals
 from campaign.quality.answers import verdicts
+from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.drawings import CORRECTED, NOTHING
-from campaign.store.masks import drawn_id
-from ml_backend.predictions import split_mask_id
+from ml_backend.mask_ids import drawn_id, split_mask_id
 
 
 def obtained(store: Store, round_number: int) -> DatasetMasks:
@@ -20,18 +20,18 @@ def obtained(store: Store, round_number: int) -> DatasetMasks:
 
     A mask that any answer, an audit's too, votes down is never among them; one voted yes always is.
     """
-    row = next(r for r in store.rounds() if r.number == round_number)
+    row = next(r for r in store.rounds.all() if r.number == round_number)
     voted = verdicts(counted_answers(store))
     parts: list[DatasetMasks] = []
-    for entry in store.trees(round_number):
+    for entry in store.trees.rows(round_number):
         if not entry.masks:
             continue
-        tree, mask_ids = store.tree(round_number, entry.class_id)
+        tree, mask_ids = store.trees.read(round_number, entry.class_id)
         parts.append(
             propagate(
-                store.masks(mask_ids),
+                store.masks.read(mask_ids),
                 tree,
-                store.decisions(round_number, entry.class_id),
+                store.decisions.rows(round_number, entry.class_id),
                 voted,
                 round_number=round_number,
                 model_version=row.model_version or "",
@@ -55,8 +55,8 @@ def corrected(store: Store, masks: DatasetMasks, round_number: int) -> DatasetMa
         return masks
     row_of = {int(mask): row for row, mask in enumerate(masks.mask_id) if int(mask) in found}
     drawn = [(mask, drawn_id(d.id)) for mask, d in sorted(found.items()) if d.state == CORRECTED]
-    new, rows = store.masks([i for _, i in drawn]), [row_of.get(mask) for mask, _ in drawn]
-    version = next((r.model_version or "" for r in store.rounds() if r.number == round_number), "")
+    new, rows = store.masks.read([i for _, i in drawn]), [row_of.get(mask) for mask, _ in drawn]
+    version = next((r.model_version or "" for r in store.rounds.all() if r.number == round_number), "")
 
     def before(column: np.ndarray, otherwise: int) -> np.ndarray:
         return np.array([otherwise if row is None else column[row] for row in rows], column.dtype)
@@ -85,7 +85,7 @@ def corrected(store: Store, masks: DatasetMasks, round_number: int) -> DatasetMa
 
 def counted_corrections(store: Store) -> dict[int, m.Drawing]:
     """The newest drawing of each mask that was to be corrected, of users whose answers count."""
-    standing = [d for d in store.drawings() if d.mask_id is not None]
+    standing = [d for d in store.drawings.standing() if d.mask_id is not None]
     if standing and store.settings.quality.qualification:
         known = qualified(store)
         standing = [d for d in standing if d.annotator in known]
@@ -102,9 +102,9 @@ def finish_round(store: Store, round_number: int) -> None:
     spent (Papadopoulos et al., section 3.4).
     """
     masks = obtained(store, round_number)
-    store.save_dataset(round_number, masks)
+    store.datasets.save(round_number, masks)
     settings = store.settings.rounds
-    spent, budget = store.count_questions("verify"), questions_allowed(store)
-    enough = len(masks) > 0 and len(masks) >= settings.least_new * len(store.dataset(before=round_number))
+    spent, budget = store.questions.count("verify"), questions_allowed(store)
+    enough = len(masks) > 0 and len(masks) >= settings.least_new * len(store.datasets.read(before=round_number))
     follow = round_number < settings.rounds and enough and (budget is None or spent < budget)
-    store.end_round(round_number, {"masks": len(masks), "questions": spent}, follow)
+    store.rounds.end(round_number, {"masks": len(masks), "questions": spent}, follow)

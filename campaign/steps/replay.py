@@ -13,18 +13,18 @@ def replay(store: Store) -> dict[str, int]:
     Gives how many `decisions` and `masks` there are, and how many of both are not as they were (`changed`).
     """
     with store.locked():
-        before = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions()}
-        masks_before = set(store.dataset().mask_id.tolist())
-        store.forget_decisions()
-        for row in store.rounds():
+        before = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions.rows()}
+        masks_before = set(store.datasets.read().mask_id.tolist())
+        store.decisions.forget()
+        for row in store.rounds.all():
             for s in open_searches(store, row.number):
                 s.search.afford(s.search.questions)
                 s.search.step()
                 save_decisions(store, row.number, s)
             if row.stage == "done":
-                store.save_dataset(row.number, obtained(store, row.number))
-        after = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions()}
-        masks_after = set(store.dataset().mask_id.tolist())
+                store.datasets.save(row.number, obtained(store, row.number))
+        after = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions.rows()}
+        masks_after = set(store.datasets.read().mask_id.tolist())
     changed = sum(before.get(k) != after.get(k) for k in before.keys() | after.keys())
     return {
         "decisions": len(after),

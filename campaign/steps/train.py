@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from campaign.dataset.propagation import DatasetMasks
+from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
 from ml_backend.masks.coco import Annotation, CocoDataset
@@ -13,12 +13,12 @@ from ml_backend.masks.coco import Annotation, CocoDataset
 
 def train(store: Store, round_number: int, progress: Progress | None = None) -> None:
     """Trains the detector of a round, from the weights of the round before where there are any."""
-    rows = {r.number: r for r in store.rounds()}
+    rows = {r.number: r for r in store.rounds.all()}
     if rows[round_number].checkpoint:
         return
     detector = load_detector_class(store.settings.detector.name)
     data = training_set(store, round_number)
-    heldout = store.annotated("heldout")
+    heldout = store.images.annotated("heldout")
     before = rows.get(round_number - 1)
     checkpoint = detector.train(
         data,
@@ -29,7 +29,7 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
         start_from=Path(before.checkpoint) if before and before.checkpoint else None,
     )
     version = detector.load(checkpoint).version
-    store.update_round(
+    store.rounds.update(
         round_number,
         checkpoint=str(checkpoint),
         model_version=version,
@@ -39,11 +39,11 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
 
 def training_set(store: Store, round_number: int) -> CocoDataset:
     """Labelled images, with the masks of earlier rounds on pool images, which are not exhaustively annotated."""
-    data = store.annotated("labelled")
-    obtained = store.dataset(before=round_number)
+    data = store.images.annotated("labelled")
+    obtained = store.datasets.read(before=round_number)
     if not len(obtained):
         return data
-    images = {i.id: replace(i, exhaustive=False) for i in store.images("pool")}
+    images = {i.id: replace(i, exhaustive=False) for i in store.images.records("pool")}
     data.annotations += _annotations(obtained, first_id=len(data.annotations) + 1)
     data.images += [images[int(i)] for i in sorted(set(obtained.image_id.tolist()))]
     return data

@@ -25,12 +25,13 @@ from campaign.pages.cursors import read_on
 from campaign.pages.instructions import class_rules, keep_instructions, project_instructions
 from campaign.quality.answers import WITHDRAWN, standing_answers, verdicts
 from campaign.quality.measures import page_order
+from campaign.records.decision import Decision
 from campaign.search.budget import Searches
 from campaign.search.policies import make_policy
 from campaign.search.policies.overridden import LEAD_RULE, overridden
 from campaign.search.policies.prior import Prior
 from campaign.search.thresholds import Thresholds
-from campaign.search.tree_search import Decision, Search
+from campaign.search.tree_search import Search
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.trust import QUALIFY
@@ -83,7 +84,7 @@ def connect(store: Store) -> Client:
 def ensure_project(store: Store, client: Client, screen: str = VERIFICATION) -> int:
     """The id of the verification project, made at the first call; or of the project of single masks."""
     name, word = (SINGLE_PROJECT, "Single masks") if screen == SINGLE else (PROJECT, "Verify")
-    known = store.get_meta(name)
+    known = store.values.get(name)
     if known is not None:
         return int(known["id"])
     base = store.settings.page.public_url.rstrip("/")
@@ -95,7 +96,7 @@ def ensure_project(store: Store, client: Client, screen: str = VERIFICATION) -> 
         label_config=load(screen).xml,
         instructions=project_instructions(store, screen),
     )
-    store.set_meta(name, {"id": project})
+    store.values.set(name, {"id": project})
     return project
 
 
@@ -106,20 +107,20 @@ def abandon_project(store: Store, client: Client) -> None:
     """
     gone = []
     for screen, name, cursor in ((VERIFICATION, PROJECT, CURSOR), (SINGLE, SINGLE_PROJECT, SINGLE_CURSOR)):
-        known = store.get_meta(name)
+        known = store.values.get(name)
         if known is None:
             continue
         try:
             client.project(int(known["id"]))
         except ProjectGone:
             gone.append(known["id"])
-            answered = {a.page_key for a in standing_answers(store.answers())}
-            open_pages = [p for p in store.pages(published=True) if p.screen == screen and p.key not in answered]
-            store.unpublish(page.key for page in open_pages if page.kind != QUALIFY)
-            store.drop_meta(name)
-            store.drop_meta(cursor)
+            answered = {a.page_key for a in standing_answers(store.answers.rows())}
+            open_pages = [p for p in store.pages.rows(published=True) if p.screen == screen and p.key not in answered]
+            store.pages.unpublish(page.key for page in open_pages if page.kind != QUALIFY)
+            store.values.drop(name)
+            store.values.drop(cursor)
             store.log(f"project {known['id']} was deleted; its open pages go to a new one")
-    known = store.get_meta(PROJECT)
+    known = store.values.get(PROJECT)
     if known is not None and not gone:
         raise InputError(f"project {known['id']}", "a deleted project, to make a new one", "one that is still there")
 
@@ -137,14 +138,14 @@ def turn(store: Store, client: Client | None = None) -> Turn:
 
             read_tests(store, client)
         keep_watch(store, client)
-        current = store.round()
+        current = store.rounds.newest()
         if current is None or current.stage != "verify":
             ask_again(store, client, current.number if current else 0)  # of an audit
             return Turn(read, published, 0, current is None)
         searches = open_searches(store, current.number)
         asked = {s.class_id: s.asked for s in searches}
         for page in list(plan_pages(store, current.number, searches)):
-            store.add_page(*page)
+            store.pages.add(*page)
             key, _, class_id, questions, *_ = page
             asked[class_id] |= {mask: key for mask, cluster in questions if cluster is not None}
         for s in searches:
@@ -154,7 +155,7 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         ask_again(store, client, current.number)
         done = all(s.search.done for s in searches)
         if done:
-            store.update_round(current.number, stage="propagate")
+            store.rounds.update(current.number, stage="propagate")
         return Turn(read, published, sum(len(s.open_masks()) for s in searches), done)
 
 
@@ -171,26 +172,26 @@ def open_searches(
     """
     settings = store.settings.search
     asked: dict[int, dict[int, str]] = defaultdict(dict)
-    for question, page in store.questions(round_number, "verify"):
+    for question, page in store.questions.rows(round_number, "verify"):
         asked[page.class_id][question.mask_id] = page.key
     keys = {key for masks in asked.values() for key in masks.values()}
     known = verdicts(counted_answers(store, keys))
     quality = annotator_quality(store, round_number)
     searches = []
-    for entry in store.trees(round_number):
+    for entry in store.trees.rows(round_number):
         if not entry.masks or class_id not in (None, entry.class_id):
             continue
-        tree, mask_ids = store.tree(round_number, entry.class_id)
+        tree, mask_ids = store.trees.read(round_number, entry.class_id)
         kept = entry.thresholds
         prior = Prior(**kept["prior"]) if kept.get("prior") else None
         thresholds = Thresholds(kept["k_pr"], kept["k_pa"], prior=prior)
         policy = make_policy(settings.policy, settings.n_s, settings.k_a, annotators=quality)
-        kinds = store.overrides(round_number, entry.class_id) if overrides is None else overrides[entry.class_id]
+        kinds = store.overrides.standing(round_number, entry.class_id) if overrides is None else overrides[entry.class_id]
         policy = overridden(policy, kinds)
         search = Search(tree, policy, thresholds, store.settings.seed)
         mine = asked[entry.class_id]
         leaf_of = {int(mask): leaf for leaf, mask in enumerate(mask_ids)}
-        search.published(leaf_of[mask] for mask in mine)
+        search.asked(leaf_of[mask] for mask in mine)
         for mask in mine:
             if mask in known:
                 search.answer(leaf_of[mask], known[mask])
@@ -257,8 +258,8 @@ def round_budget(store: Store, round_number: int) -> int | None:
     budget = questions_allowed(store)
     if budget is None:
         return None
-    mine = len(store.questions(round_number, "verify"))
-    before = store.count_questions("verify") - mine
+    mine = len(store.questions.rows(round_number, "verify"))
+    before = store.questions.count("verify") - mine
     rounds_left = max(1, store.settings.rounds.rounds - round_number + 1)
     return max(0, (budget - before) // rounds_left - mine)
 
@@ -280,8 +281,8 @@ def save_decisions(store: Store, round_number: int, s: ClassSearch) -> None:
         for d in s.search.decisions
         if d.asked or d.rule.startswith(LEAD_RULE) or (d.kind == "reject" and s.search.tree.size[d.cluster] > 1)
     )
-    store.replace_decisions(round_number, s.class_id, (_row(d, s) for d in kept))
-    store.mark_searched(round_number, s.class_id, s.search.done)
+    store.decisions.replace(round_number, s.class_id, (_row(d, s) for d in kept))
+    store.trees.mark_searched(round_number, s.class_id, s.search.done)
 
 
 def _row(decision: Decision, s: ClassSearch) -> dict:
@@ -290,15 +291,15 @@ def _row(decision: Decision, s: ClassSearch) -> dict:
 
 def publish_missing(store: Store, client: Client, project: int) -> int:
     """Publishes the stored pages of questions that Label Studio does not hold yet; gives how many there were."""
-    rows = [p for p in store.pages(published=False) if p.kind != QUALIFY and p.screen in (VERIFICATION, SINGLE)]
+    rows = [p for p in store.pages.rows(published=False) if p.kind != QUALIFY and p.screen in (VERIFICATION, SINGLE)]
     for screen in sorted({page.screen for page in rows}):
         # Pages newer than the last one noted may be there already, if a turn was killed before it could note them.
         publish_pages(
             client,
             project if screen == VERIFICATION else ensure_project(store, client, screen),
             build_pages(store, [page for page in rows if page.screen == screen]),
-            after=store.newest_task(screen),
-            published=store.mark_published,
+            after=store.pages.newest_task(screen),
+            published=store.pages.mark_published,
         )
     return len(rows)
 
@@ -306,15 +307,15 @@ def publish_missing(store: Store, client: Client, project: int) -> int:
 def build_pages(store: Store, rows: list[m.Page]) -> list[Page]:
     """Pages with their masks and the signed addresses of the crops."""
     classes = store.classes()
-    images = {i.id: i for i in store.images()}
+    images = {i.id: i for i in store.images.records()}
     secret, base = store.secret("crop_key"), store.settings.page.public_url
     rules = class_rules(store)
     by_page: dict[str, list[tuple[int, bool]]] = defaultdict(list)
-    for question, page in store.questions(gold=True):
+    for question, page in store.questions.rows(gold=True):
         by_page[page.key].append((question.mask_id, question.gold is not None))
     pages = []
     for row in rows:
-        found = store.masks(page_order(row.key, by_page[row.key]))
+        found = store.masks.read(page_order(row.key, by_page[row.key]))
         expires = (row.created_at + timedelta(days=store.settings.page.url_days)).timestamp()
         masks = [
             PageMask(
@@ -336,7 +337,7 @@ def build_pages(store: Store, rows: list[m.Page]) -> list[Page]:
 def read_back(store: Store, client: Client, project: int) -> int:
     """Reads what changed since the cursor and stores it as facts; gives how many were new."""
     places = [(project, CURSOR)]
-    if (single := store.get_meta(SINGLE_PROJECT)) is not None:
+    if (single := store.values.get(SINGLE_PROJECT)) is not None:
         places.append((int(single["id"]), SINGLE_CURSOR))
     return sum(read_answers(store, client, number, name) for number, name in places)
 
@@ -347,7 +348,7 @@ def read_answers(store: Store, client: Client, project: int, cursor: str) -> int
         store,
         cursor,
         partial(read_changes, client, project),
-        lambda snapshots: store.add_answers(facts(store, snapshots)),
+        lambda snapshots: store.answers.add(facts(store, snapshots)),
     )
 
 
@@ -362,10 +363,10 @@ def read_drawn(store: Store, client: Client) -> None:
 def facts(store: Store, snapshots: list[TaskSnapshot]) -> list[dict]:
     """Facts that the snapshots of tasks tell: what each annotation says now, and which annotations are gone."""
     asked: dict[str, set[int]] = defaultdict(set)
-    for question, page in store.questions(gold=True):
+    for question, page in store.questions.rows(gold=True):
         asked[page.key].add(question.mask_id)
     told = {s.page_key for s in snapshots}
-    standing = [f for f in standing_answers(store.answers(told))]
+    standing = [f for f in standing_answers(store.answers.rows(told))]
     rows: list[dict] = []
     for snapshot in snapshots:
         present = {a.id for a in snapshot.annotations}

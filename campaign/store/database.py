@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ml_backend.errors import InputError
 
-HEAD = "0003"
+HEAD = "0004"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 

@@ -111,12 +111,15 @@ class Decision(Base):
 class Page(Base):
     """One page of questions, or of something to draw. `task_id` is set once Label Studio holds it.
 
+    `number` counts the pages in the order they were opened: views read on from the number they have seen.
+
     `screen` is the labeling config that shows it. `place` says where something is to be drawn, where no mask does:
     {"image_id", "window": [x0, y0, x1, y1]}.
     """
 
     __tablename__ = "page"
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
     round: Mapped[int]
     class_id: Mapped[int]
     kind: Mapped[str] = mapped_column(String(20), default="verify")
@@ -124,6 +127,10 @@ class Page(Base):
     place: Mapped[dict[str, Any] | None]
     task_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (
+        Index("page_number", "number", unique=True),
+        Index("page_class", "round", "class_id", "kind"),
+    )
 
 
 class Question(Base):
@@ -137,7 +144,10 @@ class Question(Base):
     mask_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     cluster: Mapped[int | None] = mapped_column(BigInteger)
     gold: Mapped[str | None] = mapped_column(String(10))
-    __table_args__ = (Index("question_mask", "mask_id"),)
+    __table_args__ = (
+        Index("question_mask", "mask_id"),
+        Index("question_gold", "page_key", sqlite_where=gold.is_not(None), postgresql_where=gold.is_not(None)),
+    )
 
 
 class Answer(Base):
@@ -153,7 +163,10 @@ class Answer(Base):
     answered_at: Mapped[str] = mapped_column(String(40))
     lead_time: Mapped[float | None]
     read_at: Mapped[datetime] = mapped_column(default=now)
-    __table_args__ = (UniqueConstraint("annotation_id", "mask_id", "answered_at", "verdict"),)
+    __table_args__ = (
+        UniqueConstraint("annotation_id", "mask_id", "answered_at", "verdict"),
+        Index("answer_annotator", "annotator"),
+    )
 
 
 class Drawing(Base):
@@ -188,6 +201,21 @@ class Override(Base):
     class_id: Mapped[int]
     cluster: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str | None] = mapped_column(String(10))
+    __table_args__ = (Index("override_tree", "round", "class_id"),)
+
+
+class View(Base):
+    """Derived: how far a view has read the facts, what it found in short, and the file of its snapshot.
+
+    `version` names what the view depends on beside the facts: its own form, settings. May be dropped at any time.
+    """
+
+    __tablename__ = "view"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[str] = mapped_column(String(64))
+    cursor: Mapped[dict[str, Any]]
+    summary: Mapped[dict[str, Any]]
+    file: Mapped[str | None] = mapped_column(Text)
 
 
 class Event(Base):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml_backend.errors import InputError
+from ml_backend.files import write_whole
 from ml_backend.predictions import Predictions
 
 COLUMNS = ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou")
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path` and renames it. Raises InputError where the disk refuses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(path, "room to write it", error.strerror or str(error)) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_shard(path: Path, predictions: Predictions) -> None:

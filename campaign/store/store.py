@@ -10,25 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import func, select
 
 from campaign.settings import CampaignSettings, Split, parse_settings
 from campaign.store import models as m
+from campaign.store.answers import Answers
 from campaign.store.database import open_database
-from campaign.store.drawings import DrawingRecords
+from campaign.store.decisions import Decisions, Overrides
+from campaign.store.drawings import Drawings
+from campaign.store.images import Images
 from campaign.store.locks import campaign_lock, file_lock
-from campaign.store.questions import QuestionRecords
-from campaign.store.shards import write_whole
-from campaign.store.trust import TrustRecords
+from campaign.store.masks import Masks
+from campaign.store.pages import Pages, Questions
+from campaign.store.rounds import Rounds
+from campaign.store.sessions import Sessions
+from campaign.store.trees import Datasets, Trees
+from campaign.store.values import Key, Values
+from campaign.store.views import Views
 from ml_backend.errors import InputError
-from ml_backend.masks.coco import CocoDataset, ImageRecord, write_json
-
-if TYPE_CHECKING:
-    pass
+from ml_backend.files import write_whole
+from ml_backend.masks.coco import CocoDataset
 
 FORMAT = 1
 SETTINGS_FILE = "campaign.json"
@@ -36,18 +38,31 @@ SECRETS_FILE = "secrets.json"
 SECRET_NAMES = ("crop_key", "webhook_secret", "backend_password", "lead_password", "label_studio_token")
 
 
-class Store(DrawingRecords, QuestionRecords, TrustRecords):
+class Store:
     """An open campaign folder.
 
-    `Store.create` makes one, whole or not at all; `Store.open` opens it. Rows go in and out as plain values or as
-    rows of `campaign.store.models`; masks as `Predictions`.
+    `Store.create` makes one, whole or not at all; `Store.open` opens it. Each part holds what it is named after: rows
+    go in and out as plain values or as rows of `campaign.store.models`, masks as `Predictions`.
     """
 
     def __init__(self, folder: Path, settings: CampaignSettings, key: str):
         self.folder, self.settings, self.key = folder, settings, key
         self.engine = open_database(settings.jobs.database_url, folder)
-        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        known = self.get_meta("campaign")
+        self.session = Sessions(self.engine, f"database of {folder}")
+        self.values = Values(self.session)
+        self.images = Images(self.session, folder)
+        self.rounds = Rounds(self.session, folder)
+        self.drawings = Drawings(self.session)
+        self.masks = Masks(self.session, self.rounds, self.drawings)
+        self.trees = Trees(self.session, self.rounds)
+        self.datasets = Datasets(self.rounds)
+        self.pages = Pages(self.session)
+        self.questions = Questions(self.session)
+        self.answers = Answers(self.session)
+        self.decisions = Decisions(self.session)
+        self.overrides = Overrides(self.session)
+        self.views = Views(self.session, folder)
+        known = self.values.get(Key.CAMPAIGN)
         if known is not None and known.get("key") != key:
             raise InputError(f"database of {folder}", "a database of its own", f"one of campaign {known.get('name')!r}")
 
@@ -105,7 +120,7 @@ class Store(DrawingRecords, QuestionRecords, TrustRecords):
     def _fill(cls, folder, settings, splits, classes, source_tasks, secret_values) -> Store:
         key = secrets.token_hex(6)
         store = cls(folder, settings, key)
-        if store.get_meta("campaign") is not None:
+        if store.values.get(Key.CAMPAIGN) is not None:
             raise InputError(f"database of {folder}", "an empty database", "one that a campaign uses")
         with store.session() as session:
             session.add_all(m.ClassName(id=i, name=n) for i, n in classes.items())
@@ -134,38 +149,12 @@ class Store(DrawingRecords, QuestionRecords, TrustRecords):
         return store
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        """A database transaction, committed where the block ends well. A full disk raises InputError."""
-        try:
-            with self._sessions.begin() as session:
-                yield session
-        except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise InputError(f"database of {self.folder}", "to be readable and writable", reason) from error
-
-    @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the campaign's lock: one process at a time reads answers and decides."""
         with campaign_lock(self.engine, self.folder):
             yield
 
-    # Single values
-
-    def get_meta(self, name: str) -> dict[str, Any] | None:
-        """A single value, or None."""
-        with self.session() as session:
-            row = session.get(m.Meta, name)
-            return None if row is None else row.value
-
-    def set_meta(self, name: str, value: dict[str, Any]) -> None:
-        """Sets a single value."""
-        with self.session() as session:
-            session.merge(m.Meta(name=name, value=value))
-
-    def drop_meta(self, name: str) -> None:
-        """Forgets a single value."""
-        with self.session() as session:
-            session.execute(delete(m.Meta).where(m.Meta.name == name))
+    # Secrets and the log
 
     def secret(self, name: str) -> str:
         """A secret of this campaign; the Label Studio token from $LABEL_STUDIO_API_KEY first.
@@ -217,87 +206,9 @@ class Store(DrawingRecords, QuestionRecords, TrustRecords):
             notes = [repr(value) for value in session.scalars(select(m.Meta.value))]
         return (*newest, *counts, *rounds, *notes)
 
-    # Images and classes
-
-    def images(self, split: Split | None = None) -> list[ImageRecord]:
-        """Images of a split, or all, by id. Their ids are the campaign's own."""
-        with self.session() as session:
-            query = select(m.Image).order_by(m.Image.id)
-            rows = session.scalars(query if split is None else query.where(m.Image.split == split))
-            return [ImageRecord(r.id, r.file_name, r.width, r.height, Path(r.path)) for r in rows]
-
-    def image_rows(self, split: Split | None = None) -> list[m.Image]:
-        """Rows of the images, with the ids of the files and of the source project's tasks."""
-        with self.session() as session:
-            query = select(m.Image).order_by(m.Image.id)
-            return list(session.scalars(query if split is None else query.where(m.Image.split == split)))
-
-    def image(self, image_id: int) -> ImageRecord:
-        """One image. Raises KeyError for an unknown id."""
-        with self.session() as session:
-            row = session.get(m.Image, image_id)
-            if row is None:
-                raise KeyError(image_id)
-            return ImageRecord(row.id, row.file_name, row.width, row.height, Path(row.path))
-
     def classes(self) -> dict[int, str]:
         """{category id: name}, by id."""
-        with self.session() as session:
-            return {r.id: r.name for r in session.scalars(select(m.ClassName).order_by(m.ClassName.id))}
-
-    def annotated(self, split: Split) -> CocoDataset:
-        """The `labelled` or `heldout` data set, with the campaign's image ids; empty where it has no images."""
-        images = self.images(split)
-        data = CocoDataset(images, self.classes())
-        path = self.folder / f"{split}.json"
-        if images and path.exists():
-            # File names may repeat between folders, so images keep the paths in the database.
-            data.annotations = CocoDataset.load_annotations(path, images, data.classes)
-        return data
-
-    # Rounds
-
-    def rounds(self) -> list[m.Round]:
-        """All rounds, by number."""
-        with self.session() as session:
-            return list(session.scalars(select(m.Round).order_by(m.Round.number)))
-
-    def round(self) -> m.Round | None:
-        """The newest round, or None."""
-        rows = self.rounds()
-        return rows[-1] if rows else None
-
-    def start_round(self, number: int, stage: str) -> None:
-        """Adds a round where it is not there."""
-        with self.session() as session:
-            if session.get(m.Round, number) is None:
-                session.add(m.Round(number=number, stage=stage, metrics={}))
-
-    def update_round(self, number: int, metrics: dict[str, Any] | None = None, **values: Any) -> None:
-        """Sets columns of a round; `metrics` are added to those it has."""
-        with self.session() as session:
-            row = session.get_one(m.Round, number)
-            for name, value in values.items():
-                setattr(row, name, value)
-            if metrics:
-                row.metrics = row.metrics | metrics
-
-    def end_round(self, number: int, metrics: dict[str, Any], follow: bool) -> None:
-        """Ends a round and, with `follow`, starts the next: both or neither."""
-        with self.session() as session:
-            row = session.get_one(m.Round, number)
-            row.stage, row.ended_at, row.metrics = "done", m.now(), row.metrics | metrics
-            if follow and session.get(m.Round, number + 1) is None:
-                session.add(m.Round(number=number + 1, stage="train", metrics={}))
-
-    def round_folder(self, number: int) -> Path:
-        """Where a round's files lie."""
-        return self.folder / "rounds" / f"{number:03d}"
-
-    def save_json(self, name: str, value: Any) -> Path:
-        """Writes a JSON file in the folder, whole."""
-        write_json(self.folder / name, value)
-        return self.folder / name
+        return self.images.classes()
 
 
 def _common_classes(splits: dict[Split, CocoDataset]) -> dict[int, str]:

@@ -18,10 +18,10 @@ from gunicorn.app.base import BaseApplication
 
 from campaign.jobs.plan import Step
 from campaign.store import Store
-from campaign.store.masks import is_drawn
 from campaign.store.shards import read_shard
 from ml_backend.detector import Detector
 from ml_backend.errors import InputError
+from ml_backend.mask_ids import is_drawn
 from ml_backend.predictions import Predictions
 from ml_backend.server.app import MaskView, create_app
 from ml_backend.server.backend import Backend, Project, StoredMasks, project_number, task_number
@@ -40,15 +40,15 @@ class StoreCrops:
     def __init__(self, store: Store):
         self.store = store
         self._shards: OrderedDict[Path, Predictions] = OrderedDict()
-        self._images = {i.id: i for i in store.images()}
+        self._images = {i.id: i for i in store.images.records()}
         self._lock = threading.Lock()
 
     def mask(self, mask_id: int) -> MaskView:
         """The mask with this id. Raises KeyError where there is none."""
         if is_drawn(mask_id):
-            shard, row = self.store.drawn_masks([mask_id]), 0
+            shard, row = self.store.masks.read([mask_id]), 0
         else:
-            path, row = self.store.place(mask_id)
+            path, row = self.store.masks.place(mask_id)
             shard = self._shard(path)
         if row >= len(shard):
             raise KeyError(mask_id)
@@ -91,7 +91,7 @@ class Waker:
         if not action.startswith("ANNOTATION") or time.monotonic() - self._last < EVENT_PAUSE:
             return
         self._last = time.monotonic()
-        current = self.store.round()
+        current = self.store.rounds.newest()
         if current is None or current.stage != "verify":
             return
         try:
@@ -111,14 +111,14 @@ class CampaignModel:
     @property
     def version(self) -> str:
         """Names the newest weights; "untrained" before the first training is over."""
-        return next((r.model_version for r in reversed(self.store.rounds()) if r.checkpoint), None) or "untrained"
+        return next((r.model_version for r in reversed(self.store.rounds.all()) if r.checkpoint), None) or "untrained"
 
     def detector(self) -> Detector:
         """The newest model, loaded once. Raises InputError before the first training is over."""
         from ml_backend.detector import load_detector_class
 
         with self._lock:
-            row = next((r for r in reversed(self.store.rounds()) if r.checkpoint), None)
+            row = next((r for r in reversed(self.store.rounds.all()) if r.checkpoint), None)
             if row is None:
                 raise InputError("model", "a campaign that has trained one", "none yet")
             checkpoint = str(row.checkpoint)
@@ -135,24 +135,24 @@ class StoredPredictions:
 
     def __init__(self, store: Store):
         self.store = store
-        self._images = {r.source_task: r for r in store.image_rows("pool") if r.source_task}
+        self._images = {r.source_task: r for r in store.images.rows("pool") if r.source_task}
         step = store.settings.jobs.shard_images
-        self._place = {image.id: n // step for n, image in enumerate(store.images("pool"))} if self._images else {}
+        self._place = {image.id: n // step for n, image in enumerate(store.images.records("pool"))} if self._images else {}
 
     def __call__(self, project: Project, tasks: Sequence[dict]) -> list[StoredMasks | None]:
         """Stored masks of each task, None for one that has none. Each shard is read once."""
         known: list[StoredMasks | None] = [None] * len(tasks)
-        row = next((r for r in reversed(self.store.rounds()) if r.checkpoint), None)
+        row = next((r for r in reversed(self.store.rounds.all()) if r.checkpoint), None)
         if row is None or project.id != self.store.settings.label_studio.source_project:
             return known
-        finished = {s.number for s in self.store.shards(row.number, "pool")}
+        finished = {s.number for s in self.store.masks.shards(row.number, "pool")}
         wanted: dict[int, list[tuple[int, Any]]] = defaultdict(list)
         for n, task in enumerate(tasks):
             image = self._images.get(task_number(task))
             if image is not None and self._place[image.id] in finished:
                 wanted[self._place[image.id]].append((n, image))
         for number, found in wanted.items():
-            shard = read_shard(self.store.shard_path(row.number, "pool", number), features=False)
+            shard = read_shard(self.store.masks.shard_path(row.number, "pool", number), features=False)
             for n, image in found:
                 masks = shard.select(shard.image_id == image.id)
                 known[n] = StoredMasks(masks, self.store.classes(), image.height, image.width, row.model_version or "")
@@ -197,7 +197,7 @@ def build_app(folder: str | Path) -> Flask:
         enqueue_due(store, connect(store))
 
     def training(_project: int) -> dict[str, Any]:
-        current = store.round()
+        current = store.rounds.newest()
         return {
             "is_training": current is not None and current.stage == "train",
             "round": current.number if current else 0,

@@ -52,16 +52,16 @@ def fork(source: Path, target: Path, policy: str, search: dict, url: str, token:
         session.execute(update(m.ClassTree).values(searched=False))
         session.execute(update(m.Round).values(stage="verify", ended_at=None))
         session.execute(delete(m.Meta).where(m.Meta.name != "campaign"))
-    store.dataset_path(1).unlink(missing_ok=True)
+    store.datasets.path(1).unlink(missing_ok=True)
     store.save_secrets({"label_studio_token": token})
     from campaign.steps.detect import assess
 
     assess(store, 1)  # thresholds as the present code learns them
-    thresholds = store.rounds()[0].metrics["thresholds"]
+    thresholds = store.rounds.all()[0].metrics["thresholds"]
     with store.session() as session:
         for row in session.query(m.ClassTree):
             row.thresholds = thresholds[str(row.class_id)]
-    store.update_round(1, stage="verify")
+    store.rounds.update(1, stage="verify")
     return store
 
 
@@ -87,7 +87,7 @@ def measure(
                 certificate = finish_audit(store)
                 time.sleep(0.2)
     result |= {"seconds": round(time.monotonic() - started), "project": project}
-    result["clusters_accepted"] = sum(d.kind == "accept" for d in store.decisions())
+    result["clusters_accepted"] = sum(d.kind == "accept" for d in store.decisions.rows())
     if audit:
         after = figures(store, truth)
         result |= {"certified": certificate.sentence(), "audited_masks": after["masks"]}
@@ -100,7 +100,7 @@ def create_own_project(store: Store, client: Client) -> int:
     from campaign.label_studio.verification import create_project
 
     project = create_project(client, f"{store.settings.search.policy} {store.folder.name}"[:50])
-    store.set_meta("verification_project", {"id": project})
+    store.values.set("verification_project", {"id": project})
     return project
 
 

@@ -36,9 +36,9 @@ def address(store):
 
 @pytest.mark.parametrize("width", [1400, 820, 390])
 def test_every_page_fits_the_screen_without_errors(browser, store, address, width):
-    was = max((d for d in store.decisions() if d.kind == "accept"), key=lambda d: d.size)
+    was = max((d for d in store.decisions.rows() if d.kind == "accept"), key=lambda d: d.size)
     place = f"1/{was.class_id}/{was.cluster}"
-    mask = store.answers()[0].mask_id
+    mask = store.answers.rows()[0].mask_id
     context = browser.new_context(viewport={"width": width, "height": 900})
     context.set_default_timeout(120_000)
     page, errors, asked = context.new_page(), [], []

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ml_backend.predictions import Predictions, mask_id, split_mask_id
+from ml_backend.mask_ids import mask_id, split_mask_id
+from ml_backend.predictions import Predictions
 
 
 def some(n=3, dim=4, start=0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from campaign.search.evidence import Policy
 from campaign.search.policies.adaptive import Adaptive, AnnotatorQuality
 from campaign.search.policies.paper import (
     ACCEPT_QUALITY,
@@ -15,7 +16,6 @@ from campaign.search.policies.paper import (
     lower_bound,
     oracle_order,
 )
-from campaign.search.tree_search import Policy
 from ml_backend.errors import InputError
 
 __all__ = [

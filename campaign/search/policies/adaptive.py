@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaign.records.decision import Kind
+from campaign.search.evidence import Evidence, Outcome
 from campaign.search.policies.paper import ACCEPT_QUALITY, SAMPLE_SIZE, smallest_accepted
 from campaign.search.policies.prior import QUALITIES, Prior
-from campaign.search.tree_search import Evidence, Kind, Outcome
 from ml_backend.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,8 +133,9 @@ class Adaptive:
     def density(self, evidence: Evidence, thresholds: Thresholds) -> np.ndarray:
         """Probabilities of the cluster's quality on the grid `QUALITIES`, given all answers so far."""
         if evidence.memo is None:
-            evidence.memo = self._prior(evidence, thresholds.prior or _DEFAULT_PRIOR)
-        return self._weighed(evidence.memo[0], evidence.yes, evidence.no)
+            density, moments = self._prior(evidence, thresholds.prior or _DEFAULT_PRIOR)
+            evidence.memo = np.concatenate([density, moments])
+        return self._weighed(evidence.memo[:-2], evidence.yes, evidence.no)
 
     def _prior(self, evidence: Evidence, prior: Prior) -> tuple[np.ndarray, tuple[float, float]]:
         """The density before the answers inside the cluster, and its moments before any answer at all."""
@@ -141,8 +143,8 @@ class Adaptive:
         if parent is None or parent.memo is None:
             return prior.density(moments), moments
         # what the parent's answers outside this cluster say; those inside are weighed with the cluster itself
-        above = self._weighed(parent.memo[0], parent.yes - evidence.yes, parent.no - evidence.no)
-        return prior.descend(above, parent.memo[1], moments), moments
+        above = self._weighed(parent.memo[:-2], parent.yes - evidence.yes, parent.no - evidence.no)
+        return prior.descend(above, (parent.memo[-2], parent.memo[-1]), moments), moments
 
     def _weighed(self, density: np.ndarray, yes: int, no: int) -> np.ndarray:
         if not (yes or no):

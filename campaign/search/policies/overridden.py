@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from campaign.search.tree_search import Evidence, Kind, Outcome, Policy
+from campaign.records.decision import Kind
+from campaign.search.evidence import Evidence, Outcome, Policy
 
 LEAD_RULE = "decided by the lead"
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaign.search.tree_search import Evidence, Kind, Outcome
+from campaign.records.decision import Kind
+from campaign.search.evidence import Evidence, Outcome
 from ml_backend.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from campaign.dataset.propagation import propagate
 from campaign.derived.trust import counted_answers
 from campaign.quality.answers import verdicts
-from campaign.search.tree_search import Decision
+from campaign.records.decision import Decision
 from campaign.steps.propagate import obtained
 from campaign.steps.verify import ClassSearch, open_searches, round_budget, save_decisions
 from campaign.store import Store
@@ -53,7 +53,7 @@ class Change:
 def foresee(store: Store, round_number: int, class_id: int, cluster: int, kind: str | None) -> Change:
     """What would change if a cluster were decided as `kind`, or None: as the policy decides. Nothing is stored."""
     _check(store, round_number, class_id, cluster, kind)
-    now = store.overrides(round_number, class_id)
+    now = store.overrides.standing(round_number, class_id)
     wanted = {c: k for c, k in (now | {cluster: kind}).items() if k is not None}
     budget = round_budget(store, round_number)
     before, _ = _outcome(store, round_number, class_id, now, budget)
@@ -62,7 +62,7 @@ def foresee(store: Store, round_number: int, class_id: int, cluster: int, kind: 
     size = before.search.tree.size
     changed = sorted((c for c in old.keys() | new.keys() if old.get(c) != new.get(c)), key=lambda c: -size[c])
     masks_before, masks_after = (_masks(store, round_number, s) for s in (before, after))
-    rows = store.rounds()
+    rows = store.rounds.all()
     return Change(
         tuple(Difference(c, int(size[c]), old.get(c), new.get(c)) for c in changed),
         len(masks_after - masks_before),
@@ -81,20 +81,20 @@ def decide(store: Store, round_number: int, class_id: int, cluster: int, kind: s
     _check(store, round_number, class_id, cluster, kind)
     with store.locked():
         reopens = foresee(store, round_number, class_id, cluster, kind).reopens
-        store.add_override(round_number, class_id, cluster, kind)
+        store.overrides.add(round_number, class_id, cluster, kind)
         told = f"is to be: {kind}" if kind else "is decided by its answers again"
         store.log(f"round {round_number}, {name}: cluster {cluster} {told}, says the lead")
-        row = next(r for r in store.rounds() if r.number == round_number)
+        row = next(r for r in store.rounds.all() if r.number == round_number)
         for s in open_searches(store, round_number, class_id=class_id):
             s.search.afford(s.search.questions)
             s.search.step()
             save_decisions(store, round_number, s)
         if reopens:
             # Its masks are those decided so far again, until it ends anew.
-            store.dataset_path(round_number).unlink(missing_ok=True)
-            store.update_round(round_number, stage="verify", ended_at=None)
+            store.datasets.path(round_number).unlink(missing_ok=True)
+            store.rounds.update(round_number, stage="verify", ended_at=None)
         elif row.stage == "done":
-            store.save_dataset(round_number, obtained(store, round_number))
+            store.datasets.save(round_number, obtained(store, round_number))
 
 
 def _outcome(
@@ -113,26 +113,26 @@ def _masks(store: Store, round_number: int, s: ClassSearch) -> set[int]:
     """The masks that a class's decisions bring into the dataset."""
     decisions: list[Decision] = s.search.decisions
     found = propagate(
-        store.masks(np.asarray(s.mask_ids)), s.search.tree, decisions, verdicts(counted_answers(store)),
+        store.masks.read(np.asarray(s.mask_ids)), s.search.tree, decisions, verdicts(counted_answers(store)),
         round_number=round_number, model_version="",
     )  # fmt: skip
     return set(found.mask_id.tolist())
 
 
 def _stage(store: Store, round_number: int) -> str:
-    return next(r.stage for r in store.rounds() if r.number == round_number)
+    return next(r.stage for r in store.rounds.all() if r.number == round_number)
 
 
 def _may_reopen(store: Store, round_number: int) -> bool:
     """Only the newest round can go on: those before it were trained on."""
-    newest = store.round()
+    newest = store.rounds.newest()
     return newest is not None and newest.number == round_number and newest.stage in ("propagate", "done")
 
 
 def _check(store: Store, round_number: int, class_id: int, cluster: int, kind: str | None) -> None:
     if kind is not None and kind not in KINDS:
         raise InputError("decision", "accept, reject, split or none", kind)
-    entry = next((t for t in store.trees(round_number) if t.class_id == class_id and t.masks), None)
+    entry = next((t for t in store.trees.rows(round_number) if t.class_id == class_id and t.masks), None)
     if entry is None:
         raise InputError("cluster", "a round and class with a tree", f"round {round_number}, class {class_id}")
     if not 0 <= cluster < 2 * entry.masks - 1:

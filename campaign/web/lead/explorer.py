@@ -9,7 +9,7 @@ import numpy as np
 
 from campaign.derived.trust import counted_answers
 from campaign.quality.answers import standing_answers, verdicts
-from campaign.search.tree_search import draw_keys
+from campaign.search.sampling import draw_keys
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.shards import feature_path
@@ -82,15 +82,15 @@ class ClassExplorer:
     """The tree of one class in one round, opened for looking at. Raises KeyError where there is none."""
 
     def __init__(self, store: Store, round_number: int, class_id: int):
-        entries = {t.class_id: t for t in store.trees(round_number)}
+        entries = {t.class_id: t for t in store.trees.rows(round_number)}
         if class_id not in entries or not entries[class_id].masks:
             raise KeyError(class_id)
         self.store, self.round_number, self.class_id, self.entry = store, round_number, class_id, entries[class_id]
         self.tree: Tree
-        self.tree, self.mask_ids = store.tree(round_number, class_id)
-        self.decisions = {d.cluster: d for d in store.decisions(round_number, class_id)}
-        self.overrides = store.overrides(round_number, class_id)
-        pages = {page.key for page in store.pages() if page.class_id == class_id}
+        self.tree, self.mask_ids = store.trees.read(round_number, class_id)
+        self.decisions = {d.cluster: d for d in store.decisions.rows(round_number, class_id)}
+        self.overrides = store.overrides.standing(round_number, class_id)
+        pages = {page.key for page in store.pages.rows() if page.class_id == class_id}
         self.verdicts = {mask: v.name.lower() for mask, v in verdicts(counted_answers(store, pages)).items()}
 
     def icicle(self, top: int | None = None) -> tuple[list[Block], int]:
@@ -177,7 +177,7 @@ class ClassExplorer:
     def _features(self, ids: np.ndarray) -> np.ndarray:
         parts = []
         for place in np.unique(ids >> 20):
-            path, _ = self.store.place(int(place) << 20)
+            path, _ = self.store.masks.place(int(place) << 20)
             rows = ids[ids >> 20 == place] & 0xFFFFF
             parts.append(np.load(feature_path(path), mmap_mode="r")[rows].astype(np.float32))
         return np.concatenate(parts)
@@ -200,15 +200,15 @@ class ClassExplorer:
 
 def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
     """A mask with its scores and every standing answer on it. Raises KeyError where there is none."""
-    found = store.masks([mask_id])
-    names, gold = store.people(), {(q.page_key, q.mask_id): q.gold for q, _ in store.gold_questions()}
-    answers = standing_answers(store.answers_on(mask_id))
+    found = store.masks.read([mask_id])
+    names, gold = store.values.people(), {(q.page_key, q.mask_id): q.gold for q, _ in store.questions.gold()}
+    answers = standing_answers(store.answers.on_masks([mask_id]))
     counted = {a.id for a in counted_answers(store, {a.page_key for a in answers})}
     return {
         "mask_id": mask_id,
         "round": mask_id >> 40,
         "class_id": int(found.class_id[0]),
-        "image": store.image(int(found.image_id[0])),
+        "image": store.images.get(int(found.image_id[0])),
         "box": [round(float(v)) for v in found.box[0]],
         "confidence": float(found.confidence[0]),
         "predicted_iou": float(found.predicted_iou[0]),

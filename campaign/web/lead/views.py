@@ -17,11 +17,11 @@ from campaign.pages import editing
 from campaign.pages.painting import reference
 from campaign.steps.verify import connect
 from campaign.store import Store
-from campaign.store.masks import is_drawn, is_heldout
 from campaign.web.lead.changes import KINDS, decide, foresee
 from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
 from campaign.web.lead.login import protect
 from ml_backend.errors import InputError
+from ml_backend.mask_ids import is_drawn, is_heldout
 from ml_backend.server.signing import crop_url
 
 WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
@@ -84,8 +84,8 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
 
     @pages.get("/")
     def overview() -> str:
-        trees = [t for r in store.rounds() for t in store.trees(r.number) if t.masks]
-        decisions = store.decisions()
+        trees = [t for r in store.rounds.all() for t in store.trees.rows(r.number) if t.masks]
+        decisions = store.decisions.rows()
         rows = []
         for tree in trees:
             mine = [d for d in decisions if (d.round, d.class_id) == (tree.round, tree.class_id)]
@@ -95,7 +95,7 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
                 "tree": tree, "clusters": {k: len(v) for k, v in kinds.items()}, "masks": masks,
                 "open": max(0, tree.masks - sum(masks.values())), "searched": tree.searched,
             })  # fmt: skip
-        project = store.get_meta(editing.PROJECT)
+        project = store.values.get(editing.PROJECT)
         return render_template(
             "overview.html",
             **figures.all(),
@@ -148,8 +148,8 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
             frame=(WIDTH, rows * ROW, ROW),
             decisions=decided[:DECISIONS],
             left_out=max(0, len(decided) - DECISIONS),
-            classes=[t for t in store.trees(round_number) if t.masks],
-            rounds=[r.number for r in store.rounds() if any(t.masks for t in store.trees(r.number))],
+            classes=[t for t in store.trees.rows(round_number) if t.masks],
+            rounds=[r.number for r in store.rounds.all() if any(t.masks for t in store.trees.rows(r.number))],
         )
 
     @pages.get("/clusters/<int:round_number>/<int:class_id>/<int:cluster>")
@@ -181,7 +181,7 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
             explorer=explorer,
             view=explorer.cluster(leaf) if explorer and leaf is not None else None,
             neighbours=explorer.neighbours(mask_id) if explorer else [],
-            drawing=next((d.state for d in store.drawings() if d.mask_id == mask_id), None),
+            drawing=next((d.state for d in store.drawings.standing() if d.mask_id == mask_id), None),
             can_edit=store.settings.label_studio.url is not None
             and not (is_drawn(mask_id) or is_heldout(mask_id) or mask_id in editing.edited(store)),
         )
@@ -213,7 +213,7 @@ def _add_handwork(pages: Blueprint, store: Store) -> None:
         with store.locked():
             new = editing.add_edit_pages(store, mask_ids)
             editing.publish_edits(store, client)
-        project = store.get_meta(editing.PROJECT)
+        project = store.values.get(editing.PROJECT)
         url = f"{client.url}/projects/{project['id']}/data" if project else None
         return render_template("handwork.html", new=new, url=url, back=back)
 

@@ -18,7 +18,7 @@ def store(tmp_path):
         answer(store, key, 8, wrong=True)
         answer(store, key, 7)
     finish(store, 7)
-    store.save_people({7: "careful@example.com", 8: "careless@example.com"})
+    store.values.add_people({7: "careful@example.com", 8: "careless@example.com"})
     return store
 
 

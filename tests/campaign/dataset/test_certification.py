@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from campaign.dataset.certification import Audit, GoldCount, audit_sample, certify
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
 
 

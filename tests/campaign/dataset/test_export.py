@@ -14,7 +14,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from campaign.dataset.export import export_coco
-from campaign.dataset.propagation import DatasetMasks
+from campaign.records.dataset_masks import DatasetMasks
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset, ImageRecord
 

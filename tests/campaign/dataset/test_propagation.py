@@ -6,16 +6,12 @@ from pycocotools import mask as mask_util
 from scipy.cluster.hierarchy import linkage
 
 from campaign.clustering import Tree
-from campaign.dataset.propagation import (
-    VOTED_RULE,
-    DatasetMasks,
-    drop_duplicates,
-    drop_known,
-    nearest_decided,
-    propagate,
-)
-from campaign.search.tree_search import Decision, Verdict
-from ml_backend.predictions import Predictions, mask_id
+from campaign.dataset.propagation import drop_duplicates, drop_known, nearest_decided, propagate
+from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
+from campaign.records.decision import Decision
+from campaign.records.verdict import Verdict
+from ml_backend.mask_ids import mask_id
+from ml_backend.predictions import Predictions
 
 SIZE = 40
 

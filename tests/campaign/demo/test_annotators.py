@@ -18,7 +18,7 @@ from campaign.label_studio.client import Client
 from campaign.label_studio.readback import parse_verdicts, read_changes
 from campaign.label_studio.server import LabelStudioServer
 from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from tests.campaign.label_studio.pages import square
 
 PASSWORD = "simulated-users-password"

@@ -1,13 +1,13 @@
 """How reliable answers are taken to be: by gold, of users while they are trusted, and never by what came later."""
 
 import pytest
+from campaign.store.trust import QUALIFY
 
 from campaign.derived.reliability import annotator_quality, gold_count
 from campaign.derived.trust import withdrawals
 from campaign.pages.audits import begin_audit, finish_audit
 from campaign.search.policies import AnnotatorQuality
 from campaign.steps.propagate import obtained
-from campaign.store.trust import QUALIFY
 from tests.campaign.pages.gold import answer, finish, gold_store, turn
 
 CAREFUL, CARELESS = 7, 8
@@ -30,7 +30,7 @@ def test_gold_answered_rightly_raises_belief(store):
     finish(store, CAREFUL)
     count = gold_count(store)
     assert count.yes == count.yes_right > 0 and count.no == count.no_right > 0
-    assert count.yes + count.no == len(store.gold_questions("verify"))
+    assert count.yes + count.no == len(store.questions.gold("verify"))
     quality = annotator_quality(store, 1)
     assert quality.sensitivity >= 0.99 and quality.specificity >= 0.99
 
@@ -38,7 +38,7 @@ def test_gold_answered_rightly_raises_belief(store):
 def test_gold_answered_wrongly_lowers_belief_until_the_user_is_found_out(store):
     keys = turn(store)
     answer(store, keys[0], CARELESS, wrong=True)
-    asked = sum(q.page_key == keys[0] for q, _ in store.gold_questions())
+    asked = sum(q.page_key == keys[0] for q, _ in store.questions.gold())
     count = gold_count(store)
     if withdrawals(store):
         assert count.yes + count.no == 0
@@ -57,9 +57,9 @@ def test_gold_answered_wrongly_lowers_belief_until_the_user_is_found_out(store):
 def test_gold_of_later_rounds_and_of_tests_does_not_count(store):
     finish(store, CAREFUL)
     before = annotator_quality(store, 1)
-    gold = {store.predictions(1, "heldout").mask_id[0].item(): "yes"}
+    gold = {store.masks.predictions(1, "heldout").mask_id[0].item(): "yes"}
     for kind, number in (("verify", 2), (QUALIFY, 1)):
-        store.add_page(f"late-{kind}", number, 1, [(mask, None) for mask in gold], kind, gold)
+        store.pages.add(f"late-{kind}", number, 1, [(mask, None) for mask in gold], kind, gold)
         answer(store, f"late-{kind}", CAREFUL, wrong=True)
     assert annotator_quality(store, 1) == before
     assert gold_count(store).yes == gold_count(store).yes_right + 1  # the later round's, in certificates
@@ -67,10 +67,10 @@ def test_gold_of_later_rounds_and_of_tests_does_not_count(store):
 
 def test_a_certificate_reckons_with_the_gold(store):
     finish(store, CAREFUL)
-    store.save_dataset(1, obtained(store, 1))
-    store.end_round(1, {}, follow=False)
+    store.datasets.save(1, obtained(store, 1))
+    store.rounds.end(1, {}, follow=False)
     running = begin_audit(store, draws=40)
-    for key in {p.key for _, p in store.questions(kind=running.kind)}:
+    for key in {p.key for _, p in store.questions.rows(kind=running.kind)}:
         answer(store, key, CAREFUL)
     certificate = finish_audit(store)
     assert not isinstance(certificate, int)
@@ -79,12 +79,12 @@ def test_a_certificate_reckons_with_the_gold(store):
 
 def test_withdrawn_answers_do_not_certify(store):
     finish(store, CAREFUL)
-    store.save_dataset(1, obtained(store, 1))
+    store.datasets.save(1, obtained(store, 1))
     running = begin_audit(store, draws=20)
-    keys = {p.key for _, p in store.questions(kind=running.kind)}
+    keys = {p.key for _, p in store.questions.rows(kind=running.kind)}
     for key in keys:
         answer(store, key, CAREFUL)
-    bad = [p.key for p in store.pages() if p.kind == "verify"]
+    bad = [p.key for p in store.pages.rows() if p.kind == "verify"]
     for key in bad:
         answer(store, key, CARELESS, wrong=True)
     for key in keys:

@@ -43,7 +43,7 @@ def test_no_more_is_asked_than_the_hours_allow(tmp_path):
     store = gold_store(tmp_path / "a", {"gold_share": 0}, {"budget_hours": 20 * 2 / 3600, "policy": "paper"})
     assert round_budget(store, 1) == 10  # of two rounds
     turn(store)
-    assert store.count_questions() <= 10
+    assert store.questions.count() <= 10
 
 
 @pytest.mark.parametrize(("budget", "begun"), [(None, 30), (100, 15)])
@@ -51,11 +51,11 @@ def test_a_budget_is_not_spread_over_all_clusters_at_once(tmp_path, monkeypatch,
     monkeypatch.setattr("campaign.steps.verify.OPEN_PAGES", 1)
     store = gold_store(tmp_path / "a", {"gold_share": 0}, {"budget_questions": budget})
     keys = turn(store)
-    assert store.count_questions() == begun
+    assert store.questions.count() == begun
     for key in keys:
         answer(store, key, 1)
     turn(store)
-    assert store.count_questions() > begun
+    assert store.questions.count() > begun
 
 
 @pytest.mark.parametrize(("least_new", "follows"), [(0.0, True), (0.5, True), (1.0, True)])
@@ -64,7 +64,7 @@ def test_the_first_round_brings_enough(tmp_path, least_new, follows):
     store.settings.rounds.least_new = least_new
     finish(store, 1)
     finish_round(store, 1)
-    assert (store.round().number == 2) == follows
+    assert (store.rounds.newest().number == 2) == follows
 
 
 @pytest.mark.parametrize(("least_new", "follows"), [(0.0, True), (0.2, True), (0.6, False)])
@@ -73,11 +73,11 @@ def test_a_round_that_adds_too_little_is_the_last(tmp_path, least_new, follows, 
     store.settings.rounds.least_new, store.settings.rounds.rounds = least_new, 3
     finish(store, 1)
     finish_round(store, 1)
-    store.update_round(2, stage="propagate")
-    first = store.dataset(before=2)
+    store.rounds.update(2, stage="propagate")
+    first = store.datasets.read(before=2)
     monkeypatch.setattr("campaign.steps.propagate.obtained", lambda *_: first.select(slice(0, len(first) // 2)))
     finish_round(store, 2)
-    assert (store.round() is not None and store.round().number == 3) == follows
+    assert (store.rounds.newest() is not None and store.rounds.newest().number == 3) == follows
 
 
 def test_forecast_of_a_running_round(tmp_path):
@@ -85,6 +85,6 @@ def test_forecast_of_a_running_round(tmp_path):
     turn(store)
     ahead = prospects(store, 60)
     assert ahead and all(p.low <= p.masks <= p.high for p in ahead) and ahead[-1].masks > 20
-    store.update_round(1, stage="done")
+    store.rounds.update(1, stage="done")
     with pytest.raises(InputError, match="forecast: expected a round at stage verify"):
         prospects(store, 60)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from campaign.store.trust import QUALIFY
 
 from campaign.derived.status import status
 from campaign.derived.team import as_json, team
@@ -24,7 +25,6 @@ from campaign.steps.propagate import obtained
 from campaign.steps.replay import replay
 from campaign.steps.verify import PROJECT
 from campaign.steps.verify import turn as whole_turn
-from campaign.store.trust import QUALIFY
 from ml_backend.errors import InputError
 from tests.campaign.pages.gold import answer, finish, gold_store, turn
 from tests.campaign.steps.test_verify import is_good
@@ -34,7 +34,7 @@ GOLD = {"gold_share": 0.1}
 
 
 def decisions(store):
-    return sorted((d.class_id, d.cluster, d.kind, d.asked, d.yes) for d in store.decisions())
+    return sorted((d.class_id, d.cluster, d.kind, d.asked, d.yes) for d in store.decisions.rows())
 
 
 def test_gold_is_beyond_dispute_and_right(tmp_path):
@@ -61,7 +61,7 @@ def test_gold_is_told_apart_from_questions(tmp_path):
     store = gold_store(tmp_path / "a", GOLD)
     keys = turn(store)
     found = status(store)
-    assert found["questions"] == store.count_questions() and found["gold"] == len(store.gold_questions()) > 0
+    assert found["questions"] == store.questions.count() and found["gold"] == len(store.questions.gold()) > 0
     for key in keys:
         answer(store, key, CAREFUL)
     assert status(store)["answered"] == found["questions"]
@@ -74,7 +74,7 @@ def test_a_page_of_gold_is_planned_twice_alike(tmp_path):
     first, second = (gold_store(tmp_path / name, GOLD) for name in "ab")
     for store in (first, second):
         turn(store)
-    pages = [sorted((q.mask_id, q.gold) for q, _ in store.questions(gold=True)) for store in (first, second)]
+    pages = [sorted((q.mask_id, q.gold) for q, _ in store.questions.rows(gold=True)) for store in (first, second)]
     assert pages[0] == pages[1]
     assert turn(first) == []
 
@@ -83,12 +83,12 @@ def test_answers_of_a_careless_user_are_withdrawn_and_asked_again_of_others(tmp_
     store, other = gold_store(tmp_path / "a", GOLD), gold_store(tmp_path / "b", GOLD)
     finish(other, CAREFUL)
     keys = turn(store)
-    store.mark_published({key: n for n, key in enumerate(keys, 1)})
+    store.pages.mark_published({key: n for n, key in enumerate(keys, 1)})
     for key in keys:
         answer(store, key, CARELESS, wrong=True)
     assert list(withdrawals(store)) == [str(CARELESS)]
-    assert counted_answers(store) == [] and store.answers()
-    assert turn(store) == [] and not store.decisions(), "nothing rests on withdrawn answers"
+    assert counted_answers(store) == [] and store.answers.rows()
+    assert turn(store) == [] and not store.decisions.rows(), "nothing rests on withdrawn answers"
     assert wanted_overlaps(store, 1) == {key: (2, False) for key in keys}
     for key in keys:
         answer(store, key, CAREFUL)
@@ -96,8 +96,8 @@ def test_answers_of_a_careless_user_are_withdrawn_and_asked_again_of_others(tmp_
     finish(store, CAREFUL)
     assert decisions(store) == decisions(other)
     assert obtained(store, 1).mask_id.tolist() == obtained(other, 1).mask_id.tolist()
-    store.save_dataset(1, obtained(store, 1))
-    store.end_round(1, {}, follow=False)
+    store.datasets.save(1, obtained(store, 1))
+    store.rounds.end(1, {}, follow=False)
     assert replay(store)["changed"] == 0
 
 
@@ -107,15 +107,15 @@ def test_answers_of_a_round_that_was_over_stay(tmp_path):
     for key in keys:
         answer(store, key, CARELESS, wrong=True)
     assert counted_answers(store) == []
-    store.end_round(1, {}, follow=False)
-    store.update_round(1, ended_at=store.rounds()[0].started_at.replace(year=2020))
-    assert len(counted_answers(store)) == store.count_questions()
+    store.rounds.end(1, {}, follow=False)
+    store.rounds.update(1, ended_at=store.rounds.all()[0].started_at.replace(year=2020))
+    assert len(counted_answers(store)) == store.questions.count()
 
 
 def test_some_pages_are_put_to_two_users(tmp_path):
     store = gold_store(tmp_path / "a", {"overlap_share": 1.0})
     keys = turn(store)
-    store.mark_published({key: n for n, key in enumerate(keys, 1)})
+    store.pages.mark_published({key: n for n, key in enumerate(keys, 1)})
     assert wanted_overlaps(store, 1) == {key: (2, False) for key in keys}
     for key in keys:
         answer(store, key, CAREFUL)
@@ -147,7 +147,7 @@ def test_masks_that_several_users_confirmed_become_gold_for_others(tmp_path):
     plan.supply = []
     drawn = plan.take(1, 6)
     assert drawn and set(drawn) <= {g.mask_id for g in found}
-    store.add_page("later", 1, 1, [(mask, None) for mask in drawn], "verify", drawn)
+    store.pages.add("later", 1, 1, [(mask, None) for mask in drawn], "verify", drawn)
     for user in (CAREFUL, CARELESS):
         answer(store, "later", user, wrong=user == CARELESS)
     told = gold_answers(store)
@@ -168,7 +168,7 @@ def test_the_team_shows_who_is_careless(tmp_path):
         answer(store, key, CARELESS, wrong=True, lead_time=0.5 + n)
     for key in turn(store):
         answer(store, key, CAREFUL)
-    store.save_people({CARELESS: "careless@example.com"})
+    store.values.add_people({CARELESS: "careless@example.com"})
     (bad,) = [u for u in team(store).users if u.user == str(CARELESS)]
     assert bad.name == "careless@example.com" and not bad.trusted and bad.withdrawn == bad.answers > 0
     assert bad.gold.sensitivity.value == bad.gold.specificity.value == 0 and len(bad.gold_wrong) == bad.gold.asked
@@ -180,7 +180,7 @@ def test_the_team_shows_who_is_careless(tmp_path):
 def test_only_those_who_passed_the_test_count_where_that_is_set(tmp_path):
     store = gold_store(tmp_path / "a", {"qualification": True})
     gold = {int(g.mask_id): g.truth.name.lower() for g in gold_supply(store)[:6]}
-    store.add_page(f"{store.key}-q1-001", 1, 1, [(i, None) for i in gold], QUALIFY, gold)
+    store.pages.add(f"{store.key}-q1-001", 1, 1, [(i, None) for i in gold], QUALIFY, gold)
     key = turn(store)[0]
     answer(store, f"{store.key}-q1-001", CAREFUL)
     answer(store, f"{store.key}-q1-001", CARELESS, wrong=True)
@@ -244,7 +244,7 @@ def test_withdrawn_questions_are_served_to_others_and_the_log_tells(live_store, 
     store = live_store(gold_share=0.1)
     bad, good = (Person(label_studio, label_studio_client, name) for name in ("bad", "good"))
     whole_turn(store, label_studio_client)
-    project = store.get_meta(PROJECT)["id"]
+    project = store.values.get(PROJECT)["id"]
     first = bad.answer_all(project, wrong=True)
     assert len(first) > 1 and good.answer_all(project) == [], "Label Studio takes them for answered"
     whole_turn(store, label_studio_client)
@@ -268,9 +268,9 @@ def test_a_qualification_test_and_its_retake_show_different_masks(live_store, la
     read_tests(store, label_studio_client)
     assert [(r.user, r.passed) for r in results(store)] == [(str(able.id), True)]
     assert begin_test(store, label_studio_client, pages=2) != first
-    seen = Counter(q.mask_id for q, _ in store.gold_questions(QUALIFY))
+    seen = Counter(q.mask_id for q, _ in store.questions.gold(QUALIFY))
     assert len(seen) == 60 and max(seen.values()) == 1
-    assert store.count_questions() == 0
+    assert store.questions.count() == 0
 
 
 @pytest.mark.label_studio

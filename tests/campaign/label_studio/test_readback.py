@@ -9,7 +9,7 @@ import pytest
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import OVERLAP, TaskSnapshot, parse_task, parse_verdicts, read_changes
 from campaign.label_studio.verification import publish_pages
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
 from tests.campaign.label_studio.pages import answer, page
 

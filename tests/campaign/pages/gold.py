@@ -10,7 +10,7 @@ from PIL import Image
 
 from campaign.clustering import Tree, linkage
 from campaign.label_studio.readback import AnnotationSnapshot, TaskSnapshot
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.settings import CampaignSettings
 from campaign.steps.verify import facts, open_searches, plan_pages, save_decisions
 from campaign.store import Store
@@ -42,16 +42,16 @@ def gold_store(folder: Path, quality: dict | None = None, search: dict | None = 
         label_studio={"url": url},
     )
     store = Store.create(folder / "c", settings, splits)
-    store.start_round(1, "verify")
-    store.update_round(1, model_version="v1")
+    store.rounds.start(1, "verify")
+    store.rounds.update(1, model_version="v1")
     for split in ("heldout", "pool"):
-        image = store.images(split)[0].id
-        stored = store.save_shard(1, split, 0, replace(shown, image_id=np.full(len(shown), image)), 1, 0.0)
+        image = store.images.records(split)[0].id
+        stored = store.masks.save_shard(1, split, 0, replace(shown, image_id=np.full(len(shown), image)), 1, 0.0)
     for class_id in CLASSES:
         mine = stored.select(stored.class_id == class_id)
         tree = Tree.build(linkage(mine.features, mine.score), mine.score)
-        tree.save(store.tree_folder(1, class_id))
-        store.save_tree(1, class_id, mine.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
+        tree.save(store.trees.folder(1, class_id))
+        store.trees.save(1, class_id, mine.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
     return store
 
 
@@ -60,7 +60,7 @@ def turn(store: Store) -> list[str]:
     searches = open_searches(store, 1)
     pages = list(plan_pages(store, 1, searches))
     for page in pages:
-        store.add_page(*page)
+        store.pages.add(*page)
     for s in searches:
         save_decisions(store, 1, s)
     return [key for key, *_ in pages]
@@ -71,8 +71,8 @@ _clock = iter(range(10**9))
 
 def answer(store: Store, key: str, user: int, wrong: bool = False, lead_time: float = 20.0) -> None:
     """One more user answers a page, each mask right or each mask wrong."""
-    told = [a for a in store.answers({key})]
-    masks = [q.mask_id for q, p in store.questions(gold=True) if p.key == key]
+    told = [a for a in store.answers.rows({key})]
+    masks = [q.mask_id for q, p in store.questions.rows(gold=True) if p.key == key]
     now = next(_clock)
     stamp = f"2026-01-01T{now // 3600:02d}:{now // 60 % 60:02d}:{now % 60:02d}.000000Z"
     given = {mask: Verdict(int(is_good(mask) != wrong)) for mask in masks}
@@ -81,7 +81,7 @@ def answer(store: Store, key: str, user: int, wrong: bool = False, lead_time: fl
         a.annotation_id: AnnotationSnapshot(a.annotation_id, int(a.annotator), a.answered_at, a.lead_time, False, {})
         for a in told
     }
-    store.add_answers(facts(store, [TaskSnapshot(1, key, [*before.values(), fresh])]))
+    store.answers.add(facts(store, [TaskSnapshot(1, key, [*before.values(), fresh])]))
 
 
 def finish(store: Store, user: int) -> None:
@@ -89,7 +89,7 @@ def finish(store: Store, user: int) -> None:
     for _ in range(60):
         keys = turn(store)
         if not keys:
-            assert all(t.searched for t in store.trees(1))
+            assert all(t.searched for t in store.trees.rows(1))
             return
         for key in keys:
             answer(store, key, user)

@@ -15,8 +15,8 @@ from tests.campaign.steps.test_verify import answer, finish, make_store  # noqa:
 def finished(make_store):  # noqa: F811
     store = make_store()
     finish(store)
-    store.save_dataset(1, obtained(store, 1))
-    store.end_round(1, {}, follow=False)
+    store.datasets.save(1, obtained(store, 1))
+    store.rounds.end(1, {}, follow=False)
     return store
 
 

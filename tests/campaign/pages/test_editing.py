@@ -10,13 +10,13 @@ from campaign.derived.team import as_json, team
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask
 from campaign.label_studio.readback import parse_verdicts
 from campaign.pages import editing, painting
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.steps.export import export_campaign, final_masks
 from campaign.steps.propagate import obtained
 from campaign.steps.replay import replay
-from campaign.store.masks import is_drawn
 from campaign.web.serving import StoreCrops
 from ml_backend.errors import InputError
+from ml_backend.mask_ids import is_drawn
 from ml_backend.masks.brush import encode_brush_rles
 from ml_backend.masks.editing import edit_prediction, edit_window
 from ml_backend.masks.regions import Target, to_regions
@@ -33,13 +33,13 @@ def store(tmp_path):
 
 
 def page_of(store, mask_id):
-    return next(p.key for q, p in store.questions(kind="edit") if q.mask_id == mask_id)
+    return next(p.key for q, p in store.questions.rows(kind="edit") if q.mask_id == mask_id)
 
 
 def edit(store, mask_id, change=None, said="corrected", number=1, gone=False):
     """An annotation on the edit page of a mask, as Label Studio tells it: its shape changed by `change`."""
     editing.add_edit_pages(store, [mask_id])
-    found = store.masks([mask_id])
+    found = store.masks.read([mask_id])
     height, width = (int(v) for v in found.size[0])
     window = edit_window(found.box[0].tolist(), width, height)
     shape = mask_util.decode(found.rles()[0])
@@ -50,7 +50,7 @@ def edit(store, mask_id, change=None, said="corrected", number=1, gone=False):
     result[-1]["value"]["choices"] = [said]
     stamp = f"2026-01-01T00:00:{number:02d}.000000Z"
     told = DrawnAnnotation(5000, 7, stamp, 40.0, False, result)
-    store.add_drawings(editing.edit_facts(store, [DrawnTask(1, page_of(store, mask_id), [] if gone else [told])]))
+    store.drawings.add(editing.edit_facts(store, [DrawnTask(1, page_of(store, mask_id), [] if gone else [told])]))
     return shape
 
 
@@ -66,7 +66,7 @@ def wrong_mask(store):
 def test_masks_to_be_corrected_were_voted_no_and_show_what_the_dataset_has_not(store):
     found = editing.near_misses(store, 1, 10)
     assert found and not any(is_good(i) for i in found)
-    scores = store.masks(found).score
+    scores = store.masks.read(found).score
     assert (np.diff(scores) <= 0).all()
     editing.add_edit_pages(store, found)
     assert editing.near_misses(store, 1, 10) != found, "none is put up twice"
@@ -74,8 +74,8 @@ def test_masks_to_be_corrected_were_voted_no_and_show_what_the_dataset_has_not(s
 
 
 def test_masks_of_a_cluster_to_be_corrected_leave_out_those_voted_yes(store):
-    was = max((d for d in store.decisions() if d.kind == "accept"), key=lambda d: d.size)
-    voted = {a.mask_id for a in store.answers() if a.verdict == "yes"}
+    was = max((d for d in store.decisions.rows() if d.kind == "accept"), key=lambda d: d.size)
+    voted = {a.mask_id for a in store.answers.rows() if a.verdict == "yes"}
     found = editing.cluster_masks(store, 1, was.class_id, was.cluster, 1000)
     assert found and not voted & set(found) and len(found) < was.size
     with pytest.raises(InputError, match="cluster"):
@@ -110,7 +110,7 @@ def test_the_newest_correction_counts_and_a_deleted_one_does_not(store):
     assert len(second) == len(first) == len(before) + 1 and first != second
     edit(store, mask, gone=True)
     assert final_masks(store).mask_id.tolist() == before
-    assert [d.state for d in store.drawings()] == []
+    assert [d.state for d in store.drawings.standing()] == []
 
 
 def test_a_mask_that_shows_no_object_leaves_the_dataset(store):
@@ -122,10 +122,10 @@ def test_a_mask_that_shows_no_object_leaves_the_dataset(store):
 
 
 def test_rounds_that_are_over_take_corrections_in_and_replay_keeps_them(store):
-    store.save_dataset(1, obtained(store, 1))
-    store.end_round(1, {}, follow=False)
+    store.datasets.save(1, obtained(store, 1))
+    store.rounds.end(1, {}, follow=False)
     edit(store, wrong_mask(store), widen)
-    store.save_dataset(1, obtained(store, 1))
+    store.datasets.save(1, obtained(store, 1))
     assert any(is_drawn(i) for i in final_masks(store).mask_id.tolist())
     assert replay(store)["changed"] == 0
 
@@ -138,8 +138,8 @@ def test_a_malformed_drawing_counts_as_unsure(store):
     )
     verdict = {"from_name": "verdict", "type": "choices", "value": {"choices": ["corrected"]}}
     told = DrawnAnnotation(1, 7, "2026-01-01T00:00:01.000000Z", 1.0, False, [*bad, verdict])
-    store.add_drawings(editing.edit_facts(store, [DrawnTask(1, page_of(store, mask), [told])]))
-    assert [d.state for d in store.drawings()] == ["unsure"]
+    store.drawings.add(editing.edit_facts(store, [DrawnTask(1, page_of(store, mask), [told])]))
+    assert [d.state for d in store.drawings.standing()] == ["unsure"]
 
 
 def test_drawing_is_part_of_the_cost(store):
@@ -156,21 +156,21 @@ def test_drawing_is_part_of_the_cost(store):
 def paint(store, shapes):
     """One painted page with these (class name, mask of the part) regions; gives its key."""
     painting.add_paint_pages(store, 1, 200)
-    page = next(p for p in store.pages() if p.kind == "paint")
+    page = next(p for p in store.pages.rows() if p.kind == "paint")
     result = []
     for name, shape in shapes(page.place["window"]):
         rle = encode_brush_rles([mask_util.encode(np.asfortranarray(shape))])[0]
         region = {"from_name": "mask", "type": "brushlabels", "original_width": 200, "original_height": 200}
         result.append(region | {"id": name, "value": {"brushlabels": [name], "rle": rle}})
     told = DrawnAnnotation(9, 7, "2026-01-01T00:00:01.000000Z", 400.0, False, result)
-    store.add_drawings(painting.paint_facts(store, [DrawnTask(1, page.key, [told])]))
+    store.drawings.add(painting.paint_facts(store, [DrawnTask(1, page.key, [told])]))
     return page
 
 
 def test_a_part_of_an_image_is_drawn_once_by_the_seed(store):
     assert painting.add_paint_pages(store, 5, 150) == 1, "there is one image"
     assert painting.add_paint_pages(store, 5, 150) == 0
-    (page,) = [p for p in store.pages() if p.kind == "paint"]
+    (page,) = [p for p in store.pages.rows() if p.kind == "paint"]
     x0, y0, x1, y1 = page.place["window"]
     assert x1 - x0 == y1 - y0 == 150 and x1 <= 400 and y1 <= 400
 
@@ -199,7 +199,7 @@ def test_a_part_of_an_image_is_served(store):
     from ml_backend.server.signing import image_url
 
     app = create_app(StoreCrops(store), secret=store.secret("crop_key")).test_client()
-    url = image_url("", store.secret("crop_key"), store.images("pool")[0].id, 4e9)
+    url = image_url("", store.secret("crop_key"), store.images.records("pool")[0].id, 4e9)
     assert app.get(f"{url}?bright=1&window=10,20,60,50").mimetype == "image/png"
     for bad in ("10,20,60", "60,20,10,50", "0,0,500,500", "a,b,c,d", "-1,0,5,5"):
         assert app.get(f"{url}?bright=1&window={bad}").status_code == 400
@@ -235,9 +235,9 @@ def test_audits_of_single_masks(store):
 
     store.settings.page.single_audits = True
     begin_audit(store, 12)
-    pages = [p for p in store.pages() if p.kind == "audit1"]
+    pages = [p for p in store.pages.rows() if p.kind == "audit1"]
     assert pages and {p.screen for p in pages} == {"single"}
-    assert len(store.questions(kind="audit1")) == len(pages)
+    assert len(store.questions.rows(kind="audit1")) == len(pages)
     keys = turn(store)
     assert keys == []
     for page in pages:
@@ -257,27 +257,27 @@ def test_corrections_paintings_and_single_masks_go_through_label_studio(tmp_path
     store.save_secrets({"label_studio_token": label_studio.token})
     store.settings.page.single_classes = [store.classes()[1]]
     whole_turn(store, client)
-    single = store.get_meta(SINGLE_PROJECT)["id"]
+    single = store.values.get(SINGLE_PROJECT)["id"]
     asked = {"project": single, "fields": "all", "page_size": 1000}
     tasks = client.request("GET", "api/tasks/", params=asked)["tasks"]
-    assert len(tasks) == sum(p.screen == "single" for p in store.pages()) > 0
+    assert len(tasks) == sum(p.screen == "single" for p in store.pages.rows()) > 0
     for task in tasks:
         said = "yes" if is_good(int(task["data"]["mask_id"])) else "no"
         result = [{"from_name": "verdict", "to_name": "title", "type": "choices", "value": {"choices": [said]}}]
         client.request("POST", f"api/tasks/{task['id']}/annotations/", body={"result": result})
     assert whole_turn(store, client).read == len(tasks)
-    assert all(a.verdict == ("yes" if is_good(a.mask_id) else "no") for a in store.answers())
+    assert all(a.verdict == ("yes" if is_good(a.mask_id) else "no") for a in store.answers.rows())
     mask = int(tasks[0]["data"]["mask_id"])
     editing.add_edit_pages(store, [mask])
     assert editing.publish_edits(store, client) == 1 and editing.publish_edits(store, client) == 0
     painting.add_paint_pages(store, 1)
     painting.publish_paintings(store, client)
-    project = store.get_meta(editing.PROJECT)["id"]
+    project = store.values.get(editing.PROJECT)["id"]
     (task,) = client.request("GET", "api/tasks/", params=asked | {"project": project})["tasks"]
     body = {"result": task["predictions"][0]["result"], "lead_time": 30.0}
     client.request("POST", f"api/tasks/{task['id']}/annotations/", body=body)
     assert editing.read_edits(store, client) == 1 and editing.read_edits(store, client) == 0
     assert painting.read_paintings(store, client) == 0
-    (drawing,) = store.drawings()
-    same = store.drawn_masks([int(i) for i in final_masks(store).mask_id if is_drawn(int(i))])
-    assert drawing.state == "corrected" and same.rle[0] == store.masks([mask]).rle[0]
+    (drawing,) = store.drawings.standing()
+    same = store.masks.read([int(i) for i in final_masks(store).mask_id if is_drawn(int(i))])
+    assert drawing.state == "corrected" and same.rle[0] == store.masks.read([mask]).rle[0]

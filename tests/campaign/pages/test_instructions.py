@@ -40,7 +40,7 @@ def test_examples_are_held_out_masks_of_known_verdict_and_never_gold(store):
 
 def test_pages_show_the_rules_of_their_class_with_examples(store):
     turn(store)
-    page = build_pages(store, store.pages())[0]
+    page = build_pages(store, store.pages.rows())[0]
     assert "Correct" in page.rules and "Wrong" in page.rules and len(pictures(page.rules)) > 1
     assert "When is a mask correct?" in page.rules
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from campaign.quality.aggregation import Opinion, aggregate
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
 
 NO, YES, UNSURE = Verdict

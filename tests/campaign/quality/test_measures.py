@@ -25,7 +25,7 @@ from campaign.quality.measures import (
     vote_counts,
     watch,
 )
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.settings import QualitySettings
 
 Y, N, U = Verdict.YES, Verdict.NO, Verdict.UNSURE

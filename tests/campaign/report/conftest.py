@@ -9,7 +9,7 @@ from scipy import ndimage
 from sqlalchemy import update
 
 from campaign.demo.shapes import draw_shapes
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.settings import CampaignSettings
 from campaign.steps.cluster import cluster
 from campaign.steps.detect import assess
@@ -67,24 +67,24 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
     settings.rounds.rounds = rounds
     store = Store.create(folder / "campaign", settings, splits)
     rng = np.random.default_rng(seed)
-    ids = {(r.split, r.coco_id): r.id for r in store.image_rows()}
+    ids = {(r.split, r.coco_id): r.id for r in store.images.rows()}
     truth = splits["pool"]
     truth_rows = [(ids["pool", a.image_id], a) for a in truth.annotations]
-    store_truth = CocoDataset(store.images("pool"), truth.classes, [_moved(a, image) for image, a in truth_rows])
+    store_truth = CocoDataset(store.images.records("pool"), truth.classes, [_moved(a, image) for image, a in truth_rows])
     clock = datetime(2026, 3, 1, 9, 0, tzinfo=timezone.utc)
     annotation = 0
     for number in range(1, rounds + 1):
-        store.start_round(number, "detect")
-        store.update_round(number, model_version=f"shapes-{number}")
+        store.rounds.start(number, "detect")
+        store.rounds.update(number, model_version=f"shapes-{number}")
         for split in ("pool", "heldout"):
             split_ids = {coco: own for (name, coco), own in ids.items() if name == split}
             found = imagined(splits[split], split_ids, truth.classes, rng, 0.6 + 0.1 * number)
-            store.save_shard(number, split, 0, found, len(split_ids), 1.0)
+            store.masks.save_shard(number, split, 0, found, len(split_ids), 1.0)
         assess(store, number)
         for class_id in truth.classes:
             cluster(store, number, class_id)
-        store.update_round(number, stage="verify")
-        predictions = store.predictions(number)
+        store.rounds.update(number, stage="verify")
+        predictions = store.masks.predictions(number)
         correct = dict(
             zip(predictions.mask_id.tolist(), true_iou(predictions, store_truth, False) >= 0.75, strict=True)
         )
@@ -97,11 +97,11 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
             if not pages:
                 break
             for key, round_number, class_id, questions, *_ in pages:
-                store.add_page(key, round_number, class_id, questions)
+                store.pages.add(key, round_number, class_id, questions)
                 annotation += 1
                 clock += timedelta(seconds=1.2 * len(questions))
                 verdicts = {i: Verdict(int(correct[i] ^ (rng.random() < error_rate))) for i, _ in questions}
-                store.add_answers(
+                store.answers.add(
                     {
                         "page_key": key,
                         "annotation_id": annotation,

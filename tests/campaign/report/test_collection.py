@@ -19,10 +19,10 @@ def test_key_figures_are_those_of_the_store(campaign, data):
     masks = final_masks(store)
     assert data.masks == len(masks) > 100
     assert data.voted == masks.voted.sum() > 0
-    assert data.questions == store.count_questions("verify") == data.answers > 30
+    assert data.questions == store.questions.count("verify") == data.answers > 30
     assert data.annotators == 3
     assert data.seconds == pytest.approx(1.2 * data.answers)
-    assert data.labelled_masks == len(store.annotated("labelled").annotations)
+    assert data.labelled_masks == len(store.images.annotated("labelled").annotations)
     assert data.images == {"labelled": 3, "pool": 24}
     assert [r.number for r in data.rounds] == [1, 2]
     assert all(0 < r.ap["ap"] < r.ap["ap50"] <= 1 for r in data.rounds)
@@ -32,11 +32,11 @@ def test_figures_add_up(data, campaign):
     store, _ = campaign
     assert sum(f.masks for f in data.figures) == data.masks
     assert sum(sum(f.questions.values()) for f in data.figures) == data.questions
-    decisions = store.decisions()
+    decisions = store.decisions.rows()
     for kind in KINDS:
         assert sum(f.clusters[kind] for f in data.figures) == sum(d.kind == kind for d in decisions)
     for f in data.figures:
-        found = store.predictions(f.round, "pool", f.class_id)
+        found = store.masks.predictions(f.round, "pool", f.class_id)
         assert f.predictions == len(found)
         assert sum(f.decided.values()) <= f.predictions - f.known
     assert any(f.known for f in data.figures if f.round == 2)
@@ -78,7 +78,7 @@ def test_settings_hide_addresses_that_may_hold_a_password(data):
 
 def test_images_that_are_gone_cost_their_crops_only(campaign, data):
     store, _ = campaign
-    folder = store.images("pool")[0].path.parent
+    folder = store.images.records("pool")[0].path.parent
     folder.rename(folder.with_name("elsewhere"))
     try:
         fewer = report_data(store)
@@ -94,7 +94,7 @@ def test_campaign_that_only_began(tmp_path, campaign):
     from ml_backend.masks.coco import CocoDataset
 
     store, _ = campaign
-    pool = CocoDataset([replace(i) for i in store.images("pool")], store.classes())
+    pool = CocoDataset([replace(i) for i in store.images.records("pool")], store.classes())
     fresh = report_data(Store.create(tmp_path / "fresh", CampaignSettings(name="new"), {"pool": pool}))
     assert (fresh.masks, fresh.questions, fresh.precision, fresh.seconds) == (0, 0, None, None)
     assert len(fresh.progress.seconds) == 0

@@ -11,7 +11,7 @@ def test_neighbours_of_good_masks_are_good_and_in_the_dataset(tmp_path):
     before = report_data(store)
     assert [(f.nearest, f.obtained, f.refused) for f in before.free_start] == [(40, 0, 0)] * len(CLASSES)
     finish(store, 1)
-    store.save_dataset(1, obtained(store, 1))
+    store.datasets.save(1, obtained(store, 1))
     data = report_data(store)
     assert [(f.class_id, f.nearest, f.obtained, f.refused) for f in data.free_start] == [
         (c, 40, 40, 0) for c in CLASSES

@@ -7,10 +7,11 @@ import pytest
 from scipy.cluster.hierarchy import linkage
 
 from campaign.clustering import Tree
+from campaign.records.verdict import Verdict
 from campaign.search.forecast import Budget, forecast
 from campaign.search.policies import Adaptive, Paper
 from campaign.search.thresholds import learn_thresholds
-from campaign.search.tree_search import Search, Verdict
+from campaign.search.tree_search import Search
 from ml_backend.errors import InputError
 
 

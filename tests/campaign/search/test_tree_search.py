@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from campaign.clustering import Tree
+from campaign.records.decision import Decision
+from campaign.records.verdict import Verdict
 from campaign.search.policies import Paper
 from campaign.search.thresholds import Thresholds
-from campaign.search.tree_search import Decision, Search, Verdict
+from campaign.search.tree_search import Search
 from ml_backend.errors import InputError
 
 NO, YES, UNSURE = Verdict
@@ -178,7 +180,7 @@ def test_budget_can_be_raised(tree):
 
 def test_published_masks_count_against_the_budget(tree):
     search = Search(tree, Paper(), Thresholds(0.2, 0.6), seed=1, budget=4)
-    search.published([7])
+    search.asked([7])
     assert search.step() == [] and search.questions == 1
 
 
@@ -212,7 +214,7 @@ def test_single_mask():
     ("tell", "message"),
     [
         ([(8, YES)], "mask: expected a leaf from 0 to 7, got 8"),
-        ([(1, YES), (1, NO)], "answer for mask 1: expected the verdict told before, YES, got NO"),
+        ([(1, YES), (1, NO)], "answer for mask 1: expected the verdict recorded before, YES, got NO"),
     ],
 )
 def test_bad_answers(tree, tell, message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.simulation.annotators import Annotators
 from ml_backend.errors import InputError
 

@@ -127,7 +127,7 @@ def test_bad_options(options, message):
 
 def test_a_campaigns_own_masks(tmp_path):
     store = gold_store(tmp_path / "a", {"gold_share": 0})
-    truth = store.annotated("heldout")  # the pool shows what the held-out image does
+    truth = store.images.annotated("heldout")  # the pool shows what the held-out image does
     truth.images[0] = replace(truth.images[0], file_name="pool.png", path=tmp_path / "a" / "pool.png")
     truth.save(tmp_path / "a" / "truth.json")
     (tmp_path / "a" / "images").mkdir()

@@ -23,9 +23,9 @@ def make_store(tmp_path):
         Image.new("RGB", (400, 400)).save(image)
         pool = CocoDataset([ImageRecord(1, "a.png", 400, 400, image)], CLASSES)
         store = Store.create(tmp_path / "c", CampaignSettings(name="t", clustering=clustering), {"pool": pool})
-        store.start_round(1, "cluster")
-        store.update_round(1, metrics={"thresholds": {str(c): THRESHOLDS for c in CLASSES}})
-        store.save_shard(1, "pool", 0, predictions(), images=1, seconds=0.0)
+        store.rounds.start(1, "cluster")
+        store.rounds.update(1, metrics={"thresholds": {str(c): THRESHOLDS for c in CLASSES}})
+        store.masks.save_shard(1, "pool", 0, predictions(), images=1, seconds=0.0)
         return store
 
     return make
@@ -35,19 +35,19 @@ def test_every_mask_of_a_class_is_a_leaf(make_store):
     store = make_store()
     steps = []
     cluster(store, 1, 1, lambda name, done, total: steps.append((name, done, total)))
-    tree, mask_ids = store.tree(1, 1)
-    assert tree.n == 80 and sorted(mask_ids) == sorted(store.predictions(1, "pool", 1).mask_id)
+    tree, mask_ids = store.trees.read(1, 1)
+    assert tree.n == 80 and sorted(mask_ids) == sorted(store.masks.predictions(1, "pool", 1).mask_id)
     assert steps and steps[-1][1] == steps[-1][2]
-    assert [t.class_id for t in store.trees(1)] == [1]
+    assert [t.class_id for t in store.trees.rows(1)] == [1]
     assert "clustered 80 masks of cell: exact, cpu" in store.events()[-1].text
 
 
 def test_a_class_that_is_done_is_left_as_it_is(make_store):
     store = make_store()
     cluster(store, 1, 1)
-    before = (store.tree_folder(1, 1) / "tree.json").stat().st_mtime_ns
+    before = (store.trees.folder(1, 1) / "tree.json").stat().st_mtime_ns
     cluster(store, 1, 1, lambda *_: pytest.fail("clustered again"))
-    assert (store.tree_folder(1, 1) / "tree.json").stat().st_mtime_ns == before
+    assert (store.trees.folder(1, 1) / "tree.json").stat().st_mtime_ns == before
 
 
 def test_an_interrupted_class_is_made_again_and_the_finished_one_kept(make_store):
@@ -59,10 +59,10 @@ def test_an_interrupted_class_is_made_again_and_the_finished_one_kept(make_store
 
     with pytest.raises(KeyboardInterrupt):
         cluster(store, 1, 2, interrupt)
-    assert [t.class_id for t in store.trees(1)] == [1]
+    assert [t.class_id for t in store.trees.rows(1)] == [1]
     cluster(store, 1, 2)
-    assert [t.class_id for t in store.trees(1)] == [1, 2]
-    assert store.tree(1, 2)[0].n == 80
+    assert [t.class_id for t in store.trees.rows(1)] == [1, 2]
+    assert store.trees.read(1, 2)[0].n == 80
 
 
 @pytest.mark.parametrize("engine", ["exact", "approximate"])
@@ -70,7 +70,7 @@ def test_the_engine_that_is_set_runs(make_store, engine):
     store = make_store(engine=engine)
     cluster(store, 1, 1)
     assert f": {engine}, " in store.events()[-1].text
-    heights = store.tree(1, 1)[0].height
+    heights = store.trees.read(1, 1)[0].height
     assert np.isfinite(heights).all() and heights.max() > 0
 
 
@@ -78,4 +78,4 @@ def test_too_little_memory_leaves_nothing_behind(make_store):
     store = make_store(memory_gib=1e-4)
     with pytest.raises(InputError, match="memory: expected at least"):
         cluster(store, 1, 1)
-    assert store.trees(1) == []
+    assert store.trees.rows(1) == []

@@ -108,7 +108,7 @@ class Annotators:
         self.process: subprocess.Popen | None = None
 
     def tick(self) -> None:
-        project = self.store.get_meta("verification_project")
+        project = self.store.values.get("verification_project")
         if self.process is not None:
             assert self.process.poll() is None, self.log.read_text()
         elif project is not None:
@@ -159,7 +159,7 @@ def check_export(path: Path, truth_path: Path, store: Store) -> list[dict]:
     names = {i["file_name"]: i["id"] for i in truth.dataset["images"]}
     for image in export.dataset["images"]:
         assert Path(image["file_name"]).name in names
-    no = {a.mask_id for a in store.answers() if a.verdict == "no"}
+    no = {a.mask_id for a in store.answers.rows() if a.verdict == "no"}
     found = export.dataset["annotations"]
     assert found, "no mask was obtained"
     for a in found:
@@ -252,7 +252,7 @@ class Killer:
                 worker = Job.fetch(job_id, connection=connection).worker_name if station else None
                 if not station or not worker:
                     continue
-                if station == "sync" and self.store.count_questions() == 0:
+                if station == "sync" and self.store.questions.count() == 0:
                     continue  # the first turn that publishes is the one to be killed
                 os.kill(int(worker.rpartition("-")[2]), signal.SIGKILL)
                 self.left.discard(station)
@@ -276,8 +276,8 @@ def test_killed_workers_change_nothing(data, tmp_path, label_studio):
             assert {"train", "detect", "sync"} <= set(killer.killed) and len(killer.killed) >= 5, killer.killed
         campaign("export", folder, token=label_studio.token)
         exports.append(check_export(folder / "export.json", data / "pool.json", store))
-        keys = [p.key for p in store.pages()]
-        project = (store.get_meta("verification_project") or {})["id"]
+        keys = [p.key for p in store.pages.rows()]
+        project = (store.values.get("verification_project") or {})["id"]
         client = Client(label_studio.url, label_studio.token)
         held = [t["data"]["key"] for t in client.tasks(project, "id,data")]
         assert sorted(held) == sorted(keys), "a page was doubled or lost"

@@ -6,7 +6,7 @@ import pytest
 
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import read_changes
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.steps.verify import abandon_project, turn
 from ml_backend.errors import InputError
 from tests.campaign.cli.test_cli import CAMPAIGN
@@ -35,22 +35,22 @@ def test_turns_to_the_end(make_store, label_studio, label_studio_client):  # noq
     store.save_secrets({"label_studio_token": label_studio.token})
     first = turn(store, label_studio_client)
     assert first.published > 0 and first.open_questions > 0 and not first.done
-    project = store.get_meta("verification_project")["id"]
+    project = store.values.get("verification_project")["id"]
     for _ in range(30):
         answer_all(label_studio_client, project)
         if turn(store, label_studio_client).done:
             break
-    assert store.round().stage == "propagate"
-    given = {a.mask_id: a.verdict for a in store.answers()}
+    assert store.rounds.newest().stage == "propagate"
+    given = {a.mask_id: a.verdict for a in store.answers.rows()}
     assert given and all(v == ("yes" if is_good(i) else "no") for i, v in given.items())
-    assert len(given) == store.count_questions()
+    assert len(given) == store.questions.count()
 
 
 def test_a_deleted_project_is_told_and_replaced(make_store, label_studio, label_studio_client):  # noqa: F811
     store = make_store(label_studio={"url": label_studio.url})
     store.save_secrets({"label_studio_token": label_studio.token})
     turn(store, label_studio_client)
-    old = store.get_meta("verification_project")["id"]
+    old = store.values.get("verification_project")["id"]
     with pytest.raises(InputError, match="still there"):
         abandon_project(store, label_studio_client)
     label_studio_client.sdk.projects.delete(id=old)
@@ -61,10 +61,10 @@ def test_a_deleted_project_is_told_and_replaced(make_store, label_studio, label_
         assert done.returncode == 1 and f"project {old}" in done.stderr and len(done.stderr.splitlines()) == 1
     done = subprocess.run([CAMPAIGN, "publish", str(store.folder), "--new-project"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    new = store.get_meta("verification_project")["id"]
+    new = store.values.get("verification_project")["id"]
     assert new != old
     tasks = list(label_studio_client.tasks(new, "id,data"))
-    assert sorted(t["data"]["key"] for t in tasks) == sorted(p.key for p in store.pages())
+    assert sorted(t["data"]["key"] for t in tasks) == sorted(p.key for p in store.pages.rows())
 
 
 def test_a_wrong_token_gets_one_line(make_store, label_studio):  # noqa: F811
@@ -78,7 +78,7 @@ def test_a_wrong_token_gets_one_line(make_store, label_studio):  # noqa: F811
 def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_studio, label_studio_client):  # noqa: F811
     store = make_store(label_studio={"url": label_studio.url})
     turn(store, label_studio_client)
-    project = store.get_meta("verification_project")["id"]
+    project = store.values.get("verification_project")["id"]
     answer_all(label_studio_client, project)
     turn(store, label_studio_client)
     snapshots, _ = read_changes(label_studio_client, project, None)
@@ -91,5 +91,5 @@ def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_st
     turn(store, label_studio_client)
     from campaign.quality.answers import verdicts
 
-    now = verdicts(store.answers())
+    now = verdicts(store.answers.rows())
     assert {now[i] for i in masks} == {Verdict.UNSURE}

@@ -7,7 +7,7 @@ from PIL import Image
 from campaign.clustering import Tree, linkage
 from campaign.label_studio.readback import AnnotationSnapshot, TaskSnapshot
 from campaign.quality.answers import standing_answers, verdicts
-from campaign.search.tree_search import Verdict
+from campaign.records.verdict import Verdict
 from campaign.settings import CampaignSettings, LabelStudioSettings
 from campaign.steps.propagate import obtained
 from campaign.steps.replay import replay
@@ -33,14 +33,14 @@ def make_store(tmp_path):
         if label_studio:
             settings = settings.model_copy(update={"label_studio": LabelStudioSettings(**label_studio)})
         store = Store.create(tmp_path / name / "c", settings, {"pool": pool})
-        store.start_round(1, "verify")
-        store.update_round(1, model_version="v1")
-        stored = store.save_shard(1, "pool", 0, predictions(), images=1, seconds=0.0)
+        store.rounds.start(1, "verify")
+        store.rounds.update(1, model_version="v1")
+        stored = store.masks.save_shard(1, "pool", 0, predictions(), images=1, seconds=0.0)
         for class_id in CLASSES:
             mine = stored.select(stored.class_id == class_id)
             tree = Tree.build(linkage(mine.features, mine.score), mine.score)
-            tree.save(store.tree_folder(1, class_id))
-            store.save_tree(1, class_id, mine.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
+            tree.save(store.trees.folder(1, class_id))
+            store.trees.save(1, class_id, mine.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
         return store
 
     return make
@@ -70,12 +70,12 @@ def is_good(mask_id: int) -> bool:
 
 def answer(store: Store, key: str, annotation: int = 0, flip: bool = False, stamp: str = "1") -> dict[int, Verdict]:
     """Answers one page as a person who is right would, or one who is wrong throughout."""
-    masks = [q.mask_id for q, p in store.questions() if p.key == key]
+    masks = [q.mask_id for q, p in store.questions.rows() if p.key == key]
     given = {i: Verdict(int(is_good(i) != flip)) for i in masks}
     snapshot = TaskSnapshot(
         1, key, (AnnotationSnapshot(annotation or abs(hash(key)) % 10**6, "a", stamp, 3.0, False, given),)
     )
-    store.add_answers(facts(store, [snapshot]))
+    store.answers.add(facts(store, [snapshot]))
     return given
 
 
@@ -84,7 +84,7 @@ def turn(store: Store) -> list[str]:
     searches = open_searches(store, 1)
     pages = list(plan_pages(store, 1, searches))
     for page in pages:
-        store.add_page(*page)
+        store.pages.add(*page)
     for s in searches:
         save_decisions(store, 1, s)
     return [key for key, *_ in pages]
@@ -94,7 +94,7 @@ def finish(store: Store, order=lambda keys: keys) -> None:
     for _ in range(50):
         keys = turn(store)
         if not keys:
-            assert all(t.searched for t in store.trees(1))
+            assert all(t.searched for t in store.trees.rows(1))
             return
         for key in order(keys):
             answer(store, key)
@@ -103,7 +103,7 @@ def finish(store: Store, order=lambda keys: keys) -> None:
 
 def outcome(store: Store):
     return (
-        sorted((d.class_id, d.cluster, d.kind, d.asked, d.yes) for d in store.decisions()),
+        sorted((d.class_id, d.cluster, d.kind, d.asked, d.yes) for d in store.decisions.rows()),
         obtained(store, 1).mask_id.tolist(),
     )
 
@@ -113,7 +113,7 @@ def test_good_clusters_are_obtained_and_bad_ones_not(make_store):
     finish(store)
     masks = obtained(store, 1).mask_id.tolist()
     assert len(masks) == 80 and all(is_good(i) for i in masks)
-    assert store.count_questions() < 80
+    assert store.questions.count() < 80
 
 
 def test_the_order_of_answers_changes_nothing(make_store):
@@ -127,21 +127,21 @@ def test_a_turn_run_twice_makes_no_page_twice(make_store):
     store = make_store()
     first = turn(store)
     assert first and turn(store) == []
-    assert len(store.pages()) == len(first)
+    assert len(store.pages.rows()) == len(first)
 
 
 def test_a_turn_that_was_killed_before_it_published_is_mended_by_the_next(make_store):
     store, other = make_store("a"), make_store("b")
     searches = open_searches(store, 1)
     for page in list(plan_pages(store, 1, searches))[:1]:
-        store.add_page(*page)  # killed after the first page
+        store.pages.add(*page)  # killed after the first page
     finish_with_open_pages(store)
     finish(other)
     assert outcome(store) == outcome(other)
 
 
 def finish_with_open_pages(store: Store) -> None:
-    for page in store.pages():
+    for page in store.pages.rows():
         answer(store, page.key)
     finish(store)
 
@@ -149,8 +149,8 @@ def finish_with_open_pages(store: Store) -> None:
 def test_replay_gives_the_same_dataset(make_store):
     store = make_store()
     finish(store)
-    store.save_dataset(1, obtained(store, 1))
-    store.end_round(1, {}, follow=False)
+    store.datasets.save(1, obtained(store, 1))
+    store.rounds.end(1, {}, follow=False)
     before = outcome(store)
     assert replay(store)["changed"] == 0
     assert outcome(store) == before
@@ -160,7 +160,7 @@ def test_replay_gives_the_same_dataset(make_store):
 def test_a_budget_is_never_passed(make_store, budget):
     store = make_store(budget_questions=budget)
     finish(store)
-    assert store.count_questions() <= budget
+    assert store.questions.count() <= budget
 
 
 def test_pages_are_full_unless_nothing_else_is_open(make_store):
@@ -168,32 +168,32 @@ def test_pages_are_full_unless_nothing_else_is_open(make_store):
     keys = turn(store)
     assert len(keys) == 2  # four questions of each class, none of which could wait for more
     answer(store, keys[0])
-    for page in store.pages():
-        assert len([q for q, p in store.questions() if p.key == page.key]) <= store.settings.page.page_size
+    for page in store.pages.rows():
+        assert len([q for q, p in store.questions.rows() if p.key == page.key]) <= store.settings.page.page_size
 
 
 def test_edits_and_deletions_count(make_store):
     store = make_store()
     key = turn(store)[0]
     yes = answer(store, key, annotation=5, stamp="1")
-    assert verdicts(store.answers()) == yes
+    assert verdicts(store.answers.rows()) == yes
     answer(store, key, annotation=5, flip=True, stamp="2")
-    assert verdicts(store.answers()) == {i: Verdict(1 - v) for i, v in yes.items()}
-    store.add_answers(facts(store, [TaskSnapshot(1, key, ())]))
-    assert verdicts(store.answers()) == {} and standing_answers(store.answers()) == []
-    assert len(store.answers()) == 3 * len(yes), "facts are never rewritten"
+    assert verdicts(store.answers.rows()) == {i: Verdict(1 - v) for i, v in yes.items()}
+    store.answers.add(facts(store, [TaskSnapshot(1, key, ())]))
+    assert verdicts(store.answers.rows()) == {} and standing_answers(store.answers.rows()) == []
+    assert len(store.answers.rows()) == 3 * len(yes), "facts are never rewritten"
 
 
 def test_two_annotators_who_disagree_are_unsure(make_store):
     store = make_store()
     key = turn(store)[0]
-    masks = [q.mask_id for q, p in store.questions() if p.key == key]
+    masks = [q.mask_id for q, p in store.questions.rows() if p.key == key]
     people = [
         AnnotationSnapshot(n, f"a{n}", "1", 1.0, False, dict.fromkeys(masks, v))
         for n, v in enumerate((Verdict.YES, Verdict.NO), 1)
     ]
-    store.add_answers(facts(store, [TaskSnapshot(1, key, tuple(people))]))
-    assert set(verdicts(store.answers()).values()) == {Verdict.UNSURE}
+    store.answers.add(facts(store, [TaskSnapshot(1, key, tuple(people))]))
+    assert set(verdicts(store.answers.rows()).values()) == {Verdict.UNSURE}
 
 
 def test_answers_about_masks_that_were_not_asked_are_left_out(make_store):
@@ -211,5 +211,5 @@ def test_a_mask_voted_no_later_leaves_the_dataset(make_store):
         "page_key": "audit", "annotation_id": 9, "mask_id": int(mask), "annotator": "b", "verdict": "no",
         "answered_at": "9", "lead_time": None,
     }  # fmt: skip
-    store.add_answers([row, row | {"annotation_id": 10, "annotator": "c"}])
+    store.answers.add([row, row | {"annotation_id": 10, "annotator": "c"}])
     assert mask not in obtained(store, 1).mask_id

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from campaign.dataset.propagation import DatasetMasks
+from campaign.records.dataset_masks import DatasetMasks
 from campaign.settings import CampaignSettings
 from campaign.store import Store
 from campaign.store.locks import file_lock
@@ -42,9 +42,9 @@ def store(tmp_path, splits):
 
 def test_images_get_ids_of_their_own_and_the_pool_no_annotations(store):
     again = Store.open(store.folder)
-    assert [i.id for i in again.images()] == [1, 2, 3]
+    assert [i.id for i in again.images.records()] == [1, 2, 3]
     assert again.classes() == CLASSES
-    assert [a.image_id for a in again.annotated("heldout").annotations] == [again.images("heldout")[0].id]
+    assert [a.image_id for a in again.images.annotated("heldout").annotations] == [again.images.records("heldout")[0].id]
     assert not (store.folder / "pool.json").exists()
 
 
@@ -107,25 +107,25 @@ def test_a_bad_setting_is_named(store):
 
 
 def test_predictions_come_back_by_round_class_and_id(store):
-    store.start_round(1, "detect")
-    a = store.save_shard(1, "pool", 0, some(3), images=1, seconds=0.1)
-    b = store.save_shard(1, "pool", 1, replace(some(2), class_id=np.ones(2)), images=1, seconds=0.1)
-    h = store.save_shard(1, "heldout", 0, some(2), images=1, seconds=0.1)
+    store.rounds.start(1, "detect")
+    a = store.masks.save_shard(1, "pool", 0, some(3), images=1, seconds=0.1)
+    b = store.masks.save_shard(1, "pool", 1, replace(some(2), class_id=np.ones(2)), images=1, seconds=0.1)
+    h = store.masks.save_shard(1, "heldout", 0, some(2), images=1, seconds=0.1)
     assert len(set(a.mask_id) | set(b.mask_id) | set(h.mask_id)) == 7
-    assert store.predictions(1).mask_id.tolist() == [*a.mask_id, *b.mask_id]
-    assert store.predictions(1, class_id=1).features.shape == (2, 4)
+    assert store.masks.predictions(1).mask_id.tolist() == [*a.mask_id, *b.mask_id]
+    assert store.masks.predictions(1, class_id=1).features.shape == (2, 4)
     wanted = [int(h.mask_id[1]), int(a.mask_id[2]), int(b.mask_id[0]), int(a.mask_id[2])]
-    assert store.masks(wanted).mask_id.tolist() == wanted
-    assert store.masks(wanted).rle[1] == a.rle[2]
+    assert store.masks.read(wanted).mask_id.tolist() == wanted
+    assert store.masks.read(wanted).rle[1] == a.rle[2]
     with pytest.raises(KeyError):
-        store.masks([int(b.mask_id[1]) + 1])
+        store.masks.read([int(b.mask_id[1]) + 1])
     with pytest.raises(KeyError):
-        store.masks([1])
+        store.masks.read([1])
 
 
 def test_an_empty_dataset_and_a_full_one(store):
-    assert len(store.dataset()) == 0
-    store.start_round(1, "propagate")
+    assert len(store.datasets.read()) == 0
+    store.rounds.start(1, "propagate")
     p = some(3)
     columns = {
         n: getattr(p, n)
@@ -134,10 +134,10 @@ def test_an_empty_dataset_and_a_full_one(store):
     extra = {"round": 1, "cluster": 5, "asked": 15, "yes": 14, "voted": False}
     texts = {n: np.array(["x"] * 3, object) for n in ("rule", "model_version")}
     masks = DatasetMasks(**columns, **{n: np.full(3, v) for n, v in extra.items()}, **texts)
-    store.save_dataset(1, masks)
-    again = store.dataset()
+    store.datasets.save(1, masks)
+    again = store.datasets.read()
     assert again.rule.tolist() == ["x"] * 3 and again.rle.tolist() == p.rle.tolist()
-    assert len(store.dataset(before=1)) == 0
+    assert len(store.datasets.read(before=1)) == 0
 
 
 def test_answers_are_facts_stored_once(store):
@@ -145,10 +145,10 @@ def test_answers_are_facts_stored_once(store):
         "page_key": "p", "annotation_id": 1, "mask_id": 7, "annotator": "a", "verdict": "yes",
         "answered_at": "2026-01-01T00:00:00.000001Z", "lead_time": 1.5,
     }  # fmt: skip
-    assert store.add_answers([fact, fact]) == 1
-    assert store.add_answers([fact]) == 0
-    assert store.add_answers([fact | {"verdict": "no", "answered_at": "2026-01-01T00:00:00.000002Z"}]) == 1
-    assert [a.verdict for a in store.answers()] == ["yes", "no"]
+    assert store.answers.add([fact, fact]) == 1
+    assert store.answers.add([fact]) == 0
+    assert store.answers.add([fact | {"verdict": "no", "answered_at": "2026-01-01T00:00:00.000002Z"}]) == 1
+    assert [a.verdict for a in store.answers.rows()] == ["yes", "no"]
 
 
 def test_a_decision_that_stays_keeps_its_time(store):
@@ -156,10 +156,10 @@ def test_a_decision_that_stays_keeps_its_time(store):
         "cluster": 4, "kind": "accept", "rule": "r", "size": 9, "asked": 5, "yes": 5,
         "quality": 1.0, "lower_bound": 0.5, "mean_score": 0.9,
     }  # fmt: skip
-    store.replace_decisions(1, 1, [row, row | {"cluster": 5}])
-    before = {d.cluster: d.decided_at for d in store.decisions()}
-    store.replace_decisions(1, 1, [row, row | {"cluster": 6}])
-    after = {d.cluster: d.decided_at for d in store.decisions()}
+    store.decisions.replace(1, 1, [row, row | {"cluster": 5}])
+    before = {d.cluster: d.decided_at for d in store.decisions.rows()}
+    store.decisions.replace(1, 1, [row, row | {"cluster": 6}])
+    after = {d.cluster: d.decided_at for d in store.decisions.rows()}
     assert after.keys() == {4, 6} and after[4] == before[4]
 
 

@@ -67,9 +67,9 @@ def test_one_bad_task_costs_the_others_nothing(folder):
     store = Store.open(folder)
     store.settings.label_studio.source_project = 7
     known = StoredPredictions(store)
-    image = next(iter(store.image_rows("pool")))
+    image = next(iter(store.images.rows("pool")))
     known._images, known._place = {168: image}, {image.id: 0}
-    store.update_round(1, checkpoint="model.pt", model_version="v")
+    store.rounds.update(1, checkpoint="model.pt", model_version="v")
     tasks = [{"id": 168}, {"id": "168"}, {"id": "abc"}, {}, None, {"id": [1]}, {"id": 9}]
     found = known(Project(7), tasks)
     assert found[0] is not None and len(found[0].masks) > 0

@@ -7,10 +7,12 @@ import pytest
 from scipy.cluster.hierarchy import linkage
 
 from campaign.clustering import Tree
+from campaign.records.verdict import Verdict
+from campaign.search.evidence import Evidence, Outcome
 from campaign.search.policies import Adaptive, AnnotatorQuality, Paper
 from campaign.search.policies.prior import QUALITIES, Prior, fit_prior
 from campaign.search.thresholds import Thresholds, learn_thresholds
-from campaign.search.tree_search import Evidence, Outcome, Search, Verdict
+from campaign.search.tree_search import Search
 from ml_backend.errors import InputError
 from tests.campaign.search.test_tree_search import random_tree, run
 

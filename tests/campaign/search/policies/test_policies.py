@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from campaign.clustering import Tree
+from campaign.records.verdict import Verdict
+from campaign.search.evidence import Evidence, Outcome
 from campaign.search.policies import ORDERS, Curtailed, Paper, lower_bound, make_policy, oracle_order
 from campaign.search.thresholds import Thresholds
-from campaign.search.tree_search import Evidence, Outcome, Search, Verdict
+from campaign.search.tree_search import Search
 from ml_backend.errors import InputError
 from tests.campaign.search.test_tree_search import LINKAGE, SCORES, random_tree, run
 

@@ -44,7 +44,7 @@ def log_in(browser, store, password=None):
 
 
 def accepted(store):
-    return max((d for d in store.decisions() if d.kind == "accept"), key=lambda d: d.size)
+    return max((d for d in store.decisions.rows() if d.kind == "accept"), key=lambda d: d.size)
 
 
 class Links(HTMLParser):
@@ -69,7 +69,7 @@ def test_nothing_is_shown_before_the_login(browser, store):
     assert browser.post("/lead/clusters/1/1/3/change", data={"kind": "reject"}).status_code == 401
     assert log_in(browser, store, "wrong").status_code == 401
     assert browser.get("/lead/").status_code == 302
-    assert store.override_log() == []
+    assert store.overrides.rows() == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_forms_of_other_sites_are_refused(browser, store):
     address = f"/lead/clusters/1/{accepted(store).class_id}/{accepted(store).cluster}/change"
     assert browser.post(address, data={"kind": "reject"}).status_code == 400
     assert browser.post(address, data={"kind": "reject", "token": "x"}).status_code == 400
-    assert store.override_log() == []
+    assert store.overrides.rows() == []
 
 
 def test_an_older_campaign_gets_a_password(store):
@@ -129,31 +129,31 @@ def test_a_decision_is_changed_after_it_was_told_what_follows(browser, store):
     address = f"/lead/clusters/1/{was.class_id}/{was.cluster}"
     before = obtained(store, 1).mask_id.tolist()
     page = browser.get(f"{address}/change?kind=reject")
-    assert "masks that leave it" in page.text and store.override_log() == []
+    assert "masks that leave it" in page.text and store.overrides.rows() == []
     assert browser.post(f"{address}/change", data={"kind": "reject", "token": token(page)}).status_code == 303
-    now = next(d for d in store.decisions(1, was.class_id) if d.cluster == was.cluster)
+    now = next(d for d in store.decisions.rows(1, was.class_id) if d.cluster == was.cluster)
     assert now.kind == "reject" and (now.asked, now.yes) == (was.asked, was.yes) and "against accept" in now.rule
     assert len(obtained(store, 1)) < len(before)
     page = browser.get(f"{address}/change?kind=policy")
     browser.post(f"{address}/change", data={"kind": "policy", "token": token(page)})
     assert obtained(store, 1).mask_id.tolist() == before
-    assert [o.kind for o in store.override_log()] == ["reject", None]
+    assert [o.kind for o in store.overrides.rows()] == ["reject", None]
     assert browser.get(f"{address}/change?kind=burn").status_code == 400
 
 
 def test_what_is_foreseen_is_what_happens(store):
     was = accepted(store)
     before = set(obtained(store, 1).mask_id.tolist())
-    kinds = {d.cluster: d.kind for d in store.decisions(1, was.class_id)}
+    kinds = {d.cluster: d.kind for d in store.decisions.rows(1, was.class_id)}
     change = foresee(store, 1, was.class_id, was.cluster, "split")
     assert change.questions > 0 and change.lost > 0 and change.gained == 0 and not change.reopens
     assert (was.cluster, "accept", "split") in [(d.cluster, d.before, d.after) for d in change.differences]
-    assert {d.cluster: d.kind for d in store.decisions(1, was.class_id)} == kinds, "nothing is stored yet"
+    assert {d.cluster: d.kind for d in store.decisions.rows(1, was.class_id)} == kinds, "nothing is stored yet"
     decide(store, 1, was.class_id, was.cluster, "split", "cell")
     assert len(before - set(obtained(store, 1).mask_id.tolist())) == change.lost
-    asked = store.count_questions()
+    asked = store.questions.count()
     keys = turn(store)
-    assert store.count_questions() - asked == change.questions
+    assert store.questions.count() - asked == change.questions
     for key in keys:
         answer(store, key, 7)
     finish(store, 7)
@@ -161,14 +161,14 @@ def test_what_is_foreseen_is_what_happens(store):
 
 
 def test_a_round_that_was_over_goes_on_and_replay_honours_the_lead(store):
-    store.save_dataset(1, obtained(store, 1))
-    store.end_round(1, {}, follow=False)
+    store.datasets.save(1, obtained(store, 1))
+    store.rounds.end(1, {}, follow=False)
     was = accepted(store)
     assert foresee(store, 1, was.class_id, was.cluster, "split").reopens
     decide(store, 1, was.class_id, was.cluster, "reject", "cell")
-    assert store.round().stage == "done" and replay(store)["changed"] == 0
+    assert store.rounds.newest().stage == "done" and replay(store)["changed"] == 0
     decide(store, 1, was.class_id, was.cluster, "split", "cell")
-    assert store.round().stage == "verify" and store.round().ended_at is None
+    assert store.rounds.newest().stage == "verify" and store.rounds.newest().ended_at is None
     assert sum("says the lead" in e.text for e in store.events()) == 2
 
 
@@ -182,7 +182,7 @@ def test_neighbours_are_the_nearest_in_feature_space(store):
     explorer = ClassExplorer(store, 1, 1)
     mask = int(explorer.mask_ids[3])
     found = explorer.neighbours(mask)
-    features = store.predictions(1, "pool", 1).features.astype(np.float32)
+    features = store.masks.predictions(1, "pool", 1).features.astype(np.float32)
     true = np.sort(np.linalg.norm(features - features[3], axis=1))[1 : len(found) + 1]
     assert [c.distance for c in found] == pytest.approx(true.tolist(), rel=1e-3)
     assert mask not in [c.mask_id for c in found] and all(is_good(c.mask_id) == is_good(mask) for c in found)
@@ -200,7 +200,7 @@ def test_the_overview_is_worked_out_anew_where_facts_came_in(store):
     figures = Figures(store)
     before = figures.all()
     assert figures.all() is before
-    key = next(p.key for p in store.pages())
+    key = next(p.key for p in store.pages.rows())
     answer(store, key, 9)
     assert len(figures.all()["team"].users) == len(before["team"].users) + 1
 
@@ -213,7 +213,7 @@ def test_corrections_need_a_label_studio(browser, store):
     form = {"token": token(page), "count": 5}
     assert browser.post(f"{address}/edit", data=form).status_code == 400
     assert browser.post(f"{address}/edit", data={"count": 5}).status_code == 400
-    assert not [p for p in store.pages() if p.kind == "edit"]
+    assert not [p for p in store.pages.rows() if p.kind == "edit"]
 
 
 @pytest.mark.label_studio
@@ -230,10 +230,10 @@ def test_the_lead_puts_masks_up_for_correction(tmp_path, label_studio):
     form = {"token": token(browser.get(address)), "count": 2}
     told = browser.post(f"{address}/edit", data=form)
     assert told.status_code == 200 and "2 masks put up for correction" in told.text and label_studio.url in told.text
-    mask = next(q.mask_id for q, p in store.questions(kind="edit"))
+    mask = next(q.mask_id for q, p in store.questions.rows(kind="edit"))
     assert "Have it corrected" not in browser.get(f"/lead/masks/{mask}").text
-    other = store.answers()[0].mask_id
+    other = store.answers.rows()[0].mask_id
     assert browser.post(f"/lead/masks/{other}/edit", data={"token": form["token"]}).status_code == 200
     assert browser.post(f"{address}/edit", data=form | {"count": 10**6}).status_code == 400
-    assert len([p for p in store.pages() if p.kind == "edit" and p.task_id]) == 3
+    assert len([p for p in store.pages.rows() if p.kind == "edit" and p.task_id]) == 3
     assert "3 masks put up for correction" in browser.get("/lead/").text

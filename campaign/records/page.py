@@ -1,0 +1,57 @@
+"""Pages: what annotators are shown, as records that the store keeps and Label Studio is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from campaign.records.names import Name
+
+
+class Screen(Name):
+    """The labeling config that shows a page; each has a project of its own in Label Studio."""
+
+    VERIFICATION = "verification"
+    SINGLE = "single"
+    EDIT = "edit"
+    PAINT = "paint"
+
+
+class PageKind(Name):
+    """What a page is for. Pages of an audit have a kind of their own each, see `audit_kind`."""
+
+    VERIFY = "verify"
+    QUALIFY = "qualify"
+    EDIT = "edit"
+    PAINT = "paint"
+
+
+AUDIT = "audit"
+
+
+def audit_kind(number: int) -> str:
+    """The kind of the pages of one audit: its answers never count in another."""
+    return f"{AUDIT}{number}"
+
+
+def is_audit(kind: str) -> bool:
+    """Whether a page's kind is that of an audit."""
+    return kind.startswith(AUDIT)
+
+
+@dataclass(frozen=True)
+class NewPage:
+    """A page to be stored.
+
+    `questions` are (mask id, the cluster that the mask samples or None) in the order they were drawn, gold among them;
+    `gold` are the known verdicts of some, {mask id: yes or no}. `place` says where something is to be drawn, where no
+    mask does: {"image_id", "window": [x0, y0, x1, y1]}.
+    """
+
+    key: str
+    round_number: int
+    class_id: int
+    questions: tuple[tuple[int, int | None], ...]
+    kind: str = PageKind.VERIFY
+    gold: dict[int, str] = field(default_factory=dict)
+    screen: str = Screen.VERIFICATION
+    place: dict | None = None

@@ -1,0 +1,89 @@
+"""What the store holds of decisions, which are derived, and of those that the lead made otherwise, which are facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from campaign.store import models as m
+from campaign.store.sessions import Sessions
+
+
+class Decisions:
+    """Part of `Store`: what was decided of clusters."""
+
+    def __init__(self, sessions: Sessions):
+        self._sessions = sessions
+
+    def rows(self, round_number: int | None = None, class_id: int | None = None) -> list[m.Decision]:
+        """Decisions by round, class and time."""
+        query = select(m.Decision).order_by(m.Decision.round, m.Decision.class_id, m.Decision.decided_at)
+        if round_number is not None:
+            query = query.where(m.Decision.round == round_number)
+        if class_id is not None:
+            query = query.where(m.Decision.class_id == class_id)
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
+    def counts(self) -> list[tuple[int, int, str, int, int]]:
+        """(round, class, kind, decisions, masks in them) of every kind of decision that there is."""
+        columns = m.Decision.round, m.Decision.class_id, m.Decision.kind
+        query = select(*columns, func.count(), func.sum(m.Decision.size)).group_by(*columns)
+        with self._sessions() as session:
+            return [(r, c, k, n, int(size)) for r, c, k, n, size in session.execute(query)]
+
+    def forget(self) -> None:
+        """Drops every decision: they are derived, and `campaign replay` makes them again from the answers."""
+        with self._sessions() as session:
+            session.execute(delete(m.Decision))
+
+
+def replace_decisions(session: Session, round_number: int, class_id: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Makes `rows` the decisions of a class. A decision that stays as it was keeps its time."""
+    fresh = {r["cluster"]: dict(r) for r in rows}
+    where = (m.Decision.round == round_number, m.Decision.class_id == class_id)
+    for old in session.scalars(select(m.Decision).where(*where)):
+        row = fresh.pop(old.cluster, None)
+        if row is None:
+            session.delete(old)
+        elif any(getattr(old, name) != value for name, value in row.items()):
+            for name, value in row.items():
+                setattr(old, name, value)
+            old.decided_at = m.now()
+    add_decisions(session, round_number, class_id, fresh.values())
+
+
+def add_decisions(session: Session, round_number: int, class_id: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds decisions of clusters that had none."""
+    at = m.now()
+    values = [{"round": round_number, "class_id": class_id, "decided_at": at, **row} for row in rows]
+    if values:
+        session.execute(insert(m.Decision), values)
+
+
+class Overrides:
+    """Part of `Store`: decisions that the lead made instead of the policy."""
+
+    def __init__(self, sessions: Sessions):
+        self._sessions = sessions
+
+    def add(self, round_number: int, class_id: int, cluster: int, kind: str | None) -> None:
+        """Adds the fact that the lead decides a cluster otherwise; `kind` None takes an earlier one back."""
+        with self._sessions() as session:
+            value = None if kind is None else str(kind)
+            session.add(m.Override(round=round_number, class_id=class_id, cluster=cluster, kind=value))
+
+    def rows(self, after: int = 0) -> list[m.Override]:
+        """Every override ever made, oldest first; those with an id above `after`."""
+        with self._sessions() as session:
+            return list(session.scalars(select(m.Override).where(m.Override.id > after).order_by(m.Override.id)))
+
+    def standing(self, round_number: int, class_id: int) -> dict[int, str]:
+        """{cluster: kind} of the overrides that stand in a class's tree."""
+        query = select(m.Override).where(m.Override.round == round_number, m.Override.class_id == class_id)
+        with self._sessions() as session:
+            newest = {row.cluster: row.kind for row in session.scalars(query.order_by(m.Override.id))}
+        return {cluster: kind for cluster, kind in newest.items() if kind is not None}

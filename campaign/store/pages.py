@@ -1,0 +1,176 @@
+"""What the store holds of pages and of the questions on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from campaign.records.page import NewPage, PageKind, Screen
+from campaign.store import models as m
+from campaign.store.sessions import Sessions, portions
+
+
+class Asked(NamedTuple):
+    """One question with what is needed of its page; `gold` is the known verdict, None of a question that is open."""
+
+    page_key: str
+    mask_id: int
+    gold: str | None
+    kind: str
+    round: int
+    class_id: int
+
+
+class Pages:
+    """Part of `Store`: pages, numbered in the order in which they were opened."""
+
+    def __init__(self, sessions: Sessions):
+        self._sessions = sessions
+
+    def add(self, pages: Iterable[NewPage]) -> int:
+        """Stores pages with their questions, each once; returns how many were new."""
+        wanted = {page.key: page for page in pages}
+        with self._sessions() as session:
+            for part in portions(list(wanted)):
+                for key in session.scalars(select(m.Page.key).where(m.Page.key.in_(part))):
+                    del wanted[key]
+            last = session.scalar(select(func.max(m.Page.number))) or 0
+            rows, questions = [], []
+            for number, page in enumerate(wanted.values(), last + 1):
+                rows.append(
+                    {
+                        "key": page.key, "number": number, "round": page.round_number, "class_id": page.class_id,
+                        "kind": str(page.kind), "screen": str(page.screen), "place": page.place,
+                    }
+                )  # fmt: skip
+                questions += [
+                    {"page_key": page.key, "mask_id": mask, "cluster": cluster, "gold": page.gold.get(mask)}
+                    for mask, cluster in page.questions
+                ]
+            _insert(session, m.Page, rows)
+            _insert(session, m.Question, questions)
+        return len(wanted)
+
+    def rows(
+        self, published: bool | None = None, round_number: int | None = None, kind: str | None = None
+    ) -> list[m.Page]:
+        """Pages in the order they were opened; published ones, unpublished ones, or both; of a round, of a kind."""
+        query = select(m.Page).order_by(m.Page.number)
+        if published is not None:
+            query = query.where(m.Page.task_id.is_not(None) if published else m.Page.task_id.is_(None))
+        if round_number is not None:
+            query = query.where(m.Page.round == round_number)
+        if kind is not None:
+            query = query.where(m.Page.kind == kind)
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
+    def some(self, keys: Collection[str]) -> dict[str, m.Page]:
+        """Pages by their keys; unknown ones are left out."""
+        with self._sessions() as session:
+            return {
+                row.key: row
+                for part in portions(sorted(keys))
+                for row in session.scalars(select(m.Page).where(m.Page.key.in_(part)))
+            }
+
+    def newest(self) -> int:
+        """The number of the newest page, 0 before the first."""
+        with self._sessions() as session:
+            return session.scalar(select(func.max(m.Page.number))) or 0
+
+    def newest_task(self, screen: str = Screen.VERIFICATION) -> int:
+        """The highest id of a task that a page of that screen's project is known to have; 0 before the first."""
+        query = select(func.max(m.Page.task_id)).where(m.Page.kind != PageKind.QUALIFY, m.Page.screen == str(screen))
+        with self._sessions() as session:
+            return session.scalar(query) or 0
+
+    def mark_published(self, tasks: dict[str, int]) -> None:
+        """Notes which task of Label Studio holds which page."""
+        with self._sessions() as session:
+            for key, task in tasks.items():
+                session.execute(update(m.Page).where(m.Page.key == key).values(task_id=task))
+
+    def unpublish(self, keys: Iterable[str]) -> None:
+        """Forgets which tasks hold these pages, so that they are published again."""
+        with self._sessions() as session:
+            for part in portions(sorted(keys)):
+                session.execute(update(m.Page).where(m.Page.key.in_(part)).values(task_id=None))
+
+
+class Questions:
+    """Part of `Store`: masks on pages, gold among them."""
+
+    def __init__(self, sessions: Sessions):
+        self._sessions = sessions
+
+    def rows(
+        self, round_number: int | None = None, kind: str | None = None, gold: bool = False
+    ) -> list[tuple[m.Question, m.Page]]:
+        """Questions with their pages, by page; with `gold` also the gold hidden among them."""
+        query = select(m.Question, m.Page).join(m.Page).order_by(m.Page.number, m.Question.mask_id)
+        if not gold:
+            query = query.where(m.Question.gold.is_(None))
+        if round_number is not None:
+            query = query.where(m.Page.round == round_number)
+        if kind is not None:
+            query = query.where(m.Page.kind == str(kind))
+        with self._sessions() as session:
+            return [(q, p) for q, p in session.execute(query)]
+
+    def after(self, page_number: int) -> list[Asked]:
+        """Questions and gold on pages opened after the one of that number, by page."""
+        query = _asked().where(m.Page.number > page_number).order_by(m.Page.number, m.Question.mask_id)
+        with self._sessions() as session:
+            return [Asked(*row) for row in session.execute(query)]
+
+    def on_pages(self, keys: Collection[str]) -> list[Asked]:
+        """Questions and gold on these pages, by page and mask."""
+        with self._sessions() as session:
+            return [
+                Asked(*row)
+                for part in portions(sorted(keys))
+                for row in session.execute(
+                    _asked().where(m.Question.page_key.in_(part)).order_by(m.Page.number, m.Question.mask_id)
+                )
+            ]
+
+    def of_class(self, round_number: int, class_id: int) -> list[int]:
+        """The masks that a round's verification pages ask about in one class, gold aside, by page."""
+        query = (
+            select(m.Question.mask_id)
+            .join(m.Page)
+            .where(m.Page.round == round_number, m.Page.class_id == class_id, m.Page.kind == PageKind.VERIFY.value)
+            .where(m.Question.gold.is_(None))
+            .order_by(m.Page.number, m.Question.mask_id)
+        )
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
+    def gold(self, kind: str | None = None) -> list[tuple[m.Question, m.Page]]:
+        """Gold with the pages it is hidden on, by page; of one kind of page, or all."""
+        query = select(m.Question, m.Page).join(m.Page).where(m.Question.gold.is_not(None))
+        if kind is not None:
+            query = query.where(m.Page.kind == str(kind))
+        with self._sessions() as session:
+            return [(q, p) for q, p in session.execute(query.order_by(m.Page.number, m.Question.mask_id))]
+
+    def count(self, kind: str | None = None) -> int:
+        """How many questions were asked so far, without gold."""
+        query = select(func.count()).select_from(m.Question).join(m.Page).where(m.Question.gold.is_(None))
+        with self._sessions() as session:
+            return session.scalar(query if kind is None else query.where(m.Page.kind == str(kind))) or 0
+
+
+def _asked():  # type: ignore[no-untyped-def]
+    return select(
+        m.Question.page_key, m.Question.mask_id, m.Question.gold, m.Page.kind, m.Page.round, m.Page.class_id
+    ).join(m.Page)
+
+
+def _insert(session: Session, table: type[m.Base], rows: list[dict]) -> None:
+    if rows:
+        session.execute(insert(table), rows)

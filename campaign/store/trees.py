@@ -1,0 +1,85 @@
+"""What the store holds of trees and of the masks that rounds obtained."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlalchemy import select
+
+from campaign.records.dataset_masks import DatasetMasks
+from campaign.store import models as m
+from campaign.store.rounds import Rounds
+from campaign.store.sessions import Sessions
+from campaign.store.shards import read_columns, write_columns
+from ml_backend.files import write_whole
+
+if TYPE_CHECKING:
+    from campaign.clustering import Tree
+
+
+class Trees:
+    """Part of `Store`: the tree of each class in each round."""
+
+    def __init__(self, sessions: Sessions, rounds: Rounds):
+        self._sessions, self._rounds = sessions, rounds
+
+    def folder(self, round_number: int, class_id: int) -> Path:
+        """Where a class's tree lies, with the mask ids of its leaves."""
+        return self._rounds.folder(round_number) / "trees" / str(class_id)
+
+    def read(self, round_number: int, class_id: int) -> tuple[Tree, np.ndarray]:
+        """The tree of a class and the mask id of each of its leaves, memory-mapped."""
+        from campaign.clustering import Tree
+
+        folder = self.folder(round_number, class_id)
+        return Tree.load(folder), np.load(folder / "mask_ids.npy", mmap_mode="r")
+
+    def save(self, round_number: int, class_id: int, mask_ids: np.ndarray, known: int, thresholds: dict) -> None:
+        """Notes that a class's tree is whole in its folder, over the masks `mask_ids` (none: there is no tree).
+
+        `known` masks were left out of it, the dataset having them already.
+        """
+        ids = np.asarray(mask_ids, np.int64)
+        write_whole(self.folder(round_number, class_id) / "mask_ids.npy", lambda p: np.save(p, ids))
+        with self._sessions() as session:
+            session.merge(
+                m.ClassTree(
+                    round=round_number, class_id=class_id, masks=len(mask_ids), known=known,
+                    thresholds=thresholds, searched=not len(mask_ids),
+                )
+            )  # fmt: skip
+
+    def rows(self, round_number: int) -> list[m.ClassTree]:
+        """Rows of the trees that a round has, by class."""
+        with self._sessions() as session:
+            query = select(m.ClassTree).where(m.ClassTree.round == round_number).order_by(m.ClassTree.class_id)
+            return list(session.scalars(query))
+
+    def row(self, round_number: int, class_id: int) -> m.ClassTree | None:
+        """The row of one tree, None where there is none."""
+        with self._sessions() as session:
+            return session.get(m.ClassTree, (round_number, class_id))
+
+
+class Datasets:
+    """Part of `Store`: the masks that each round obtained."""
+
+    def __init__(self, rounds: Rounds):
+        self._rounds = rounds
+
+    def path(self, round_number: int) -> Path:
+        """Where the masks that a round obtained lie."""
+        return self._rounds.folder(round_number) / "dataset.parquet"
+
+    def save(self, round_number: int, masks: DatasetMasks) -> None:
+        """Stores the masks that a round obtained. Saving again replaces them."""
+        write_columns(self.path(round_number), {f.name: getattr(masks, f.name) for f in fields(masks)})
+
+    def read(self, before: int | None = None) -> DatasetMasks:
+        """The masks obtained in all rounds, or in those before one, by round."""
+        numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]
+        paths = [path for n in numbers if (path := self.path(n)).exists()]
+        return DatasetMasks.concatenate([DatasetMasks(**read_columns(path)) for path in paths])

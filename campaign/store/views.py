@@ -1,0 +1,73 @@
+"""What the store holds of derived views: how far each has read the facts, a summary, and where its snapshot lies.
+
+Everything here may be dropped at any time: views are worked out again from the facts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from campaign.store import models as m
+from campaign.store.sessions import Sessions
+from ml_backend.files import write_whole
+
+_TEXT = "__text__"
+
+
+class Views:
+    """Part of `Store`: rows of the views, and their snapshots under `derived/` in the campaign folder."""
+
+    def __init__(self, sessions: Sessions, folder: Path):
+        self._sessions, self._folder = sessions, folder / "derived"
+
+    def row(self, name: str) -> m.View | None:
+        """The row of one view, None where it was never saved or was dropped."""
+        with self._sessions() as session:
+            return session.get(m.View, name)
+
+    def rows(self, prefix: str) -> list[m.View]:
+        """The rows of all views whose names begin so, by name."""
+        with self._sessions() as session:
+            query = select(m.View).where(m.View.name.startswith(prefix, autoescape=True)).order_by(m.View.name)
+            return list(session.scalars(query))
+
+    def drop(self, prefix: str = "") -> None:
+        """Drops the views whose names begin so, snapshots included."""
+        files = [row.file for row in self.rows(prefix) if row.file]
+        with self._sessions() as session:
+            session.execute(delete(m.View).where(m.View.name.startswith(prefix, autoescape=True)))
+        self.remove(files)
+
+    def write(self, file: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+        """Writes a snapshot: arrays, and values that JSON takes."""
+        text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, **{_TEXT: text})
+        write_whole(self._folder / file, lambda p: p.write_bytes(buffer.getbuffer()), durable=False)
+
+    def read(self, file: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """What `write` wrote; None where the file is gone or cut short: then the view is worked out anew."""
+        try:
+            with np.load(self._folder / file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            return arrays, json.loads(arrays.pop(_TEXT).tobytes())
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+    def remove(self, files: Iterable[str]) -> None:
+        """Removes snapshots that no row names any more."""
+        for file in files:
+            (self._folder / file).unlink(missing_ok=True)
+
+
+def save_view(session: Session, name: str, version: str, cursor: dict, summary: dict, file: str | None) -> None:
+    """Adds or replaces the row of a view, as a part of the caller's transaction."""
+    session.merge(m.View(name=name, version=version, cursor=cursor, summary=summary, file=file))
