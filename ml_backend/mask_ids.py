@@ -64,12 +64,12 @@ def shard_number(split_is_pool: bool, number: int) -> int:
     return number if split_is_pool else LAST_SHARD - number
 
 
-def is_heldout(mask: int) -> bool:
+def is_heldout(mask: Any) -> Any:
     """Whether a mask id names a prediction on a held-out image."""
-    return not is_drawn(mask) and shard_of(mask) >= _HELDOUT_FROM
+    return (round_of(mask) != DRAWN_ROUND) & (shard_of(mask) >= _HELDOUT_FROM)
 
 
-def is_drawn(mask: int) -> bool:
+def is_drawn(mask: Any) -> Any:
     """Whether a mask id names a mask that an annotator drew."""
     return round_of(mask) == DRAWN_ROUND
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from campaign.cli import handwork, lifecycle, people, results, steps, trial
+from campaign.cli import lifecycle, manual, people, results, steps, trial
 from ml_backend.errors import InputError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (lifecycle, steps, results, people, handwork, trial):
+for module in (lifecycle, steps, results, people, manual, trial):
     for command in module.COMMANDS:
         app.command()(command)
 

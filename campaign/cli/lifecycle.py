@@ -77,7 +77,8 @@ def run(
     """Run the campaign until it ends: detect, cluster, verify, propagate, retrain, again."""
     from campaign.cli.output import Display
     from campaign.derived.status import status as state
-    from campaign.jobs.supervisor import Supervisor, exit_on_sigterm, start_campaign
+    from campaign.jobs.supervisor import Supervisor, exit_on_sigterm
+    from campaign.steps.rounds import start_campaign
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -196,10 +197,11 @@ def ask_token() -> str:
 
 def check_label_studio(store) -> None:
     """Raises InputError where Label Studio does not answer, refuses the token, or lost the verification project."""
-    from campaign.steps.verify import PROJECT, connect
+    from campaign.pages.projects import connect
+    from campaign.records.page import Screen
 
     client = connect(store)
     client.check()
-    known = store.values.get(PROJECT)
+    known = store.values.project(Screen.VERIFICATION)
     if known is not None:
-        client.project(int(known["id"]))
+        client.project(known)

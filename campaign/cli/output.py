@@ -88,8 +88,8 @@ class Display:
 
     def __call__(self, run: Supervisor) -> None:
         """Shows a running campaign."""
-        from campaign.derived.status import stage_progress
-        from campaign.jobs.queues import progress_of
+        from campaign.records.stage import Stage
+        from campaign.steps.rounds import progress_of, stage_progress
 
         now = time.monotonic()
         if now - self._looked < 2:
@@ -98,8 +98,8 @@ class Display:
         progress = progress_of(run.store)
         if progress is None:
             return
-        what, done, total = stage_progress(progress, run.store)
-        if progress.stage in ("train", "cluster"):
+        what, done, total = stage_progress(run.store, progress)
+        if progress.stage in (Stage.TRAIN, Stage.CLUSTER):
             for job, state in run.jobs():
                 if state and progress.stage in job:
                     what, done, total = f"{what.split(',')[0]}, {state[0]}", state[1], state[2]

@@ -36,7 +36,7 @@ def invite(
         return
     from campaign.label_studio.people import invitation
     from campaign.label_studio.people import invite as sign_up
-    from campaign.steps.verify import connect, ensure_project
+    from campaign.pages.projects import connect, ensure_project
 
     client = connect(store)
     with store.locked():
@@ -60,8 +60,8 @@ def qualify(
 ) -> None:
     """Make a test of masks with known verdicts, or score the tests that were made."""
     from campaign.cli.output import table
+    from campaign.pages.projects import connect
     from campaign.pages.qualification import begin_test, read_tests, results, tests
-    from campaign.steps.verify import connect
     from campaign.store import Store
 
     store = Store.open(folder)

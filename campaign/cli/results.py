@@ -26,12 +26,12 @@ def export(folder: Folder, out: Out = None, json: Json = False) -> None:
 
 def report(folder: Folder, out: Out = None, json: Json = False) -> None:
     """Write the report: one HTML page that needs no network."""
-    from campaign.steps.export import report_campaign
+    from campaign.report import report_data, write_report
     from campaign.store import Store
 
     store = Store.open(folder)
     path = out or store.folder / "report.html"
-    report_campaign(store, path)
+    write_report(path, report_data(store))
     emit({"path": str(path)}, json, str(path))
 
 
@@ -50,12 +50,13 @@ def certify(
     import time
 
     from campaign.cli.output import Display
-    from campaign.pages.audits import AUDIT, begin_audit, finish_audit
+    from campaign.pages.audits import begin_audit, finish_audit, open_audit
     from campaign.steps.verify import turn
     from campaign.store import Store
+    from campaign.store.values import Key
 
     store = Store.open(folder)
-    known = store.values.get(AUDIT)
+    known = store.values.get(Key.AUDIT)
     if known is None or known["certified"]:
         begin_audit(store, draws, per_class)
     display = Display()
@@ -65,7 +66,8 @@ def certify(
             outcome = finish_audit(store, confidence)
             if not isinstance(outcome, int) or not wait:
                 break
-            total = store.questions.count(f"{AUDIT}{(store.values.get(AUDIT) or {})['number']}")
+            running = open_audit(store)
+            total = store.questions.count(running.kind) if running else outcome
             display.show("audit, answers", total - outcome, total)
             time.sleep(store.settings.jobs.poll_seconds)
     if isinstance(outcome, int):

@@ -8,7 +8,6 @@ import typer
 
 from campaign.cli.lifecycle import Folder
 from campaign.cli.output import Display, Json, emit, steps_progress
-from ml_backend.errors import InputError
 
 
 def publish(
@@ -19,7 +18,8 @@ def publish(
     json: Json = False,
 ) -> None:
     """Publish pages that Label Studio does not hold yet."""
-    from campaign.steps.verify import abandon_project, connect, ensure_project, publish_missing
+    from campaign.pages.projects import abandon_project, connect, ensure_project
+    from campaign.pages.publishing import publish_missing
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -28,7 +28,7 @@ def publish(
         if new_project:
             abandon_project(store, client)
         project = ensure_project(store, client)
-        count = publish_missing(store, client, project)
+        count = len(publish_missing(store, client))
     url = f"{client.url}/projects/{project}"
     emit({"published": count, "project": project, "url": url}, json, f"{count} pages published at {url}")
 
@@ -45,31 +45,32 @@ def sync(folder: Folder, json: Json = False) -> None:
 
 def cluster(folder: Folder, json: Json = False) -> None:
     """Cluster the running round's masks, class by class; what is finished is kept."""
-    from campaign.steps.cluster import cluster as cluster_class
+    from campaign.records.stage import Stage
+    from campaign.steps.rounds import StepName, run_step, running_round
     from campaign.store import Store
 
     store = Store.open(folder)
-    number = _running(store, "cluster")
+    number = running_round(store, Stage.CLUSTER)
     display = Display()
     with display.live():
         for class_id, name in store.classes().items():
-            cluster_class(store, number, class_id, steps_progress(display, f"clustering {name}"))
+            run_step(store, StepName.CLUSTER, number, class_id, report=steps_progress(display, f"clustering {name}"))
     rows = {store.classes()[t.class_id]: t.masks for t in store.trees.rows(number)}
     emit(rows, json, "\n".join(f"{name}: {masks} masks" for name, masks in rows.items()))
 
 
 def retrain(folder: Folder, json: Json = False) -> None:
     """Train the detector of the running round here and now."""
-    from campaign.steps.train import train
+    from campaign.records.stage import Stage
+    from campaign.steps.rounds import StepName, run_step, running_round
     from campaign.store import Store
 
     store = Store.open(folder)
-    number = _running(store, "train")
+    number = running_round(store, Stage.TRAIN)
     display = Display()
     with display.live():
-        train(store, number, steps_progress(display, f"training, round {number}"))
-    store.rounds.update(number, stage="detect")
-    version = next(r.model_version for r in store.rounds.all() if r.number == number)
+        run_step(store, StepName.TRAIN, number, report=steps_progress(display, f"training, round {number}"))
+    version = store.rounds.get(number).model_version
     emit({"round": number, "model_version": version}, json, f"round {number}: model {version}")
 
 
@@ -84,11 +85,3 @@ def replay(folder: Folder, json: Json = False) -> None:
 
 
 COMMANDS = (publish, sync, cluster, retrain, replay)
-
-
-def _running(store, stage: str) -> int:
-    current = store.rounds.newest()
-    if current is None or current.stage != stage:
-        got = "no round" if current is None else f"stage {current.stage}"
-        raise InputError(f"campaign {store.folder}", f"a round at stage {stage}", got)
-    return current.number

@@ -17,13 +17,18 @@ import numpy as np
 
 from campaign.demo import annotators
 from campaign.demo.shapes import draw_shapes
+from campaign.derived.dataset import final_masks
 from campaign.derived.status import status
 from campaign.jobs.processes import die_with_parent
-from campaign.jobs.supervisor import Supervisor, start_campaign
+from campaign.jobs.supervisor import Supervisor
 from campaign.jobs.tasks import log_file
 from campaign.label_studio.server import LabelStudioServer
+from campaign.pages.projects import project_url
+from campaign.records.page import Screen
+from campaign.report import report_data, write_report
 from campaign.steps.create import create_from_files
-from campaign.steps.export import export_campaign, final_masks, report_campaign
+from campaign.steps.export import export_campaign
+from campaign.steps.rounds import start_campaign
 from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import true_iou
@@ -71,12 +76,12 @@ def run_demo(options: DemoOptions, say: Callable[[str], None], show: Callable[[S
                 say(_invitation(store, server))
                 run.until_done(show)
             else:
-                run.until_done(show, until=lambda: store.values.get("verification_project") is not None)
+                run.until_done(show, until=lambda: store.values.project(Screen.VERIFICATION) is not None)
                 with simulated(store, server, data / "pool.json", options):
                     run.until_done(show)
     export, report = out / "export.json", out / "report.html"
     export_campaign(store, export)
-    report_campaign(store, report)
+    write_report(report, report_data(store))
     truth = CocoDataset.load(data / "pool.json", data / "images")
     minutes = (time.monotonic() - started) / 60
     return figures(store, truth) | {"minutes": round(minutes, 1), "export": str(export), "report": str(report)}
@@ -117,12 +122,12 @@ def open_store(folder: Path, data: Path, server: LabelStudioServer, options: Dem
 @contextmanager
 def simulated(store: Store, server: LabelStudioServer, truth: Path, options: DemoOptions) -> Iterator[None]:
     """Runs the simulated annotators, which know Label Studio's address and the ground truth and nothing else."""
-    meta = store.values.get("verification_project")
-    assert meta is not None
+    project = store.values.project(Screen.VERIFICATION)
+    assert project is not None
     # Gold is hidden on images that were kept out of the pool.
     files = [truth, *(p for name in ("heldout", "labelled") if (p := truth.with_name(f"{name}.json")).exists())]
     command = [
-        sys.executable, annotators.__file__, "--url", server.url, "--project", str(meta["id"]),
+        sys.executable, annotators.__file__, "--url", server.url, "--project", str(project),
         *(argument for path in files for argument in ("--truth", str(path))),
         "--users", str(options.users), "--invite", server.invite_token(), "--error", str(options.error),
         "--k-iou", str(store.settings.search.k_iou), "--seed", str(store.settings.seed),
@@ -168,10 +173,8 @@ def free_port() -> int:
 
 
 def _invitation(store: Store, server: LabelStudioServer) -> str:
-    meta = store.values.get("verification_project")
-    project = meta["id"] if meta else ""
     return (
-        f"The first questions wait at {server.url}/projects/{project}/data (press 'Label All Tasks')\n"
+        f"The first questions wait at {project_url(store, Screen.VERIFICATION)} (press 'Label All Tasks')\n"
         f"  user {server.user}\n  password {server.password}\n"
         "Mark wrong outlines by their letter, then press space or Ctrl+Enter; the campaign goes on as you answer."
     )

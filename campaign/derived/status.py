@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
-from campaign.derived.spending import questions_allowed
-from campaign.derived.trust import counted_answers
-from campaign.jobs.plan import Progress
-from campaign.quality.answers import standing_answers
+from campaign.derived.live import live
+from campaign.derived.spending import questions_allowed, questions_answered, questions_asked
+from campaign.records.page import PageKind, Screen
+from campaign.records.stage import Stage
 from campaign.store import Store
+from campaign.store.values import Key
 
 
 def status(store: Store) -> dict[str, Any]:
-    """Round, stage, what is finished of it, questions, answers, decisions, masks and the last trouble."""
+    """Round, stage, what is finished of it, questions, answers, decisions, masks and the last trouble.
+
+    All of it is counted by the database or stands in the views, so that it costs little however large the campaign is.
+    """
     rounds = store.rounds.all()
     current = rounds[-1] if rounds else None
-    answers = standing_answers(store.answers.rows())
-    answered = {a.mask_id for a in counted_answers(store)}
-    asked = store.questions.count("verify")
-    decisions = store.decisions.rows()
-    classes = store.classes()
-    trouble = store.values.get("trouble") or {}
+    by_round: dict[int, Counter[str]] = defaultdict(Counter)
+    by_class: dict[int, Counter[str]] = defaultdict(Counter)
+    for number, class_id, kind, count, _ in store.decisions.counts():
+        by_round[number][kind] += count
+        by_class[class_id][kind] += count
+    trouble = store.values.get(Key.TROUBLE) or {}
     return {
         "name": store.settings.name,
         "folder": str(store.folder),
         "round": current.number if current else 0,
         "rounds": store.settings.rounds.rounds,
         "stage": current.stage if current else "new",
-        "finished": bool(current and current.stage == "done"),
+        "finished": bool(current and current.stage == Stage.DONE),
         "model_version": current.model_version if current else None,
-        "questions": asked,
-        "gold": len(store.questions.gold("verify")),
+        "questions": questions_asked(store),
+        "gold": store.questions.count_gold(PageKind.VERIFY),
         "budget_questions": questions_allowed(store),
-        "answered": len(answered),
-        "annotators": len({a.annotator for a in answers}),
-        "verification_project": (store.values.get("verification_project") or {}).get("id"),
+        "answered": questions_answered(store),
+        "annotators": len(store.answers.annotators()),
+        "verification_project": store.values.project(Screen.VERIFICATION),
         "masks": sum(r.metrics.get("masks", 0) for r in rounds),
         "trouble": trouble.get("text"),
         "per_round": [
@@ -44,32 +48,23 @@ def status(store: Store) -> dict[str, Any]:
                 "ap": ((r.metrics.get("ap") or {}).get("mask") or {}).get("ap"),
                 "predictions": sum(s.masks for s in store.masks.shards(r.number, "pool")),
                 "masks": r.metrics.get("masks"),
-                "decisions": dict(Counter(d.kind for d in decisions if d.round == r.number)),
+                "decisions": dict(by_round[r.number]),
             }
             for r in rounds
         ],
         "classes": [
             {
                 "class": name,
-                "accepted": sum(d.kind == "accept" for d in decisions if d.class_id == i),
-                "rejected": sum(d.kind == "reject" for d in decisions if d.class_id == i),
-                "split": sum(d.kind == "split" for d in decisions if d.class_id == i),
+                "accepted": by_class[class_id]["accept"],
+                "rejected": by_class[class_id]["reject"],
+                "split": by_class[class_id]["split"],
             }
-            for i, name in classes.items()
+            for class_id, name in store.classes().items()
         ],
     }
 
 
-def stage_progress(progress: Progress, store: Store) -> tuple[str, int, int]:
-    """(what is under way, done, total) of the running round, as far as the store tells."""
-    total = sum(progress.shards.values())
-    if progress.stage == "detect":
-        return "detecting masks, shards of images", len(progress.finished_shards), total
-    if progress.stage == "cluster":
-        return "clustering, classes", len(progress.finished_trees), len(progress.classes)
-    if progress.stage == "verify":
-        rows = store.questions.rows(progress.round_number, "verify")
-        answered = {a.mask_id for a in counted_answers(store, {p.key for _, p in rows})}
-        return "verifying, answers", len(answered), len(rows)
-    names = {"train": "training the detector", "propagate": "propagating", "done": "finished"}
-    return names.get(progress.stage, progress.stage), 0, 0
+def verification_progress(store: Store, round_number: int) -> tuple[int, int]:
+    """(questions with a verdict that counts, questions asked) of a round."""
+    figures = live(store).summaries(round_number).values()
+    return sum(f["answered"] for f in figures), sum(f["asked"] for f in figures)

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
-from campaign.derived.trust import counted_answers, gold_answers, qualified, withdrawals
+from campaign.derived.answers import counted_answers
+from campaign.derived.dataset import final_masks
+from campaign.derived.live import live
+from campaign.derived.pace import page_answers
 from campaign.quality.answers import standing_answers
 from campaign.quality.measures import (
     Agreement,
     GoldAnswer,
     Pace,
-    PageAnswer,
     Reliability,
     agreement,
     first_answers,
     flags,
     fleiss_kappa,
     pace,
-    page_order,
     reliability,
     vote_counts,
 )
+from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
-from campaign.steps.export import final_masks
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.store.trust import QUALIFY
+from campaign.store.answers import Fact
 from ml_backend.errors import InputError
 
 MODEL_MASKS = 30  # with three answers each, before annotators are estimated from each other
@@ -123,16 +123,17 @@ def team(store: Store) -> Team:
     """The annotators of a campaign as it stands."""
     names = store.values.people()
     pages = page_answers(store)
-    gold = {user: first_answers(told) for user, told in gold_answers(store, "verify").items()}
+    trust = live(store).trust
+    gold = {user: first_answers(answers) for user in trust.users if (answers := trust.gold_answers(user))}
     real = {(q.page_key, q.mask_id) for q, p in store.questions.rows()}
-    class_of = {p.key: p.class_id for p in store.pages.rows() if p.kind != QUALIFY}
+    class_of = {p.key: p.class_id for p in store.pages.rows() if p.kind != PageKind.QUALIFY}
     standing = [a for a in standing_answers(store.answers.rows(class_of)) if (a.page_key, a.mask_id) in real]
     counted = {a.id for a in counted_answers(store, class_of)}
     votes = _votes(standing)
     agreed, estimated = agreement(votes), _estimated(votes)
-    distrusted = {user for user, times in withdrawals(store).items() if times[-1].until is None}
-    known = qualified(store) if store.settings.quality.qualification else None
-    of_user: dict[str, list[m.Answer]] = defaultdict(list)
+    distrusted = {user for user, times in trust.intervals.items() if times[-1].until is None}
+    known = trust.qualified if store.settings.quality.qualification else None
+    of_user: dict[str, list[Fact]] = defaultdict(list)
     for a in standing:
         of_user[a.annotator].append(a)
     drawings = [d for d in store.drawings.standing() if d.page_key in class_of]
@@ -189,36 +190,7 @@ def _drawn(drawings: Iterable[m.Drawing]) -> Pace:
     return Pace(len(found), float(sum(d.lead_time or 0 for d in found)), 0.0)
 
 
-def page_answers(store: Store) -> dict[str, list[PageAnswer]]:
-    """Every page as each user answered it, in order of time; qualification tests left out."""
-    masks: dict[str, list[tuple[int, bool]]] = defaultdict(list)
-    wrong: dict[str, set[int]] = defaultdict(set)
-    for question, page in store.questions.rows(gold=True):
-        if page.kind != QUALIFY:
-            masks[page.key].append((question.mask_id, question.gold is not None))
-            if question.gold == "no":
-                wrong[page.key].add(question.mask_id)
-    given: dict[tuple[str, int], dict[int, m.Answer]] = defaultdict(dict)
-    for a in standing_answers(store.answers.rows(masks)):
-        given[a.page_key, a.annotation_id][a.mask_id] = a
-    found: dict[str, list[PageAnswer]] = defaultdict(list)
-    for (key, _), answers in given.items():
-        first = next(iter(answers.values()))
-        shown = [mask for mask in page_order(key, masks[key]) if mask in answers]
-        found[first.annotator].append(
-            PageAnswer(
-                user=first.annotator,
-                key=key,
-                verdicts=tuple(Verdict[answers[mask].verdict.upper()] for mask in shown),
-                seconds=first.lead_time,
-                at=_seconds(first.answered_at),
-                traps=sum(mask in wrong[key] for mask in shown),
-            )
-        )
-    return {user: sorted(pages, key=lambda p: (p.at or 0.0, p.key)) for user, pages in found.items()}
-
-
-def _votes(answers: Iterable[m.Answer]) -> dict[int, dict[str, Verdict]]:
+def _votes(answers: Iterable[Fact]) -> dict[int, dict[str, Verdict]]:
     votes: dict[int, dict[str, Verdict]] = defaultdict(dict)
     for a in answers:
         votes[a.mask_id][a.annotator] = Verdict[a.verdict.upper()]
@@ -236,13 +208,6 @@ def _estimated(votes: dict[int, dict[str, Verdict]]) -> dict[str, tuple[float | 
         return {str(user): rates for user, rates in aggregate(opinions, "dawid-skene").annotators.items()}
     except InputError:  # an extra that is not installed leaves out a column
         return {}
-
-
-def _seconds(at: str) -> float | None:
-    try:
-        return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return None
 
 
 def as_json(found: Team) -> dict:

@@ -11,8 +11,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
-from campaign.jobs.plan import Progress, Step, due
-from campaign.steps.detect import shard_count
+from campaign.steps.rounds import Step, StepName, due, progress_of
 from campaign.store import Store
 
 PERFORM = "campaign.jobs.tasks.perform"
@@ -27,31 +26,15 @@ class Failure:
     reason: str
 
 
-def progress_of(store: Store) -> Progress | None:
-    """What the store says of the newest round; None before the first."""
-    current = store.rounds.newest()
-    if current is None:
-        return None
-    done = store.masks.shards(current.number)
-    return Progress(
-        current.number,
-        current.stage,
-        {split: shard_count(store, split) for split in ("pool", "heldout")},
-        frozenset((s.split, s.number) for s in done),
-        tuple(store.classes()),
-        frozenset(t.class_id for t in store.trees.rows(current.number)),
-    )
-
-
 def enqueue_due(store: Store, connection: Redis, leave_out: Collection[str] = ()) -> list[Failure]:
     """Puts every due step on its queue unless it is there already; gives the steps that failed for good.
 
-    Steps of the stations in `leave_out` are not put there.
+    Steps named in `leave_out` are not put there.
     """
     progress = progress_of(store)
     failures = []
     for step in due(progress) if progress else []:
-        if step.station in leave_out:
+        if step.name in leave_out:
             continue
         if (failure := enqueue(store, connection, step)) is not None:
             failures.append(failure)
@@ -77,9 +60,9 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
     jobs = store.settings.jobs
     Queue(step.queue, connection=connection).enqueue(
         PERFORM,
-        args=(str(store.folder), step.station, step.round_number, *step.args),
+        args=(str(store.folder), str(step.name), step.round_number, *step.args),
         job_id=job_id,
-        job_timeout=jobs.train_timeout if step.station == "train" else jobs.job_timeout,
+        job_timeout=jobs.train_timeout if step.name == StepName.TRAIN else jobs.job_timeout,
         retry=Retry(max=jobs.retries) if jobs.retries else None,
         result_ttl=60,
         failure_ttl=30 * 86400,

@@ -17,8 +17,10 @@ from redis import Redis
 
 from campaign.jobs.broker import broker
 from campaign.jobs.processes import die_with_parent
-from campaign.jobs.queues import clear_failures, enqueue_due, progress_of, recover, running
+from campaign.jobs.queues import clear_failures, enqueue_due, recover, running
 from campaign.jobs.tasks import log_file
+from campaign.records.stage import Stage
+from campaign.steps.rounds import StepName, progress_of
 from campaign.store import Store
 from campaign.store.locks import file_lock
 from ml_backend.errors import InputError
@@ -116,9 +118,9 @@ class Supervisor:
         poll = time.monotonic() - self._polled >= self.store.settings.jobs.poll_seconds
         if poll:
             self._polled = time.monotonic()
-        for failure in enqueue_due(self.store, self.connection, leave_out=() if poll else ("sync",)):
+        for failure in enqueue_due(self.store, self.connection, leave_out=() if poll else (StepName.SYNC,)):
             raise InputError(
-                f"step {failure.step.station} of round {failure.step.round_number}", "to succeed", _told(failure.reason)
+                f"step {failure.step.name} of round {failure.step.round_number}", "to succeed", _told(failure.reason)
             )
 
     def until_done(
@@ -130,7 +132,7 @@ class Supervisor:
             progress = progress_of(self.store)
             if show:
                 show(self)
-            if (progress and progress.stage == "done") or (until and until()):
+            if (progress and progress.stage == Stage.DONE) or (until and until()):
                 return
             self.tick()
             time.sleep(pause)
@@ -138,12 +140,6 @@ class Supervisor:
     def jobs(self) -> list[tuple[str, list]]:
         """Running jobs with their progress."""
         return running(self.store, self.connection)
-
-
-def start_campaign(store: Store) -> None:
-    """Opens the first round where there is none."""
-    if store.rounds.newest() is None:
-        store.rounds.start(1, "train")
 
 
 def _worker(store: Store, queue: str, number: int, environment: dict[str, str]) -> Child:

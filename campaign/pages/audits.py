@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 
 from campaign.dataset.certification import Audit, Certificate, audit_sample, certify
-from campaign.derived.reliability import gold_count
-from campaign.derived.trust import counted_answers
-from campaign.quality.answers import verdicts
+from campaign.derived.answers import counted_verdicts, gold_count
+from campaign.derived.dataset import final_masks
+from campaign.pages.planning import page_key, screen_of
 from campaign.records.dataset_masks import DatasetMasks
-from campaign.steps.export import final_masks
-from campaign.steps.verify import SINGLE, page_key, screen_of
+from campaign.records.page import NewPage, Screen, audit_kind
 from campaign.store import Store
+from campaign.store.values import Key
 from ml_backend.errors import InputError
 from ml_backend.files import write_whole
-
-AUDIT, CERTIFICATE = "audit", "certificate"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class RunningAudit:
     @property
     def kind(self) -> str:
         """The kind of its pages: answers of one audit never count in another."""
-        return f"{AUDIT}{self.number}"
+        return audit_kind(self.number)
 
 
 def begin_audit(store: Store, draws: int, per_class: int = 0) -> RunningAudit:
@@ -40,25 +38,26 @@ def begin_audit(store: Store, draws: int, per_class: int = 0) -> RunningAudit:
 
     Raises InputError where the dataset is empty or an audit is open.
     """
-    known = store.values.get(AUDIT)
-    if known is not None and not known["certified"]:
-        raise InputError("audit", "the open one to be answered first", f"number {known['number']} still open")
-    number = known["number"] + 1 if known else 1
-    masks = final_masks(store)
-    if not len(masks):
-        raise InputError("audit", "a dataset with at least one mask", "none")
-    rows = np.stack([masks.mask_id, masks.class_id.astype(np.int64), _strata(masks)])
-    write_whole(store.folder / "audits" / f"{number:03d}.npy", lambda p: np.save(p, rows))
-    store.values.set(AUDIT, {"number": number, "draws": draws, "per_class": per_class, "certified": False})
-    running = open_audit(store)
-    assert running is not None
-    add_audit_pages(store, running)
-    return running
+    with store.locked():
+        known = store.values.get(Key.AUDIT)
+        if known is not None and not known["certified"]:
+            raise InputError("audit", "the open one to be answered first", f"number {known['number']} still open")
+        number = known["number"] + 1 if known else 1
+        masks = final_masks(store)
+        if not len(masks):
+            raise InputError("audit", "a dataset with at least one mask", "none")
+        rows = np.stack([masks.mask_id, masks.class_id.astype(np.int64), _strata(masks)])
+        write_whole(store.folder / "audits" / f"{number:03d}.npy", lambda p: np.save(p, rows))
+        store.values.set(Key.AUDIT, {"number": number, "draws": draws, "per_class": per_class, "certified": False})
+        running = open_audit(store)
+        assert running is not None
+        add_audit_pages(store, running)
+        return running
 
 
 def open_audit(store: Store) -> RunningAudit | None:
     """The newest audit, drawn again from what was stored of it: the same draws every time. None before the first."""
-    known = store.values.get(AUDIT)
+    known = store.values.get(Key.AUDIT)
     if known is None:
         return None
     mask_ids, class_id, cluster = np.load(store.folder / "audits" / f"{known['number']:03d}.npy")
@@ -70,16 +69,18 @@ def open_audit(store: Store) -> RunningAudit | None:
 def add_audit_pages(store: Store, running: RunningAudit) -> None:
     """Stores the pages of an audit; run again it adds none twice."""
     current = store.rounds.newest()
-    rows = np.array(running.audit.rows)
-    found = store.masks.read(running.mask_ids[rows])
-    for class_id in sorted(set(found.class_id.tolist())):
-        mine = found.mask_id[found.class_id == class_id].tolist()
+    masks = store.masks.read(running.mask_ids[np.array(running.audit.rows)])
+    pages = []
+    for class_id in sorted(set(masks.class_id.tolist())):
+        audited = masks.mask_id[masks.class_id == class_id].tolist()
         screen = screen_of(store, class_id, audit=True)
-        size = 1 if screen == SINGLE else store.settings.page.page_size
-        for start in range(0, len(mine), size):
-            ids, number = mine[start : start + size], current.number if current else 0
+        size = 1 if screen == Screen.SINGLE else store.settings.page.page_size
+        for start in range(0, len(audited), size):
+            ids, number = audited[start : start + size], current.number if current else 0
             key = f"{page_key(store.key, 0, class_id, ids)}-{running.kind}"
-            store.pages.add(key, number, class_id, [(i, None) for i in ids], running.kind, screen=screen)
+            questions = tuple((i, None) for i in ids)
+            pages.append(NewPage(key, number, class_id, questions, running.kind, screen=screen))
+    store.pages.add(pages)
 
 
 def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
@@ -93,22 +94,23 @@ def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
         raise InputError("audit", "one that was begun", "none")
     add_audit_pages(store, running)
     keys = {page.key for _, page in store.questions.rows(kind=running.kind)}
-    known = verdicts(counted_answers(store, keys))
+    known = counted_verdicts(store, keys)
     row_of = {int(mask): row for row, mask in enumerate(running.mask_ids)}
     answers = {row_of[mask]: verdict for mask, verdict in known.items() if mask in row_of}
     missing = sum(row not in answers for row in running.audit.rows)
     if missing:
         return missing
     certificate = certify(running.audit, answers, gold_count(store), confidence)
-    store.values.set(CERTIFICATE, {"audit": running.number, **certificate.as_dict(), "sentence": certificate.sentence()})
-    store.values.set(AUDIT, (store.values.get(AUDIT) or {}) | {"certified": True})
+    proof = {"audit": running.number, **certificate.as_dict(), "sentence": certificate.sentence()}
+    store.values.set(Key.CERTIFICATE, proof)
+    store.values.set(Key.AUDIT, (store.values.get(Key.AUDIT) or {}) | {"certified": True})
     store.log(f"audit {running.number}: {certificate.sentence()}")
     return certificate
 
 
 def standing_certificate(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
     """The newest certificate, where it speaks of these masks: none of them may be newer than its audit."""
-    certificate, running = store.values.get(CERTIFICATE), open_audit(store)
+    certificate, running = store.values.get(Key.CERTIFICATE), open_audit(store)
     if certificate is None or running is None or certificate["audit"] != running.number:
         return None
     return certificate if np.isin(masks.mask_id, running.mask_ids).all() else None

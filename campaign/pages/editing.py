@@ -14,31 +14,31 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from campaign.dataset.propagation import drop_known
-from campaign.derived.trust import counted_answers
+from campaign.derived.answers import counted_verdicts
+from campaign.derived.dataset import counted_corrections, final_masks, obtained
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
-from campaign.label_studio.verification import create_project, publish_tasks
-from campaign.pages.cursors import read_on
-from campaign.pages.instructions import class_rules, project_instructions
-from campaign.quality.answers import verdicts
+from campaign.label_studio.verification import publish_tasks
+from campaign.pages.instructions import class_rules
+from campaign.pages.projects import ensure_project
+from campaign.pages.readback import read_on
 from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
+from campaign.records.page import NewPage, PageKind, Screen
+from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
-from campaign.steps.export import final_masks
-from campaign.steps.propagate import counted_corrections, obtained
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.drawings import CORRECTED, NOTHING, UNSURE, WITHDRAWN
-from label_config import edit_data, load
+from campaign.store.values import cursor_name
+from label_config import edit_data
 from ml_backend.errors import InputError
-from ml_backend.mask_ids import is_drawn, split_mask_id
+from ml_backend.mask_ids import is_drawn, round_of
 from ml_backend.masks import editing
 from ml_backend.predictions import Predictions
 from ml_backend.server.signing import crop_url
 
 logger = logging.getLogger(__name__)
 
-EDIT = "edit"  # the pages' kind and screen
-PROJECT, CURSOR = "edit_project", "edit_cursor"
 VERSION = "campaign"
 
 
@@ -47,8 +47,8 @@ def near_misses(store: Store, class_id: int, count: int) -> list[int]:
 
     Of several that show the same object, of different rounds say, the best alone.
     """
-    voted = verdicts(counted_answers(store))
-    ids = [q.mask_id for q, p in store.questions.rows(kind="verify") if p.class_id == class_id]
+    voted = counted_verdicts(store)
+    ids = [q.mask_id for q, p in store.questions.rows(kind=PageKind.VERIFY) if p.class_id == class_id]
     wrong = [i for i in dict.fromkeys(ids) if voted.get(i) == Verdict.NO and i not in edited(store)]
     found = drop_known(store.masks.read(wrong), final_masks(store), store.settings.rounds.dedupe_iou)
     found = found.select(np.argsort(-found.score, kind="stable"))
@@ -73,7 +73,7 @@ def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, 
     if entry is None or not 0 <= cluster < 2 * entry.masks - 1:
         raise InputError("cluster", f"one of round {round_number} and class {class_id}", cluster)
     tree, mask_ids = store.trees.read(round_number, class_id)
-    voted, done = verdicts(counted_answers(store)), edited(store)
+    voted, done = counted_verdicts(store), edited(store)
     members = np.sort(np.asarray(mask_ids)[tree.members(cluster)]).tolist()
     found = store.masks.read([i for i in members if voted.get(i) != Verdict.YES and i not in done])
     return found.mask_id[np.argsort(-found.score, kind="stable")][:count].tolist()
@@ -81,7 +81,7 @@ def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, 
 
 def edited(store: Store) -> set[int]:
     """Masks that were put before annotators to be corrected."""
-    return {q.mask_id for q, _ in store.questions.rows(kind=EDIT)}
+    return {q.mask_id for q, _ in store.questions.rows(kind=PageKind.EDIT)}
 
 
 def add_edit_pages(store: Store, mask_ids: Sequence[int]) -> int:
@@ -89,35 +89,23 @@ def add_edit_pages(store: Store, mask_ids: Sequence[int]) -> int:
     known = edited(store)
     new = [i for i in dict.fromkeys(int(i) for i in mask_ids) if i not in known]
     found = store.masks.read(new)
-    for mask, class_id in zip(found.mask_id.tolist(), found.class_id.tolist(), strict=True):
-        number = 0 if is_drawn(mask) else split_mask_id(mask)[0]
-        store.pages.add(f"{store.key}-e{mask}", number, class_id, [(mask, None)], EDIT, screen=EDIT)
-    return len(new)
-
-
-def ensure_project(store: Store, client: Client) -> int:
-    """The id of the project of edit pages, made at the first call."""
-    known = store.values.get(PROJECT)
-    if known is not None:
-        return int(known["id"])
-    project = create_project(
-        client,
-        f"Edit: {store.settings.name} [{store.key}]",
-        label_config=load(EDIT, list(store.classes().values())).xml,
-        instructions=project_instructions(store, EDIT),
-        predictions=True,
-    )
-    store.values.set(PROJECT, {"id": project})
-    return project
+    return store.pages.add(
+        NewPage(
+            f"{store.key}-e{mask}", 0 if is_drawn(mask) else round_of(mask), class_id, ((mask, None),), PageKind.EDIT,
+            screen=Screen.EDIT,
+        )
+        for mask, class_id in zip(found.mask_id.tolist(), found.class_id.tolist(), strict=True)
+    )  # fmt: skip
 
 
 def publish_edits(store: Store, client: Client) -> int:
     """Publishes the edit pages that Label Studio does not hold yet; gives how many there were."""
-    rows = [p for p in store.pages.rows(published=False) if p.screen == EDIT]
+    rows = [p for p in store.pages.rows(published=False) if p.screen == Screen.EDIT]
     if rows:
-        project = ensure_project(store, client)
+        project = ensure_project(store, client, Screen.EDIT)
         tasks = _tasks(store, rows)
-        publish_tasks(client, project, tasks, after=store.pages.newest_task(EDIT), published=store.pages.mark_published)
+        newest = store.pages.newest_task(Screen.EDIT)
+        publish_tasks(client, project, tasks, after=newest, published=store.pages.mark_published)
         # Label Studio takes the name of predictions only once there are some.
         body = {"model_version": VERSION, "show_collab_predictions": True}
         client.request("PATCH", f"api/projects/{project}/", body=body, thing=f"project {project}", repeatable=True)
@@ -126,7 +114,7 @@ def publish_edits(store: Store, client: Client) -> int:
 
 def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
     """Tasks by key: the part of the image around a mask, and the mask as a prediction to be changed."""
-    mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=EDIT)}
+    mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=PageKind.EDIT)}
     found = store.masks.read([mask_of[row.key] for row in rows])
     names, rules = store.classes(), class_rules(store)
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
@@ -147,25 +135,25 @@ def _window(masks: Predictions, row: int) -> editing.Window:
 
 def read_edits(store: Store, client: Client) -> int:
     """Reads corrections back as facts; gives how many were new. Datasets of rounds that are over take them in."""
-    project = store.values.get(PROJECT)
+    project = store.values.project(Screen.EDIT)
     if project is None:
         return 0
     new = read_on(
         store,
-        CURSOR,
-        lambda since: read_drawings(client, int(project["id"]), since),
+        cursor_name(Screen.EDIT),
+        lambda since: read_drawings(client, project, since),
         lambda tasks: store.drawings.add(edit_facts(store, tasks)),
     )
     if new:
         for row in store.rounds.all():
-            if row.stage == "done":
+            if row.stage == Stage.DONE:
                 store.datasets.save(row.number, obtained(store, row.number))
     return new
 
 
 def edit_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
     """Facts that edit pages tell: what each annotation made of its mask, and which annotations are gone."""
-    mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=EDIT)}
+    mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=PageKind.EDIT)}
     standing = store.drawings.standing()
     rows = []
     for task in tasks:

@@ -13,24 +13,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from campaign.derived.trust import gold_supply
+from campaign.derived.gold import gold_supply
 from campaign.label_studio.client import Client
-from campaign.quality.measures import draw_lot
+from campaign.quality.measures import stable_hash
+from campaign.records.page import Screen
 from campaign.records.verdict import Verdict
 from campaign.store import Store
-from campaign.store.trust import EXAMPLES
+from campaign.store.values import Key
 from label_config import Instructions
 from label_config.instructions import DEFAULTS, examples_html
 from ml_backend.server.signing import crop_url
 
 FOLDER = "instructions"
-SHOWN = "instructions_shown"
 EXAMPLES_EACH = 4
 CLEARLY_GOOD, NEARLY_GOOD = 0.85, 0.35  # IoU of good examples at least, and of bad ones: a mask on nothing teaches less
 DAY = 86400
-PROJECTS = {"verification": "verification_project", "single": "single_project", "edit": "edit_project"} | {
-    "paint": "paint_project"
-}
 TEMPLATE = """classes: {name}
 <!--
 Rules for {name}, in Markdown; they are shown above the rules for every class. Where several classes share rules, name
@@ -70,7 +67,7 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
     if not missing or not any(store.masks.shards(r.number, "heldout") for r in store.rounds.all()):
         return known
     gold = {q.mask_id for q, _ in store.questions.gold()}
-    supply = sorted(gold_supply(store), key=lambda g: draw_lot("example", g.mask_id))
+    supply = sorted(gold_supply(store), key=lambda g: stable_hash("example", g.mask_id))
     for class_id in missing:
         mine = [g for g in supply if g.class_id == class_id and g.mask_id not in gold]
         good = sorted((g for g in mine if g.truth == Verdict.YES), key=lambda g: g.iou < CLEARLY_GOOD)
@@ -80,7 +77,7 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
             word: [g.mask_id for g in found[: min(EXAMPLES_EACH, math.ceil(len(found) / 10))]]
             for word, found in (("good", good), ("bad", bad))
         }
-    store.values.set(EXAMPLES, {str(i): found for i, found in known.items()})
+    store.values.set_examples(known)
     return known
 
 
@@ -89,23 +86,22 @@ def keep_instructions(store: Store, client: Client) -> int:
 
     Gives how many projects were told.
     """
-    shown = dict(store.values.get(SHOWN) or {})
+    shown = dict(store.values.get(Key.INSTRUCTIONS_SHOWN) or {})
     told = 0
-    for screen, meta in PROJECTS.items():
-        known = store.values.get(meta)
-        if known is None:
+    for screen in Screen:
+        project = store.values.project(screen)
+        if project is None:
             continue
         digest = _digest(store, screen)
         before, at = shown.get(screen, ("", 0.0))
         if before == digest and time.time() - at < store.settings.page.url_days * DAY / 2:
             continue
         body = {"expert_instruction": project_instructions(store, screen), "show_instruction": True}
-        project = int(known["id"])
         client.request("PATCH", f"api/projects/{project}/", body=body, thing=f"project {project}", repeatable=True)
         shown[screen] = [digest, time.time()]
         told += 1
     if told:
-        store.values.set(SHOWN, shown)
+        store.values.set(Key.INSTRUCTIONS_SHOWN, shown)
     return told
 
 

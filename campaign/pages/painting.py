@@ -13,17 +13,20 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_util
 
+from campaign.derived.dataset import final_masks
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
-from campaign.label_studio.verification import create_project, publish_tasks
-from campaign.pages.cursors import read_on
+from campaign.label_studio.verification import publish_tasks
 from campaign.pages.editing import drawing_fact, gone_fact
-from campaign.pages.instructions import class_rules, project_instructions
-from campaign.steps.export import final_masks
+from campaign.pages.instructions import class_rules
+from campaign.pages.projects import ensure_project
+from campaign.pages.readback import read_on
+from campaign.records.page import NewPage, PageKind, Screen
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.drawings import PAINTED, UNSURE
-from label_config import load, paint_data
+from campaign.store.values import cursor_name
+from label_config import paint_data
 from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
@@ -33,8 +36,6 @@ from ml_backend.server.signing import image_url
 
 logger = logging.getLogger(__name__)
 
-PAINT = "paint"  # the pages' kind and screen
-PROJECT, CURSOR = "paint_project", "paint_cursor"
 SIDE = 256  # pixels; a larger part holds more objects than one sitting paints
 MATCHED = 0.5  # IoU at which a painted and an exported mask show the same object
 
@@ -66,42 +67,29 @@ def add_paint_pages(store: Store, count: int, side: int = SIDE) -> int:
 
     A part is `side` pixels wide and high, or the whole image where that is smaller. No image is drawn twice.
     """
-    known = {p.place["image_id"] for p in store.pages.rows() if p.kind == PAINT and p.place}
+    known = {p.place["image_id"] for p in store.pages.rows(kind=PageKind.PAINT) if p.place}
     images = store.images.records("pool")
     order = np.random.default_rng((store.settings.seed, len(images))).permutation(len(images))
     left = [images[i] for i in order if images[i].id not in known][:count]
     current = store.rounds.newest()
+    pages = []
     for image in left:
-        lot = np.random.default_rng((store.settings.seed, image.id))
-        x0, y0 = (int(lot.integers(0, max(extent - side, 0) + 1)) for extent in (image.width, image.height))
+        rng = np.random.default_rng((store.settings.seed, image.id))
+        x0, y0 = (int(rng.integers(0, max(extent - side, 0) + 1)) for extent in (image.width, image.height))
         window = [x0, y0, min(x0 + side, image.width), min(y0 + side, image.height)]
         place = {"image_id": image.id, "window": window}
-        number = current.number if current else 0
-        store.pages.add(f"{store.key}-p{image.id}", number, -1, [], PAINT, screen=PAINT, place=place)
-    return len(left)
+        key, number = f"{store.key}-p{image.id}", current.number if current else 0
+        pages.append(NewPage(key, number, -1, (), PageKind.PAINT, screen=Screen.PAINT, place=place))
+    return store.pages.add(pages)
 
 
 def publish_paintings(store: Store, client: Client) -> int:
     """Publishes the paint pages that Label Studio does not hold yet; gives how many there were."""
-    rows = [p for p in store.pages.rows(published=False) if p.screen == PAINT]
+    rows = [p for p in store.pages.rows(published=False) if p.screen == Screen.PAINT]
     if rows:
-        known = store.values.get(PROJECT)
-        project = int(known["id"]) if known else _make_project(store, client)
-        publish_tasks(
-            client, project, _tasks(store, rows), after=store.pages.newest_task(PAINT), published=store.pages.mark_published
-        )
+        project, newest = ensure_project(store, client, Screen.PAINT), store.pages.newest_task(Screen.PAINT)
+        publish_tasks(client, project, _tasks(store, rows), after=newest, published=store.pages.mark_published)
     return len(rows)
-
-
-def _make_project(store: Store, client: Client) -> int:
-    project = create_project(
-        client,
-        f"Paint: {store.settings.name} [{store.key}]",
-        label_config=load(PAINT, list(store.classes().values())).xml,
-        instructions=project_instructions(store, PAINT),
-    )
-    store.values.set(PROJECT, {"id": project})
-    return project
 
 
 def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
@@ -118,20 +106,20 @@ def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
 
 def read_paintings(store: Store, client: Client) -> int:
     """Reads paintings back as facts; gives how many were new."""
-    project = store.values.get(PROJECT)
+    project = store.values.project(Screen.PAINT)
     if project is None:
         return 0
     return read_on(
         store,
-        CURSOR,
-        lambda since: read_drawings(client, int(project["id"]), since),
+        cursor_name(Screen.PAINT),
+        lambda since: read_drawings(client, project, since),
         lambda tasks: store.drawings.add(paint_facts(store, tasks)),
     )
 
 
 def paint_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
     """Facts that paint pages tell: what each annotation holds, and which annotations are gone."""
-    places = {p.key: p.place for p in store.pages.rows() if p.kind == PAINT and p.place}
+    places = {p.key: p.place for p in store.pages.rows(kind=PageKind.PAINT) if p.place}
     class_of = {name: i for i, name in store.classes().items()}
     standing, rows = store.drawings.standing(), []
     for task in tasks:
@@ -168,7 +156,7 @@ def reference(store: Store) -> Reference:
 
     Each painted part is compared with what the dataset has in it; a mask counts where most of it lies inside.
     """
-    pages = {p.key: p for p in store.pages.rows() if p.kind == PAINT and p.place}
+    pages = {p.key: p for p in store.pages.rows(kind=PageKind.PAINT) if p.place}
     newest = {d.page_key: d for d in store.drawings.standing() if d.state == PAINTED and d.page_key in pages}
     truth = CocoDataset([], store.classes())
     parts: list[tuple[int, int, dict, float]] = []  # page, class, RLE in the part, score

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from campaign.derived.trust import GoldPlan, attempt_of, gold_answers
+from campaign.derived.trust import attempt_of, test_answers
 from campaign.label_studio.client import Client
 from campaign.label_studio.verification import create_project, publish_pages
+from campaign.pages.gold import GoldPlan
 from campaign.pages.instructions import project_instructions
-from campaign.quality.measures import GoldAnswer, Reliability, passed, reliability
-from campaign.steps.verify import build_pages, read_answers
+from campaign.pages.publishing import build_pages
+from campaign.pages.readback import read_answers
+from campaign.quality.measures import Reliability, passed, reliability
+from campaign.records.page import NewPage, PageKind
 from campaign.store import Store
-from campaign.store.trust import QUALIFY
+from campaign.store.values import Key
 from ml_backend.errors import InputError
 
-TESTS = "qualification_tests"
 EVERYONE = 1000  # users who may answer a page of a test
 
 
@@ -35,7 +36,7 @@ class Attempt:
 
 def tests(store: Store) -> list[dict[str, Any]]:
     """The tests made so far, {"number", "project"}."""
-    return list((store.values.get(TESTS) or {}).get("tests", []))
+    return list((store.values.get(Key.QUALIFICATION_TESTS) or {}).get("tests", []))
 
 
 def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
@@ -48,14 +49,14 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
     number = len(made) + 1
     test = f"{store.key}-q{number}"
     with store.locked():
-        rows = [p for p in store.pages.rows() if p.kind == QUALIFY and attempt_of(p.key) == test]
+        rows = [p for p in store.pages.rows(kind=PageKind.QUALIFY) if attempt_of(p.key) == test]
         if not rows:
             _draw(store, test, pages or store.settings.quality.qualification_pages)
-            rows = [p for p in store.pages.rows() if p.kind == QUALIFY and attempt_of(p.key) == test]
-        title, told = f"Test {number}: {store.settings.name} [{store.key}]", project_instructions(store)
-        project = create_project(client, title, instructions=told, overlap=EVERYONE)
+            rows = [p for p in store.pages.rows(kind=PageKind.QUALIFY) if attempt_of(p.key) == test]
+        title, instructions = f"Test {number}: {store.settings.name} [{store.key}]", project_instructions(store)
+        project = create_project(client, title, instructions=instructions, overlap=EVERYONE)
         publish_pages(client, project, build_pages(store, rows), published=store.pages.mark_published)
-        store.values.set(TESTS, {"tests": [*made, {"number": number, "project": project}]})
+        store.values.set(Key.QUALIFICATION_TESTS, {"tests": [*made, {"number": number, "project": project}]})
         store.log(f"qualification test {number} published, {len(rows)} pages")
     return project
 
@@ -73,7 +74,9 @@ def _draw(store: Store, test: str, pages: int) -> None:
                 classes.remove(class_id)
                 continue
             key = f"{test}-{made + 1:03d}"
-            store.pages.add(key, current.number if current else 0, class_id, [(i, None) for i in gold], QUALIFY, gold)
+            questions = tuple((i, None) for i in gold)
+            number = current.number if current else 0
+            store.pages.add([NewPage(key, number, class_id, questions, PageKind.QUALIFY, gold)])
             made += 1
             if made == pages:
                 return
@@ -83,30 +86,17 @@ def _draw(store: Store, test: str, pages: int) -> None:
 
 def read_tests(store: Store, client: Client) -> int:
     """Reads the answers of all tests back; gives how many facts were new."""
-    return sum(
-        read_answers(store, client, test["project"], f"{TESTS}_cursor_{test['number']}") for test in tests(store)
-    )
+    name = f"{Key.QUALIFICATION_TESTS}_cursor_"
+    return sum(read_answers(store, client, t["project"], f"{name}{t['number']}") for t in tests(store))
 
 
 def results(store: Store) -> list[Attempt]:
     """Every user's tests as far as they were answered, by test and user."""
-    sizes: dict[str, int] = defaultdict(int)
-    for question, _ in store.questions.gold(QUALIFY):
-        sizes[attempt_of(question.page_key)] += 1
     limit = store.settings.quality.qualification_limit
-    found = []
-    for user, told in gold_answers(store, QUALIFY, by_page=True).items():
-        of_test: dict[str, list[GoldAnswer]] = defaultdict(list)
-        for key, answer in told:
-            of_test[attempt_of(key)].append(answer)
-        for test, answers in of_test.items():
-            whole = len(answers) == sizes[test]
-            right = sum(a.verdict == a.truth for a in answers)
-            number = int(test.rsplit("-q", 1)[1])
-            found.append(
-                Attempt(
-                    user, number, len(answers), sizes[test], right, whole and passed(answers, limit),
-                    reliability(answers),
-                )
-            )  # fmt: skip
-    return sorted(found, key=lambda r: (r.test, r.user))
+    attempts = []
+    for (user, test), (answers, size) in test_answers(store).items():
+        right = sum(a.verdict == a.truth for a in answers)
+        is_passed = len(answers) == size and passed(answers, limit)
+        number = int(test.rsplit("-q", 1)[1])
+        attempts.append(Attempt(user, number, len(answers), size, right, is_passed, reliability(answers)))
+    return sorted(attempts, key=lambda r: (r.test, r.user))

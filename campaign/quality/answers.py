@@ -1,20 +1,38 @@
-"""From facts to one verdict per mask: the fold that every decision starts from."""
+"""From facts to one verdict per mask: where every decision starts."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 from campaign.records.verdict import Verdict, majority
-from campaign.store.models import Answer
 
 # What a deleted annotation says of its masks.
 WITHDRAWN = "withdrawn"
 
 
-def standing_answers(facts: Iterable[Answer]) -> list[Answer]:
-    """The facts that count today: of each annotation and mask the newest, unless it was withdrawn."""
-    newest: dict[tuple[int, int], Answer] = {}
+class AnswerFact(Protocol):
+    """What an annotation said of a mask when it was read, as far as it is needed here."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def annotation_id(self) -> int: ...
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def answered_at(self) -> str: ...
+
+
+F = TypeVar("F", bound=AnswerFact)
+
+
+def standing_answers(facts: Iterable[F]) -> list[F]:
+    """The facts that stand today: of each annotation and mask the newest, unless it was withdrawn."""
+    newest: dict[tuple[int, int], F] = {}
     for fact in facts:
         key = fact.annotation_id, fact.mask_id
         if key not in newest or (fact.answered_at, fact.id) >= (newest[key].answered_at, newest[key].id):
@@ -22,13 +40,12 @@ def standing_answers(facts: Iterable[Answer]) -> list[Answer]:
     return [fact for fact in newest.values() if fact.verdict != WITHDRAWN]
 
 
-def verdicts(facts: Iterable[Answer], pages: Collection[str] | None = None) -> dict[int, Verdict]:
-    """One verdict per mask from the standing answers, of some pages or all: the majority of its yes and no.
+def verdicts(facts: Iterable[AnswerFact]) -> dict[int, Verdict]:
+    """{mask id: verdict} from the answers that stand: the majority of its yes and no.
 
     A tie, or unsure answers alone, is unsure.
     """
     votes: dict[int, list[Verdict]] = defaultdict(list)
     for fact in standing_answers(facts):
-        if pages is None or fact.page_key in pages:
-            votes[fact.mask_id].append(Verdict[fact.verdict.upper()])
+        votes[fact.mask_id].append(Verdict.parse(fact.verdict))
     return {mask: majority(given) for mask, given in votes.items()}

@@ -102,7 +102,7 @@ def passed(answers: Sequence[GoldAnswer], limit: float) -> bool:
 # Withdrawal
 
 
-class Distrust(NamedTuple):
+class WithdrawnInterval(NamedTuple):
     """A user's answers after `since` up to `until` do not count; found at `found`.
 
     `since` "" is from their first answer on, `until` None is until further notice. `wrong` of `asked` gold answers
@@ -120,7 +120,9 @@ class Distrust(NamedTuple):
         return self.since < at and (self.until is None or at <= self.until)
 
 
-def watch(answers: Sequence[GoldAnswer], accepted: float, limit: float, alarm: float = ALARM) -> list[Distrust]:
+def watch(
+    answers: Sequence[GoldAnswer], accepted: float, limit: float, alarm: float = ALARM
+) -> list[WithdrawnInterval]:
     """When a user's answers were not to be trusted, from their gold answers.
 
     The score is the log likelihood ratio of an error share of `limit` to one of `accepted`, never below `-CREDIT`. At
@@ -128,7 +130,7 @@ def watch(answers: Sequence[GoldAnswer], accepted: float, limit: float, alarm: f
     twice as much. Answers count once per mask; unsure ones tell nothing.
     """
     wrong_step, right_step = math.log(limit / accepted), math.log((1 - limit) / (1 - accepted))
-    found: list[Distrust] = []
+    found: list[WithdrawnInterval] = []
     score, lowest, since, wrong, asked = 0.0, 0.0, "", 0, 0
     distrusted = False
     for answer in first_answers(answers):
@@ -147,7 +149,7 @@ def watch(answers: Sequence[GoldAnswer], accepted: float, limit: float, alarm: f
         if score <= lowest:
             lowest, since, wrong, asked = score, answer.at, 0, 0
         elif score >= alarm:
-            found.append(Distrust(since, answer.at, None, wrong, asked))
+            found.append(WithdrawnInterval(since, answer.at, None, wrong, asked))
             distrusted, score = True, alarm
     return found
 
@@ -156,15 +158,16 @@ def watch(answers: Sequence[GoldAnswer], accepted: float, limit: float, alarm: f
 
 
 class GoldMask(NamedTuple):
-    """A mask with a known verdict, and its IoU with the true mask where there is one."""
+    """A mask with a known verdict, its IoU with the true mask where there is one, and the image it lies in."""
 
     mask_id: int
     class_id: int
     truth: Verdict
     iou: float = math.nan
+    image_id: int = 0
 
 
-def gold_room(size: int, page_number: int, share: float, opening: bool) -> int:
+def gold_quota(size: int, page_number: int, share: float, opening: bool) -> int:
     """How many masks of a page of `size` are to be gold: half of an opening page, else `share` on average."""
     if share <= 0:
         return 0
@@ -193,7 +196,7 @@ def draw_gold(
         if mask.class_id == class_id and mask.mask_id not in used:
             free[mask.truth].append(mask)
     for masks in free.values():
-        masks.sort(key=lambda m: draw_lot(seed, m.mask_id), reverse=True)
+        masks.sort(key=lambda m: stable_hash(seed, m.mask_id), reverse=True)
     so_far = Counter(used.values())
     drawn: list[GoldMask] = []
     while len(drawn) < count and (free[Verdict.YES] or free[Verdict.NO]):
@@ -217,16 +220,16 @@ def page_order(key: str, masks: Iterable[tuple[int, bool]]) -> list[int]:
     shown = [mask for mask, gold in rows if not gold]
     for mask, gold in rows:
         if gold:
-            shown.insert(draw_lot(key, mask) % (len(shown) + 1), mask)
+            shown.insert(stable_hash(key, mask) % (len(shown) + 1), mask)
     return shown
 
 
 def is_chosen(key: str, share: float) -> bool:
     """Whether a page is among the `share` of pages that two users answer."""
-    return draw_lot("overlap", key) < share * 2**64
+    return stable_hash("overlap", key) < share * 2**64
 
 
-def draw_lot(*parts: object) -> int:
+def stable_hash(*parts: object) -> int:
     """A number below 2**64 that follows from the parts alone, and from nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 

@@ -9,9 +9,11 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from campaign.derived.trust import counted_answers
+from campaign.derived.answers import counted_answers
+from campaign.derived.dataset import final_masks
 from campaign.quality.answers import verdicts
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
+from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
 from campaign.report.estimates import Estimate, estimate, expected_correct
 from campaign.report.free_start import free_start
@@ -26,9 +28,9 @@ from campaign.report.records import (
     RoundFigures,
 )
 from campaign.search.thresholds import Curves
-from campaign.steps.export import final_masks
 from campaign.store import Store
 from campaign.store import models as m
+from campaign.store.answers import Fact
 from ml_backend.errors import InputError
 from ml_backend.masks.rendering import CropStyle, ImageCache, render_crop
 
@@ -49,7 +51,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
     """What the report of a campaign shows, as it stands; `truth` holds figures against ground truth, by name."""
     classes, rounds, trees = store.classes(), store.rounds.all(), _trees(store)
     decisions = {(d.round, d.class_id, d.cluster): d for d in store.decisions.rows()}
-    questions = store.questions.rows(kind="verify")
+    questions = store.questions.rows(kind=PageKind.VERIFY)
     answers = counted_answers(store)
     known = verdicts(answers)
     render = _renderer(store, known)
@@ -80,7 +82,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         examples=_examples(store, decisions, known, render),
         free_start=free_start(store, masks, known, render, EXAMPLE_CROPS),
         settings=_settings(store),
-        gold=len(store.questions.gold("verify")),
+        gold=store.questions.count_gold(PageKind.VERIFY),
         truth=dict(truth or {}),
         certificate={k: str(v) for k, v in (store.values.get("certificate") or {}).items()},
     )
@@ -142,12 +144,12 @@ def _figures(
 # Time and precision
 
 
-def _moment(answer: m.Answer) -> datetime:
+def _moment(answer: Fact) -> datetime:
     """When an answer was given."""
     try:
         return _utc(datetime.fromisoformat(answer.answered_at.replace("Z", "+00:00")))
-    except ValueError:
-        return _utc(answer.read_at)
+    except ValueError:  # of a Label Studio that tells its time otherwise
+        return datetime(1970, 1, 1)
 
 
 def _utc(moment: datetime) -> datetime:
@@ -155,7 +157,7 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(timezone.utc).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-def _seconds(answers: list[m.Answer]) -> float | None:
+def _seconds(answers: list[Fact]) -> float | None:
     """Seconds that annotators spent: each annotation's lead time once, although all its masks carry it."""
     times = {a.annotation_id: a.lead_time for a in answers if a.lead_time is not None}
     return sum(times.values()) if times else None
@@ -198,7 +200,7 @@ def _obtained(
     return found
 
 
-def _progress(obtained: list[_Obtained], answers: list[m.Answer], class_of: Mapping[int, int]) -> Progress:
+def _progress(obtained: list[_Obtained], answers: list[Fact], class_of: Mapping[int, int]) -> Progress:
     asked = Counter((_moment(a), class_of[a.mask_id]) for a in answers if a.mask_id in class_of)
     rows = [(moment, class_id, n, 0, 0.0, 0.0) for (moment, class_id), n in asked.items()]
     rows += [(o.moment, o.class_id, 0, o.masks, o.mean, o.variance) for o in obtained]

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from campaign.records.decision import Kind
-
 if TYPE_CHECKING:
     from campaign.clustering import Tree
     from campaign.search.thresholds import Thresholds
@@ -52,7 +50,7 @@ class Evidence:
 class Outcome(NamedTuple):
     """A policy's decision of a cluster, see `Decision`."""
 
-    kind: Kind
+    kind: str
     rule: str
     quality: float | None = None
     lower_bound: float | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from campaign.search.policies.prior import Prior, fit_prior
+from campaign.search.truth import cluster_quality
 from ml_backend.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,13 +56,6 @@ class Thresholds:
     def __post_init__(self) -> None:
         if not self.k_pr <= self.k_pa:
             raise InputError("k_pr", f"no more than k_pa, {self.k_pa}", self.k_pr)
-
-
-def cluster_quality(tree: Tree, correct: np.ndarray) -> np.ndarray:
-    """True quality Q of every cluster, (2n−1,) float64, from the correctness of the leaves, (n,) bool."""
-    total = np.concatenate([[0], np.cumsum(np.asarray(correct, np.float64)[np.asarray(tree.order)])])
-    start, size = np.asarray(tree.start), np.asarray(tree.size)
-    return (total[start + size] - total[start]) / size
 
 
 def learn_thresholds(

@@ -149,6 +149,10 @@ class Search:
         """Whether a mask was put to annotators."""
         return leaf in self._asked
 
+    def asked_leaves(self) -> list[int]:
+        """The masks that were put to annotators, in order."""
+        return sorted(self._asked)
+
     @property
     def questions(self) -> int:
         """Masks put to annotators so far: no mask is ever asked about twice."""
@@ -403,7 +407,7 @@ class Search:
         rules, rule = np.unique([d.rule for d in self.decisions] or [""], return_inverse=True)
         return {
             "facts": np.array(list(self._facts.items()), np.int64).reshape(-1, 2),
-            "asked": np.array(sorted(self._asked), np.int64),
+            "asked": np.array(self.asked_leaves(), np.int64),
             "decided": np.array(
                 [(d.cluster, _KINDS.index(d.kind), d.asked, d.yes) for d in self.decisions], np.int64
             ).reshape(-1, 4),
@@ -418,9 +422,7 @@ class Search:
             "case_priority": np.array([case.priority for case in cases], np.float64),
             "case_length": np.array([len(case.order) for case in cases], np.int64),
             "case_order": np.array([leaf for case in cases for leaf in case.order], np.int64),
-            "memos": np.array([m for m in memos if m is not None], np.float64).reshape(
-                sum(m is not None for m in memos), -1
-            ),
+            "memos": np.stack(kept) if (kept := [m for m in memos if m is not None]) else np.zeros((0, 0)),
             "has_memo": np.array([m is not None for m in memos], bool),
             "samples": np.array(self.samples, np.int64),
         }

@@ -8,7 +8,8 @@ import numpy as np
 
 from campaign.records.verdict import Verdict
 from campaign.search.policies.paper import Cut
-from campaign.search.thresholds import Thresholds, cluster_quality
+from campaign.search.thresholds import Thresholds
+from campaign.search.truth import cluster_quality
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.populations import ClassPopulation
 from campaign.simulation.runs import MATCHED_IOU, Course, Dataset, Run, run_campaign

@@ -14,7 +14,8 @@ import numpy as np
 from campaign.records.verdict import Verdict
 from campaign.search.evidence import Policy
 from campaign.search.policies import ORDERS, AnnotatorQuality, Paper, make_policy, oracle_order
-from campaign.search.thresholds import Thresholds, cluster_quality
+from campaign.search.thresholds import Thresholds
+from campaign.search.truth import cluster_quality
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.baselines import cascade, cut_trees, draw_by_hand, verify_every_mask
 from campaign.simulation.mixtures import Mixture

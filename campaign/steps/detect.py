@@ -20,11 +20,6 @@ from ml_backend.learning.evaluation import average_precision, true_iou
 from ml_backend.predictions import Predictions
 
 
-def shard_count(store: Store, split: Split) -> int:
-    """How many shards a split's images make."""
-    return -(-len(store.images.records(split)) // store.settings.jobs.shard_images)
-
-
 def detect(store: Store, round_number: int, split: Split, number: int, progress: Progress | None = None) -> None:
     """Predicts the masks of one shard of images and stores them. A finished shard is left as it is."""
     if any(s.number == number for s in store.masks.shards(round_number, split)):
@@ -67,7 +62,7 @@ def assess(store: Store, round_number: int) -> None:
         else:
             learned = cautious(store.masks.predictions(round_number, "pool", class_id, features=False).score)
         metrics["thresholds"][str(class_id)] = _chosen(learned, settings.k_pr, settings.k_pa)
-    store.rounds.update(round_number, metrics=metrics, stage="cluster")
+    store.rounds.update(round_number, metrics=metrics)
 
 
 def cautious(scores: np.ndarray) -> Thresholds:

@@ -10,29 +10,11 @@ from typing import Any
 import numpy as np
 
 from campaign.dataset.export import export_coco
-from campaign.dataset.propagation import drop_duplicates
-from campaign.derived.trust import counted_answers
-from campaign.quality.answers import verdicts
-from campaign.records.dataset_masks import DatasetMasks
-from campaign.records.verdict import Verdict
-from campaign.steps.propagate import obtained
+from campaign.derived.dataset import final_masks
+from campaign.derived.spending import questions_asked
+from campaign.pages.audits import standing_certificate
+from campaign.pages.painting import reference
 from campaign.store import Store
-from ml_backend.files import write_whole
-
-
-def final_masks(store: Store) -> DatasetMasks:
-    """The dataset as it stands: every ended round's masks, and those of the running round decided so far.
-
-    A mask that the answers since then, an audit's too, no longer confirm is left out. Of masks of several rounds that
-    show the same object the earlier one stays.
-    """
-    parts = [store.datasets.read()]
-    current = store.rounds.newest()
-    if current is not None and current.stage in ("verify", "propagate"):
-        parts.append(obtained(store, current.number))
-    masks = drop_duplicates(DatasetMasks.concatenate(parts), store.settings.rounds.dedupe_iou)
-    voted = verdicts(counted_answers(store))
-    return masks.select([voted.get(int(i), Verdict.YES) == Verdict.YES for i in masks.mask_id])
 
 
 def export_campaign(store: Store, path: Path) -> int:
@@ -40,9 +22,6 @@ def export_campaign(store: Store, path: Path) -> int:
 
     Raises InputError where the file cannot be written; then nothing is left behind.
     """
-    from campaign.pages.audits import standing_certificate
-    from campaign.pages.painting import reference
-
     masks = final_masks(store)
     images = store.images.rows("pool")
     file_id = {r.id: r.coco_id for r in images}
@@ -55,7 +34,7 @@ def export_campaign(store: Store, path: Path) -> int:
     info = {
         "campaign": store.settings.name,
         "date_created": date.today().isoformat(),
-        "questions": store.questions.count("verify"),
+        "questions": questions_asked(store),
         "rounds": len(store.rounds.all()),
         "k_iou": store.settings.search.k_iou,
         "policy": store.settings.search.policy,
@@ -65,11 +44,3 @@ def export_campaign(store: Store, path: Path) -> int:
         info["painted_reference"] = painted.as_dict()
     certificate = standing_certificate(store, masks)
     return export_coco(path, masks, rows, store.classes(), info=info, certificate=certificate)
-
-
-def report_campaign(store: Store, path: Path) -> None:
-    """Writes the report. Raises InputError where the file cannot be written."""
-    from campaign.report import render_report, report_data
-
-    html = render_report(report_data(store))
-    write_whole(path, lambda p: p.write_text(html, encoding="utf-8"))

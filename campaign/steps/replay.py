@@ -1,27 +1,29 @@
-"""Replay: decisions and datasets made anew from the facts alone."""
+"""Replay: views, decisions and datasets made anew from the facts alone."""
 
 from __future__ import annotations
 
-from campaign.steps.propagate import obtained
-from campaign.steps.verify import open_searches, save_decisions
+from campaign.derived.dataset import obtained
+from campaign.derived.live import forget, live
+from campaign.records.stage import Stage
 from campaign.store import Store
 
 
 def replay(store: Store) -> dict[str, int]:
-    """Recomputes every decision and the dataset of every ended round from the stored answers.
+    """Drops every view and decision, and works them and the dataset of every ended round out anew from the facts.
 
-    Gives how many `decisions` and `masks` there are, and how many of both are not as they were (`changed`).
+    Returns how many `decisions` and `masks` there are, and how many of both are not as they were (`changed`).
     """
     with store.locked():
         before = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions.rows()}
         masks_before = set(store.datasets.read().mask_id.tolist())
-        store.decisions.forget()
+        forget(store)
+        views = live(store)
         for row in store.rounds.all():
-            for s in open_searches(store, row.number):
-                s.search.afford(s.search.questions)
-                s.search.step()
-                save_decisions(store, row.number, s)
-            if row.stage == "done":
+            views.views(row.number)
+        store.decisions.forget()
+        views.save(also=[r.number for r in store.rounds.all()])
+        for row in store.rounds.all():
+            if row.stage == Stage.DONE:
                 store.datasets.save(row.number, obtained(store, row.number))
         after = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions.rows()}
         masks_after = set(store.datasets.read().mask_id.tolist())

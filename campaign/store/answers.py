@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, insert, select
 
+from campaign.records.page import PageKind
 from campaign.store import models as m
 from campaign.store.sessions import Sessions, portions
 
@@ -50,7 +51,7 @@ class Answers:
         with self._sessions() as session:
             for part in portions(annotations):
                 for known in session.execute(select(*columns).where(m.Answer.annotation_id.in_(part))):
-                    wanted.pop(tuple(known), None)
+                    wanted.pop((known[0], known[1], known[2], known[3]), None)
             if wanted:
                 session.execute(insert(m.Answer), [{**row, "read_at": at} for row in wanted.values()])
         return len(wanted)
@@ -84,6 +85,17 @@ class Answers:
                 for row in session.execute(query.where(m.Answer.mask_id.in_(part)))
             ]
         return sorted(facts)
+
+    def of_class(self, round_number: int, class_id: int) -> list[Fact]:
+        """Facts on a round's verification pages of one class, in the order they were read."""
+        query = (
+            select(*_COLUMNS)
+            .join(m.Page, m.Page.key == m.Answer.page_key)
+            .where(m.Page.round == round_number, m.Page.class_id == class_id, m.Page.kind == PageKind.VERIFY.value)
+            .order_by(m.Answer.id)
+        )
+        with self._sessions() as session:
+            return [Fact(*row) for row in session.execute(query)]
 
     def masks_of(self, annotator: str) -> set[int]:
         """Every mask that one annotator ever said something of."""

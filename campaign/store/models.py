@@ -119,7 +119,7 @@ class Page(Base):
 
     __tablename__ = "page"
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    number: Mapped[int] = mapped_column(BigInteger)
+    number: Mapped[int] = mapped_column(BigInteger, nullable=True)  # SQLite adds no other column to a table
     round: Mapped[int]
     class_id: Mapped[int]
     kind: Mapped[str] = mapped_column(String(20), default="verify")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from campaign.records.page import NewPage, PageKind, Screen
@@ -14,9 +14,10 @@ from campaign.store.sessions import Sessions, portions
 
 
 class Asked(NamedTuple):
-    """One question with what is needed of its page; `gold` is the known verdict, None of a question that is open."""
+    """One question with what is needed of its page; `gold` is the known verdict, None where it is asked in earnest."""
 
     page_key: str
+    number: int
     mask_id: int
     gold: str | None
     kind: str
@@ -76,6 +77,11 @@ class Pages:
                 for part in portions(sorted(keys))
                 for row in session.scalars(select(m.Page).where(m.Page.key.in_(part)))
             }
+
+    def count(self, kind: str) -> int:
+        """How many pages of a kind there are."""
+        with self._sessions() as session:
+            return session.scalar(select(func.count()).select_from(m.Page).where(m.Page.kind == str(kind))) or 0
 
     def newest(self) -> int:
         """The number of the newest page, 0 before the first."""
@@ -138,6 +144,16 @@ class Questions:
                 )
             ]
 
+    def on_masks(self, mask_ids: Collection[int]) -> list[Asked]:
+        """Questions and gold about these masks, by page and mask."""
+        with self._sessions() as session:
+            asked = [
+                Asked(*row)
+                for part in portions(sorted(mask_ids))
+                for row in session.execute(_asked().where(m.Question.mask_id.in_(part)))
+            ]
+        return sorted(asked, key=lambda a: (a.number, a.mask_id))
+
     def of_class(self, round_number: int, class_id: int) -> list[int]:
         """The masks that a round's verification pages ask about in one class, gold aside, by page."""
         query = (
@@ -158,6 +174,12 @@ class Questions:
         with self._sessions() as session:
             return [(q, p) for q, p in session.execute(query.order_by(m.Page.number, m.Question.mask_id))]
 
+    def count_gold(self, kind: str) -> int:
+        """How much gold lies on pages of a kind."""
+        query = select(func.count()).select_from(m.Question).join(m.Page)
+        with self._sessions() as session:
+            return session.scalar(query.where(m.Question.gold.is_not(None), m.Page.kind == str(kind))) or 0
+
     def count(self, kind: str | None = None) -> int:
         """How many questions were asked so far, without gold."""
         query = select(func.count()).select_from(m.Question).join(m.Page).where(m.Question.gold.is_(None))
@@ -165,9 +187,15 @@ class Questions:
             return session.scalar(query if kind is None else query.where(m.Page.kind == str(kind))) or 0
 
 
-def _asked():  # type: ignore[no-untyped-def]
+def _asked() -> Select:
     return select(
-        m.Question.page_key, m.Question.mask_id, m.Question.gold, m.Page.kind, m.Page.round, m.Page.class_id
+        m.Question.page_key,
+        m.Page.number,
+        m.Question.mask_id,
+        m.Question.gold,
+        m.Page.kind,
+        m.Page.round,
+        m.Page.class_id,
     ).join(m.Page)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import models as m
@@ -62,6 +62,11 @@ class Trees:
         """The row of one tree, None where there is none."""
         with self._sessions() as session:
             return session.get(m.ClassTree, (round_number, class_id))
+
+    def mark_searched(self, round_number: int) -> None:
+        """Notes that a round's search has come to its end in every class, by the policy or for want of budget."""
+        with self._sessions() as session:
+            session.execute(update(m.ClassTree).where(m.ClassTree.round == round_number).values(searched=True))
 
 
 class Datasets:

@@ -50,7 +50,7 @@ class Views:
         """Writes a snapshot: arrays, and values that JSON takes."""
         text = np.frombuffer(json.dumps(values).encode(), np.uint8)
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays, **{_TEXT: text})
+        np.savez(buffer, **{**arrays, _TEXT: text})  # type: ignore[arg-type]
         write_whole(self._folder / file, lambda p: p.write_bytes(buffer.getbuffer()), durable=False)
 
     def read(self, file: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

@@ -16,7 +16,8 @@ from urllib.parse import urlparse
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from campaign.jobs.plan import Step
+from campaign.records.stage import Stage
+from campaign.steps.rounds import Step, StepName, start_campaign
 from campaign.store import Store
 from campaign.store.shards import read_shard
 from ml_backend.detector import Detector
@@ -92,10 +93,10 @@ class Waker:
             return
         self._last = time.monotonic()
         current = self.store.rounds.newest()
-        if current is None or current.stage != "verify":
+        if current is None or current.stage != Stage.VERIFY:
             return
         try:
-            enqueue(self.store, connect(self.store), Step("sync", "default", current.number))
+            enqueue(self.store, connect(self.store), Step(StepName.SYNC, "default", current.number))
         except InputError as error:
             log.warning("an answer waits for the next poll: %s", error)
 
@@ -137,7 +138,9 @@ class StoredPredictions:
         self.store = store
         self._images = {r.source_task: r for r in store.images.rows("pool") if r.source_task}
         step = store.settings.jobs.shard_images
-        self._place = {image.id: n // step for n, image in enumerate(store.images.records("pool"))} if self._images else {}
+        self._place = (
+            {image.id: n // step for n, image in enumerate(store.images.records("pool"))} if self._images else {}
+        )
 
     def __call__(self, project: Project, tasks: Sequence[dict]) -> list[StoredMasks | None]:
         """Stored masks of each task, None for one that has none. Each shard is read once."""
@@ -184,7 +187,6 @@ def build_app(folder: str | Path) -> Flask:
     """
     from campaign.jobs.broker import connect
     from campaign.jobs.queues import enqueue_due, waiting
-    from campaign.jobs.supervisor import start_campaign
     from campaign.web.lead import mount
 
     store = Store.open(folder)
@@ -199,7 +201,7 @@ def build_app(folder: str | Path) -> Flask:
     def training(_project: int) -> dict[str, Any]:
         current = store.rounds.newest()
         return {
-            "is_training": current is not None and current.stage == "train",
+            "is_training": current is not None and current.stage == Stage.TRAIN,
             "round": current.number if current else 0,
             "model_version": backend.model.version,
         }

@@ -10,7 +10,7 @@ from campaign.web.lead.login import lead_password
 from campaign.web.serving import StoreCrops
 from ml_backend.server.app import create_app
 from tests.browser.conftest import ARTIFACTS
-from tests.campaign.pages.gold import finish, gold_store
+from tests.campaign.builders import finish, gold_store
 
 pytestmark = pytest.mark.browser
 

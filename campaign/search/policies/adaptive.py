@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaign.records.decision import Kind
 from campaign.search.evidence import Evidence, Outcome
 from campaign.search.policies.paper import ACCEPT_QUALITY, SAMPLE_SIZE, smallest_accepted
 from campaign.search.policies.prior import QUALITIES, Prior
@@ -108,7 +107,7 @@ class Adaptive:
         expected = float(density @ QUALITIES)
         bound = float(QUALITIES[min(int(np.searchsorted(np.cumsum(density), 0.05)), len(QUALITIES) - 1)])
         if rest == 0:  # every mask goes by its own verdict, whatever the cluster is called
-            kind: Kind = "accept" if answered and evidence.yes >= self.k_a * answered else "reject"
+            kind: str = "accept" if answered and evidence.yes >= self.k_a * answered else "reject"
             return Outcome(kind, "all masks verified", evidence.yes / answered if answered else None, bound)
         left = self.draw_limit(evidence.size) - evidence.drawn
         more = tables.worth_asking(density, rest, left, self.price / _STAKE)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaign.records.decision import Kind
 from campaign.search.evidence import Evidence, Outcome
 from ml_backend.errors import InputError
 
@@ -100,7 +99,7 @@ class Paper:
         if answered == 0:
             return Outcome("split", "no certain answer", None, 0.0)
         quality, bound = yes / answered, lower_bound(yes, answered, size)
-        kind: Kind = "split"
+        kind: str = "split"
         if yes >= self.k_a * answered - _SLACK:
             kind = "accept"
         elif yes <= (1 - self.k_a) * answered + _SLACK:
@@ -137,7 +136,7 @@ class Curtailed(Paper):
 
 
 @lru_cache(maxsize=65536)
-def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) -> tuple[Kind | None, int]:
+def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) -> tuple[str | None, int]:
     """The outcome that every way to complete the sample leads to, or the fewest answers that could settle one."""
     paper = Paper(n_s, k_a)
     answered, left = yes + no, limit - yes - no - unsure

@@ -81,7 +81,7 @@ def fit_prior(tree: Tree, correct: np.ndarray, *, min_size: int = 3, most: int =
     from scipy.optimize import minimize
     from scipy.special import ndtr
 
-    from campaign.search.thresholds import cluster_quality
+    from campaign.search.truth import cluster_quality
 
     size = np.asarray(tree.size)
     chosen = np.flatnonzero(size >= min_size)

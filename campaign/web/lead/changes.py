@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from campaign.dataset.propagation import propagate
-from campaign.derived.trust import counted_answers
-from campaign.quality.answers import verdicts
-from campaign.records.decision import Decision
-from campaign.steps.propagate import obtained
-from campaign.steps.verify import ClassSearch, open_searches, round_budget, save_decisions
+from campaign.derived.answers import counted_verdicts
+from campaign.derived.dataset import obtained
+from campaign.derived.live import live
+from campaign.derived.searches import ClassView
+from campaign.derived.spending import round_budget
+from campaign.records.decision import Kind
+from campaign.records.stage import Stage
+from campaign.search.tree_search import Search
 from campaign.store import Store
 from ml_backend.errors import InputError
 
-KINDS = ("accept", "reject", "split")
+KINDS = tuple(kind.value for kind in Kind)
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,21 @@ class Change:
 
 def foresee(store: Store, round_number: int, class_id: int, cluster: int, kind: str | None) -> Change:
     """What would change if a cluster were decided as `kind`, or None: as the policy decides. Nothing is stored."""
-    _check(store, round_number, class_id, cluster, kind)
-    now = store.overrides.standing(round_number, class_id)
+    view = _view(store, round_number, class_id, cluster, kind)
+    now = dict(view.rules.overrides)
     wanted = {c: k for c, k in (now | {cluster: kind}).items() if k is not None}
-    budget = round_budget(store, round_number)
-    before, _ = _outcome(store, round_number, class_id, now, budget)
-    after, questions = _outcome(store, round_number, class_id, wanted, budget)
-    old, new = ({d.cluster: d.kind for d in s.search.decisions} for s in (before, after))
-    size = before.search.tree.size
+    before, after = live(store).imagined(view, now), live(store).imagined(view, wanted)
+    old, new = ({d.cluster: str(d.kind) for d in s.decisions} for s in (before, after))
+    size = before.tree.size
     changed = sorted((c for c in old.keys() | new.keys() if old.get(c) != new.get(c)), key=lambda c: -size[c])
-    masks_before, masks_after = (_masks(store, round_number, s) for s in (before, after))
-    rows = store.rounds.all()
+    masks_before, masks_after = (_masks(store, view, s) for s in (before, after))
+    questions = _questions(store, round_number, after)
     return Change(
         tuple(Difference(c, int(size[c]), old.get(c), new.get(c)) for c in changed),
         len(masks_after - masks_before),
         len(masks_before - masks_after),
         questions,
-        sum(r.number > round_number for r in rows),
+        sum(r.number > round_number for r in store.rounds.all()),
         _may_reopen(store, round_number) and questions > 0,
     )
 
@@ -78,62 +76,53 @@ def decide(store: Store, round_number: int, class_id: int, cluster: int, kind: s
 
     The newest round goes on where that leaves questions to ask; the next turn publishes them.
     """
-    _check(store, round_number, class_id, cluster, kind)
+    _view(store, round_number, class_id, cluster, kind)
     with store.locked():
         reopens = foresee(store, round_number, class_id, cluster, kind).reopens
         store.overrides.add(round_number, class_id, cluster, kind)
-        told = f"is to be: {kind}" if kind else "is decided by its answers again"
-        store.log(f"round {round_number}, {name}: cluster {cluster} {told}, says the lead")
-        row = next(r for r in store.rounds.all() if r.number == round_number)
-        for s in open_searches(store, round_number, class_id=class_id):
-            s.search.afford(s.search.questions)
-            s.search.step()
-            save_decisions(store, round_number, s)
+        wish = f"is to be: {kind}" if kind else "is decided by its answers again"
+        store.log(f"round {round_number}, {name}: cluster {cluster} {wish}, says the lead")
+        live(store).save(also=[round_number])
         if reopens:
             # Its masks are those decided so far again, until it ends anew.
             store.datasets.path(round_number).unlink(missing_ok=True)
-            store.rounds.update(round_number, stage="verify", ended_at=None)
-        elif row.stage == "done":
+            store.rounds.update(round_number, stage=Stage.VERIFY, ended_at=None)
+        elif store.rounds.get(round_number).stage == Stage.DONE:
             store.datasets.save(round_number, obtained(store, round_number))
 
 
-def _outcome(
-    store: Store, round_number: int, class_id: int, overrides: Mapping[int, str], budget: int | None
-) -> tuple[ClassSearch, int]:
-    """The search of a class under these overrides, and how many masks it would ask about next."""
-    (found,) = open_searches(store, round_number, {class_id: overrides}, class_id)
-    spent = found.search.questions
-    can_ask = _may_reopen(store, round_number) or _stage(store, round_number) == "verify"
-    found.search.afford(spent if not can_ask else None if budget is None else spent + budget)
-    found.search.step()
-    return found, found.search.questions - spent
+def _questions(store: Store, round_number: int, search: Search) -> int:
+    """How many masks a search would ask about next."""
+    if not _may_reopen(store, round_number) and store.rounds.get(round_number).stage != Stage.VERIFY:
+        return 0
+    spent, budget = search.questions, round_budget(store, round_number)
+    search.afford(None if budget is None else spent + budget)
+    search.step()
+    return search.questions - spent
 
 
-def _masks(store: Store, round_number: int, s: ClassSearch) -> set[int]:
+def _masks(store: Store, view: ClassView, search: Search) -> set[int]:
     """The masks that a class's decisions bring into the dataset."""
-    decisions: list[Decision] = s.search.decisions
-    found = propagate(
-        store.masks.read(np.asarray(s.mask_ids)), s.search.tree, decisions, verdicts(counted_answers(store)),
-        round_number=round_number, model_version="",
+    masks = propagate(
+        store.masks.read(view.mask_ids), search.tree, search.decisions, counted_verdicts(store),
+        round_number=view.round_number, model_version="",
     )  # fmt: skip
-    return set(found.mask_id.tolist())
-
-
-def _stage(store: Store, round_number: int) -> str:
-    return next(r.stage for r in store.rounds.all() if r.number == round_number)
+    return set(masks.mask_id.tolist())
 
 
 def _may_reopen(store: Store, round_number: int) -> bool:
     """Only the newest round can go on: those before it were trained on."""
     newest = store.rounds.newest()
-    return newest is not None and newest.number == round_number and newest.stage in ("propagate", "done")
+    return newest is not None and newest.number == round_number and newest.stage in (Stage.PROPAGATE, Stage.DONE)
 
 
-def _check(store: Store, round_number: int, class_id: int, cluster: int, kind: str | None) -> None:
+def _view(store: Store, round_number: int, class_id: int, cluster: int, kind: str | None) -> ClassView:
+    """The view of a class. Raises InputError where there is no such decision, tree or cluster."""
     if kind is not None and kind not in KINDS:
         raise InputError("decision", "accept, reject, split or none", kind)
-    entry = next((t for t in store.trees.rows(round_number) if t.class_id == class_id and t.masks), None)
-    if entry is None:
+    view = live(store).view(round_number, class_id)
+    if view is None:
         raise InputError("cluster", "a round and class with a tree", f"round {round_number}, class {class_id}")
-    if not 0 <= cluster < 2 * entry.masks - 1:
-        raise InputError("cluster", f"a number from 0 to {2 * entry.masks - 2}", cluster)
+    if not 0 <= cluster < 2 * view.entry.masks - 1:
+        raise InputError("cluster", f"a number from 0 to {2 * view.entry.masks - 2}", cluster)
+    return view

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaign.derived.trust import counted_answers
+from campaign.derived.answers import counted_answers
 from campaign.quality.answers import standing_answers, verdicts
 from campaign.search.sampling import draw_keys
 from campaign.store import Store

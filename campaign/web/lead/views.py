@@ -15,7 +15,8 @@ from campaign.derived.status import status
 from campaign.derived.team import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money, team
 from campaign.pages import editing
 from campaign.pages.painting import reference
-from campaign.steps.verify import connect
+from campaign.pages.projects import connect, project_url
+from campaign.records.page import Screen
 from campaign.store import Store
 from campaign.web.lead.changes import KINDS, decide, foresee
 from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
@@ -42,7 +43,7 @@ def mount(app: Flask, store: Store) -> None:
     _add_overview(pages, store)
     _add_explorer(pages, store)
     _add_changes(pages, store)
-    _add_handwork(pages, store)
+    _add_corrections(pages, store)
 
     @pages.get("/style.css")
     def style() -> Response:
@@ -95,11 +96,10 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
                 "tree": tree, "clusters": {k: len(v) for k, v in kinds.items()}, "masks": masks,
                 "open": max(0, tree.masks - sum(masks.values())), "searched": tree.searched,
             })  # fmt: skip
-        project = store.values.get(editing.PROJECT)
         return render_template(
             "overview.html",
             **figures.all(),
-            edit_url=f"{store.settings.label_studio.url}/projects/{project['id']}/data" if project else None,
+            edit_url=project_url(store, Screen.EDIT),
             rows=rows,
             events=store.events()[-EVENTS:][::-1],
             published=(PUBLISHED_ANSWER, PUBLISHED_DRAWING),
@@ -207,15 +207,13 @@ def _add_changes(pages: Blueprint, store: Store) -> None:
         return redirect(address, code=303)
 
 
-def _add_handwork(pages: Blueprint, store: Store) -> None:
+def _add_corrections(pages: Blueprint, store: Store) -> None:
     def put_up(mask_ids: list[int], back: str) -> str:
         client = connect(store)
         with store.locked():
             new = editing.add_edit_pages(store, mask_ids)
             editing.publish_edits(store, client)
-        project = store.values.get(editing.PROJECT)
-        url = f"{client.url}/projects/{project['id']}/data" if project else None
-        return render_template("handwork.html", new=new, url=url, back=back)
+        return render_template("correction.html", new=new, url=project_url(store, Screen.EDIT), back=back)
 
     @pages.post("/clusters/<int:round_number>/<int:class_id>/<int:cluster>/edit")
     def edit_cluster(round_number: int, class_id: int, cluster: int) -> str:

@@ -134,7 +134,7 @@ def test_every_command_is_there_and_documented():
 
 def test_torch_is_not_loaded_for_the_command_line():
     code = (
-        "import sys, campaign.cli, campaign.derived.status, campaign.store, campaign.jobs.plan\n"
+        "import sys, campaign.cli, campaign.derived.status, campaign.store, campaign.steps.rounds\n"
         "print([m for m in ('torch', 'pyarrow', 'sklearn', 'alembic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ import pytest
 
 from campaign.cli import people
 from campaign.store import Store
+from tests.campaign.builders import answer, finish, gold_store, turn
 from tests.campaign.cli.test_cli import campaign
-from tests.campaign.pages.gold import answer, finish, gold_store, turn
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import pytest
 
-from campaign.derived.spending import prospects, questions_allowed
+from campaign.derived.spending import prospects, questions_allowed, round_budget
 from campaign.settings import parse_settings
 from campaign.steps.propagate import finish_round
-from campaign.steps.verify import round_budget
 from ml_backend.errors import InputError
-from tests.campaign.pages.gold import answer, finish, gold_store, turn
+from tests.campaign.builders import answer, finish, gold_store, turn
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def test_no_more_is_asked_than_the_hours_allow(tmp_path):
 
 @pytest.mark.parametrize(("budget", "begun"), [(None, 30), (100, 15)])
 def test_a_budget_is_not_spread_over_all_clusters_at_once(tmp_path, monkeypatch, budget, begun):
-    monkeypatch.setattr("campaign.steps.verify.OPEN_PAGES", 1)
+    monkeypatch.setattr("campaign.pages.planning.OPEN_PAGES", 1)
     store = gold_store(tmp_path / "a", {"gold_share": 0}, {"budget_questions": budget})
     keys = turn(store)
     assert store.questions.count() == begun
@@ -63,6 +62,7 @@ def test_the_first_round_brings_enough(tmp_path, least_new, follows):
     store = gold_store(tmp_path / "a", {"gold_share": 0})
     store.settings.rounds.least_new = least_new
     finish(store, 1)
+    store.rounds.update(1, stage="propagate")
     finish_round(store, 1)
     assert (store.rounds.newest().number == 2) == follows
 
@@ -72,6 +72,7 @@ def test_a_round_that_adds_too_little_is_the_last(tmp_path, least_new, follows, 
     store = gold_store(tmp_path / "a", {"gold_share": 0})
     store.settings.rounds.least_new, store.settings.rounds.rounds = least_new, 3
     finish(store, 1)
+    store.rounds.update(1, stage="propagate")
     finish_round(store, 1)
     store.rounds.update(2, stage="propagate")
     first = store.datasets.read(before=2)

@@ -3,31 +3,24 @@
 from collections import Counter
 
 import pytest
-from campaign.store.trust import QUALIFY
 
+from campaign.derived.answers import counted_answers
+from campaign.derived.dataset import obtained
+from campaign.derived.gold import confirmed, gold_supply
+from campaign.derived.live import live
 from campaign.derived.status import status
 from campaign.derived.team import as_json, team
-from campaign.derived.trust import (
-    GoldPlan,
-    confirmed,
-    counted_answers,
-    gold_answers,
-    gold_supply,
-    qualified,
-    wanted_overlaps,
-    withdrawals,
-)
 from campaign.label_studio.people import SUBMIT, invitation, invite
 from campaign.label_studio.server import log_in, sign_up
+from campaign.pages.gold import GoldPlan
 from campaign.pages.qualification import begin_test, read_tests, results
+from campaign.pages.watching import wanted_overlaps
+from campaign.records.page import PageKind, Screen
 from campaign.report import render_report, report_data
-from campaign.steps.propagate import obtained
 from campaign.steps.replay import replay
-from campaign.steps.verify import PROJECT
 from campaign.steps.verify import turn as whole_turn
 from ml_backend.errors import InputError
-from tests.campaign.pages.gold import answer, finish, gold_store, turn
-from tests.campaign.steps.test_verify import is_good
+from tests.campaign.builders import add_page, answer, finish, gold_store, is_good, turn
 
 CAREFUL, CARELESS = 7, 8
 GOLD = {"gold_share": 0.1}
@@ -48,12 +41,12 @@ def test_gold_changes_neither_decisions_nor_the_dataset_nor_the_count_of_questio
     finish(hidden, CAREFUL)
     assert decisions(plain) == decisions(hidden)
     assert obtained(plain, 1).mask_id.tolist() == obtained(hidden, 1).mask_id.tolist()
-    assert plain.count_questions() == hidden.count_questions()
-    assert plain.gold_questions() == []
-    gold = Counter(q.mask_id for q, _ in hidden.gold_questions())
-    kinds = Counter(q.gold for q, _ in hidden.gold_questions())
+    assert plain.questions.count() == hidden.questions.count()
+    assert plain.questions.gold() == []
+    gold = Counter(q.mask_id for q, _ in hidden.questions.gold())
+    kinds = Counter(q.gold for q, _ in hidden.questions.gold())
     assert gold and max(gold.values()) == 1 and abs(kinds["yes"] - kinds["no"]) <= 2
-    sizes = Counter(p.key for _, p in hidden.questions(gold=True))
+    sizes = Counter(p.key for _, p in hidden.questions.rows(gold=True))
     assert max(sizes.values()) <= 15
 
 
@@ -86,13 +79,13 @@ def test_answers_of_a_careless_user_are_withdrawn_and_asked_again_of_others(tmp_
     store.pages.mark_published({key: n for n, key in enumerate(keys, 1)})
     for key in keys:
         answer(store, key, CARELESS, wrong=True)
-    assert list(withdrawals(store)) == [str(CARELESS)]
+    assert list(live(store).trust.intervals) == [str(CARELESS)]
     assert counted_answers(store) == [] and store.answers.rows()
     assert turn(store) == [] and not store.decisions.rows(), "nothing rests on withdrawn answers"
-    assert wanted_overlaps(store, 1) == {key: (2, False) for key in keys}
+    assert wanted_overlaps(store, 1, keys) == {key: (2, False) for key in keys}
     for key in keys:
         answer(store, key, CAREFUL)
-    assert wanted_overlaps(store, 1) == {key: (2, True) for key in keys}
+    assert wanted_overlaps(store, 1, keys) == {key: (2, True) for key in keys}
     finish(store, CAREFUL)
     assert decisions(store) == decisions(other)
     assert obtained(store, 1).mask_id.tolist() == obtained(other, 1).mask_id.tolist()
@@ -116,11 +109,11 @@ def test_some_pages_are_put_to_two_users(tmp_path):
     store = gold_store(tmp_path / "a", {"overlap_share": 1.0})
     keys = turn(store)
     store.pages.mark_published({key: n for n, key in enumerate(keys, 1)})
-    assert wanted_overlaps(store, 1) == {key: (2, False) for key in keys}
+    assert wanted_overlaps(store, 1, keys) == {key: (2, False) for key in keys}
     for key in keys:
         answer(store, key, CAREFUL)
         answer(store, key, CARELESS)
-    assert {state for state in wanted_overlaps(store, 1).values()} == {(2, True)}
+    assert {state for state in wanted_overlaps(store, 1, keys).values()} == {(2, True)}
     found = team(store)
     assert found.kappa == 1.0 and {u.agreement.kappa for u in found.users} == {1.0}
 
@@ -144,22 +137,23 @@ def test_masks_that_several_users_confirmed_become_gold_for_others(tmp_path):
     found = confirmed(store)
     assert found and all(bool(g.truth) == is_good(g.mask_id) for g in found)
     plan = GoldPlan(store, wanted=True)
-    plan.supply = []
+    plan._free.clear()
     drawn = plan.take(1, 6)
     assert drawn and set(drawn) <= {g.mask_id for g in found}
-    store.pages.add("later", 1, 1, [(mask, None) for mask in drawn], "verify", drawn)
+    add_page(store, "later", list(drawn), "verify", drawn)
     for user in (CAREFUL, CARELESS):
         answer(store, "later", user, wrong=user == CARELESS)
-    told = gold_answers(store)
-    assert len(told[str(CARELESS)]) == len(drawn) and str(CAREFUL) not in told, "who confirmed them may remember"
+    trust = live(store).trust
+    assert len(trust.gold_answers(str(CARELESS))) == len(drawn)
+    assert trust.gold_answers(str(CAREFUL)) == [], "who confirmed them may remember"
 
 
-def test_without_gold_left_no_room_is_kept_for_it(tmp_path):
+def test_without_gold_left_its_quota_is_none(tmp_path):
     store = gold_store(tmp_path / "a", GOLD)
     plan = GoldPlan(store)
-    assert plan.room(15, 1) > 0
-    plan.supply, plan.reserve = [], []
-    assert plan.room(15, 1) == 0
+    assert plan.quota(15, 1) > 0
+    plan._free.clear()
+    assert plan.quota(15, 1) == 0
 
 
 def test_the_team_shows_who_is_careless(tmp_path):
@@ -180,12 +174,12 @@ def test_the_team_shows_who_is_careless(tmp_path):
 def test_only_those_who_passed_the_test_count_where_that_is_set(tmp_path):
     store = gold_store(tmp_path / "a", {"qualification": True})
     gold = {int(g.mask_id): g.truth.name.lower() for g in gold_supply(store)[:6]}
-    store.pages.add(f"{store.key}-q1-001", 1, 1, [(i, None) for i in gold], QUALIFY, gold)
+    add_page(store, f"{store.key}-q1-001", list(gold), PageKind.QUALIFY, gold)
     key = turn(store)[0]
     answer(store, f"{store.key}-q1-001", CAREFUL)
     answer(store, f"{store.key}-q1-001", CARELESS, wrong=True)
     answer(store, key, CARELESS)
-    assert qualified(store) == {str(CAREFUL)} and counted_answers(store) == [] and turn(store) == []
+    assert live(store).trust.qualified == {str(CAREFUL)} and counted_answers(store) == [] and turn(store) == []
     answer(store, key, CAREFUL)
     assert {a.annotator for a in counted_answers(store)} == {str(CAREFUL)}
     scores = {r.user: (r.answered, r.right, r.passed) for r in results(store)}
@@ -244,7 +238,7 @@ def test_withdrawn_questions_are_served_to_others_and_the_log_tells(live_store, 
     store = live_store(gold_share=0.1)
     bad, good = (Person(label_studio, label_studio_client, name) for name in ("bad", "good"))
     whole_turn(store, label_studio_client)
-    project = store.values.get(PROJECT)["id"]
+    project = store.values.project(Screen.VERIFICATION)
     first = bad.answer_all(project, wrong=True)
     assert len(first) > 1 and good.answer_all(project) == [], "Label Studio takes them for answered"
     whole_turn(store, label_studio_client)
@@ -268,7 +262,7 @@ def test_a_qualification_test_and_its_retake_show_different_masks(live_store, la
     read_tests(store, label_studio_client)
     assert [(r.user, r.passed) for r in results(store)] == [(str(able.id), True)]
     assert begin_test(store, label_studio_client, pages=2) != first
-    seen = Counter(q.mask_id for q, _ in store.questions.gold(QUALIFY))
+    seen = Counter(q.mask_id for q, _ in store.questions.gold(PageKind.QUALIFY))
     assert len(seen) == 60 and max(seen.values()) == 1
     assert store.questions.count() == 0
 

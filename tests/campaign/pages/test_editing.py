@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
+from campaign.derived.dataset import final_masks, obtained
 from campaign.derived.team import as_json, team
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask
 from campaign.label_studio.readback import parse_verdicts
 from campaign.pages import editing, painting
 from campaign.records.verdict import Verdict
-from campaign.steps.export import export_campaign, final_masks
-from campaign.steps.propagate import obtained
+from campaign.steps.export import export_campaign
 from campaign.steps.replay import replay
 from campaign.web.serving import StoreCrops
 from ml_backend.errors import InputError
@@ -21,8 +21,7 @@ from ml_backend.masks.brush import encode_brush_rles
 from ml_backend.masks.editing import edit_prediction, edit_window
 from ml_backend.masks.regions import Target, to_regions
 from ml_backend.server.app import create_app
-from tests.campaign.pages.gold import answer, finish, gold_store, turn
-from tests.campaign.steps.test_verify import is_good
+from tests.campaign.builders import answer, finish, gold_store, is_good, turn
 
 
 @pytest.fixture
@@ -211,13 +210,13 @@ def test_difficult_classes_are_asked_one_mask_at_a_time(tmp_path):
     single.settings.page.single_classes = [single.classes()[1]]
     finish(plain, 7)
     finish(single, 7)
-    decisions = [sorted((d.class_id, d.cluster, d.kind) for d in s.decisions()) for s in (plain, single)]
+    decisions = [sorted((d.class_id, d.cluster, d.kind) for d in s.decisions.rows()) for s in (plain, single)]
     assert decisions[0] == decisions[1]
-    for page in single.pages():
-        masks = [q for q, p in single.questions(gold=True) if p.key == page.key]
+    for page in single.pages.rows():
+        masks = [q for q, p in single.questions.rows(gold=True) if p.key == page.key]
         assert page.screen == ("single" if page.class_id == 1 else "verification")
         assert (len(masks) == 1) == (page.screen == "single")
-    alone = [q.gold for q, p in single.questions(gold=True) if p.screen == "single"]
+    alone = [q.gold for q, p in single.questions.rows(gold=True) if p.screen == "single"]
     assert "yes" in alone and "no" in alone and None in alone
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from campaign.derived.trust import GoldPlan
+from campaign.pages.gold import GoldPlan
 from campaign.pages.instructions import (
     class_rules,
     examples,
@@ -12,9 +12,9 @@ from campaign.pages.instructions import (
     project_instructions,
     write_templates,
 )
-from campaign.steps.verify import build_pages, ensure_project
-from tests.campaign.pages.gold import gold_store, turn
-from tests.campaign.steps.test_verify import is_good
+from campaign.pages.projects import ensure_project
+from campaign.pages.publishing import build_pages
+from tests.campaign.builders import gold_store, is_good, turn
 
 
 @pytest.fixture

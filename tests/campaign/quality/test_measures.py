@@ -14,7 +14,7 @@ from campaign.quality.measures import (
     first_answers,
     flags,
     fleiss_kappa,
-    gold_room,
+    gold_quota,
     is_chosen,
     opening_wanted,
     pace,
@@ -91,7 +91,7 @@ def simulate(error: float, seed: int, answers: int) -> bool:
     told: list[GoldAnswer] = []
     for page in range(answers // 15):
         opening = opening_wanted({"a": len(told)}, 0, settings.gold_opening, newcomers=0)
-        for _ in range(gold_room(15, page, settings.gold_share, opening)):
+        for _ in range(gold_quota(15, page, settings.gold_share, opening)):
             truth = Verdict(len(told) % 2)
             given = Verdict(1 - truth) if rng.random() < error else truth
             told.append(GoldAnswer("a", len(told), truth, given, f"{len(told):06d}"))
@@ -109,10 +109,10 @@ def test_a_careless_user_is_found_within_60_answers_and_a_careful_one_is_not_wit
 
 
 def test_one_question_in_ten_is_gold_once_users_are_known():
-    rooms = [gold_room(15, page, 0.1, opening=False) for page in range(200)]
+    rooms = [gold_quota(15, page, 0.1, opening=False) for page in range(200)]
     assert sum(rooms) == 300 and set(rooms) == {1, 2}
-    assert gold_room(15, 0, 0.1, opening=True) == 8
-    assert gold_room(15, 0, 0.0, opening=True) == 0
+    assert gold_quota(15, 0, 0.1, opening=True) == 8
+    assert gold_quota(15, 0, 0.0, opening=True) == 0
 
 
 @pytest.mark.parametrize(

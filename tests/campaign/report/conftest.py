@@ -9,12 +9,13 @@ from scipy import ndimage
 from sqlalchemy import update
 
 from campaign.demo.shapes import draw_shapes
+from campaign.derived.live import live
 from campaign.records.verdict import Verdict
 from campaign.settings import CampaignSettings
 from campaign.steps.cluster import cluster
 from campaign.steps.detect import assess
 from campaign.steps.propagate import finish_round
-from campaign.steps.verify import open_searches, plan_pages, save_decisions
+from campaign.steps.verify import decide
 from campaign.store import Store, models
 from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import CocoDataset
@@ -70,7 +71,8 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
     ids = {(r.split, r.coco_id): r.id for r in store.images.rows()}
     truth = splits["pool"]
     truth_rows = [(ids["pool", a.image_id], a) for a in truth.annotations]
-    store_truth = CocoDataset(store.images.records("pool"), truth.classes, [_moved(a, image) for image, a in truth_rows])
+    moved = [_moved(a, image) for image, a in truth_rows]
+    store_truth = CocoDataset(store.images.records("pool"), truth.classes, moved)
     clock = datetime(2026, 3, 1, 9, 0, tzinfo=timezone.utc)
     annotation = 0
     for number in range(1, rounds + 1):
@@ -89,15 +91,15 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
             zip(predictions.mask_id.tolist(), true_iou(predictions, store_truth, False) >= 0.75, strict=True)
         )
         while True:
-            searches = open_searches(store, number)
-            pages = list(plan_pages(store, number, searches))
-            for s in searches:
-                save_decisions(store, number, s)
+            newest = store.pages.newest()
+            decide(store, number)
+            live(store).save()
             _date_decisions(store, clock)
+            pages = [p for p in store.pages.rows() if p.number > newest]
             if not pages:
                 break
-            for key, round_number, class_id, questions, *_ in pages:
-                store.pages.add(key, round_number, class_id, questions)
+            for page in pages:
+                key, questions = page.key, [(a.mask_id, None) for a in store.questions.on_pages([page.key])]
                 annotation += 1
                 clock += timedelta(seconds=1.2 * len(questions))
                 verdicts = {i: Verdict(int(correct[i] ^ (rng.random() < error_rate))) for i, _ in questions}
@@ -113,6 +115,7 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
                     }
                     for mask, verdict in verdicts.items()
                 )
+        store.rounds.update(number, stage="propagate")
         finish_round(store, number)
     return store, store_truth
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from campaign.derived.dataset import final_masks
 from campaign.report import report_data
 from campaign.report.records import KINDS
-from campaign.steps.export import final_masks
 from ml_backend.learning.evaluation import true_iou
 
 

@@ -1,9 +1,8 @@
 """The free start: the pool's nearest neighbours of held-out masks that are known to be correct."""
 
+from campaign.derived.dataset import obtained
 from campaign.report import render_report, report_data
-from campaign.steps.propagate import obtained
-from tests.campaign.pages.gold import finish, gold_store
-from tests.campaign.steps.test_verify import CLASSES, make_store  # noqa: F401
+from tests.campaign.builders import CLASSES, finish, gold_store
 
 
 def test_neighbours_of_good_masks_are_good_and_in_the_dataset(tmp_path):
@@ -21,6 +20,6 @@ def test_neighbours_of_good_masks_are_good_and_in_the_dataset(tmp_path):
     assert "A free start" in page and "of the 40 nearest 40 are in the dataset, 0 were voted no" in page
 
 
-def test_without_held_out_images_there_is_none(make_store):  # noqa: F811
+def test_without_held_out_images_there_is_none(make_store):
     data = report_data(make_store())
     assert data.free_start == () and "A free start" not in render_report(data)

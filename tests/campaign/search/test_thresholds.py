@@ -7,7 +7,8 @@ import pytest
 from scipy.cluster.hierarchy import linkage
 
 from campaign.clustering import Tree
-from campaign.search.thresholds import Thresholds, cluster_quality, learn_thresholds
+from campaign.search.thresholds import Thresholds, learn_thresholds
+from campaign.search.truth import cluster_quality
 from ml_backend.errors import InputError
 
 

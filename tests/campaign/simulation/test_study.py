@@ -12,7 +12,7 @@ from campaign.simulation.populations import class_sizes, sample_population
 from campaign.simulation.predictions import campaign_population
 from campaign.simulation.study import SimulationOptions, compare_orders, grid, learn, run_policy, simulate
 from ml_backend.errors import InputError
-from tests.campaign.pages.gold import gold_store
+from tests.campaign.builders import gold_store
 
 SMALL = SimulationOptions(masks=2400, classes=3, seed=4)
 

@@ -9,7 +9,7 @@ from campaign.steps.cluster import cluster
 from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset, ImageRecord
-from tests.campaign.steps.test_verify import CLASSES, predictions
+from tests.campaign.builders import CLASSES, predictions
 
 THRESHOLDS = {"k_pr": 0.1, "k_pa": 0.5, "note": "", "curves": None}
 

@@ -6,11 +6,12 @@ import pytest
 
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import read_changes
+from campaign.pages.projects import abandon_project
 from campaign.records.verdict import Verdict
-from campaign.steps.verify import abandon_project, turn
+from campaign.steps.verify import turn
 from ml_backend.errors import InputError
+from tests.campaign.builders import is_good, make_store  # noqa: F401
 from tests.campaign.cli.test_cli import CAMPAIGN
-from tests.campaign.steps.test_verify import is_good, make_store  # noqa: F401
 
 pytestmark = pytest.mark.label_studio
 

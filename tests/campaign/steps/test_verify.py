@@ -1,104 +1,16 @@
-"""Verify: pages from asks, facts from snapshots, and the fold that may be stopped anywhere."""
+"""Verify: pages from wishes, facts from snapshots, and the fold that may be stopped anywhere."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from campaign.clustering import Tree, linkage
+from campaign.derived.dataset import obtained
 from campaign.label_studio.readback import AnnotationSnapshot, TaskSnapshot
+from campaign.pages.planning import plan_pages
+from campaign.pages.readback import facts
 from campaign.quality.answers import standing_answers, verdicts
 from campaign.records.verdict import Verdict
-from campaign.settings import CampaignSettings, LabelStudioSettings
-from campaign.steps.propagate import obtained
 from campaign.steps.replay import replay
-from campaign.steps.verify import facts, open_searches, plan_pages, save_decisions
 from campaign.store import Store
-from ml_backend.masks.coco import CocoDataset, ImageRecord
-from ml_backend.predictions import Predictions
-
-CLASSES = {1: "cell", 2: "dot"}
-GOOD, BAD = 0.9, 0.3
-
-
-@pytest.fixture
-def make_store(tmp_path):
-    """A store whose round 1 is at verify: per class 40 good masks in one place of feature space, 40 bad in another."""
-
-    def make(name="campaign", label_studio=None, **search) -> Store:
-        (tmp_path / name).mkdir()
-        image = tmp_path / name / "a.png"
-        Image.new("RGB", (400, 400)).save(image)
-        pool = CocoDataset([ImageRecord(1, "a.png", 400, 400, image)], CLASSES)
-        settings = CampaignSettings(name="t", search={"policy": "paper", "k_pa": 0.1, "k_pr": 0.0} | search)
-        if label_studio:
-            settings = settings.model_copy(update={"label_studio": LabelStudioSettings(**label_studio)})
-        store = Store.create(tmp_path / name / "c", settings, {"pool": pool})
-        store.rounds.start(1, "verify")
-        store.rounds.update(1, model_version="v1")
-        stored = store.masks.save_shard(1, "pool", 0, predictions(), images=1, seconds=0.0)
-        for class_id in CLASSES:
-            mine = stored.select(stored.class_id == class_id)
-            tree = Tree.build(linkage(mine.features, mine.score), mine.score)
-            tree.save(store.trees.folder(1, class_id))
-            store.trees.save(1, class_id, mine.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
-        return store
-
-    return make
-
-
-def predictions() -> Predictions:
-    from pycocotools import mask as mask_util
-
-    rng = np.random.default_rng(0)
-    n = 160
-    good = np.tile(np.repeat([True, False], 40), 2)
-    rle = np.empty(n, object)
-    boxes = [[(i % 16) * 24, (i // 16) * 24, 20, 20] for i in range(n)]
-    for i, (x, y, w, h) in enumerate(boxes):
-        mask = np.zeros((400, 400), np.uint8, order="F")
-        mask[y : y + h, x : x + w] = 1
-        rle[i] = mask_util.encode(mask)["counts"]
-    return Predictions(
-        np.arange(n), np.ones(n), np.repeat([1, 2], 80), np.array(boxes), rle, np.full((n, 2), 400),
-        np.where(good, GOOD, BAD), np.ones(n), rng.normal(0, 0.1, (n, 8)) + np.where(good, 1, -1)[:, None],
-    )  # fmt: skip
-
-
-def is_good(mask_id: int) -> bool:
-    return (mask_id & 0xFFFFF) % 80 < 40
-
-
-def answer(store: Store, key: str, annotation: int = 0, flip: bool = False, stamp: str = "1") -> dict[int, Verdict]:
-    """Answers one page as a person who is right would, or one who is wrong throughout."""
-    masks = [q.mask_id for q, p in store.questions.rows() if p.key == key]
-    given = {i: Verdict(int(is_good(i) != flip)) for i in masks}
-    snapshot = TaskSnapshot(
-        1, key, (AnnotationSnapshot(annotation or abs(hash(key)) % 10**6, "a", stamp, 3.0, False, given),)
-    )
-    store.answers.add(facts(store, [snapshot]))
-    return given
-
-
-def turn(store: Store) -> list[str]:
-    """What a turn does between reading and publishing; gives the keys of new pages."""
-    searches = open_searches(store, 1)
-    pages = list(plan_pages(store, 1, searches))
-    for page in pages:
-        store.pages.add(*page)
-    for s in searches:
-        save_decisions(store, 1, s)
-    return [key for key, *_ in pages]
-
-
-def finish(store: Store, order=lambda keys: keys) -> None:
-    for _ in range(50):
-        keys = turn(store)
-        if not keys:
-            assert all(t.searched for t in store.trees.rows(1))
-            return
-        for key in order(keys):
-            answer(store, key)
-    raise AssertionError("the search does not end")
+from tests.campaign.builders import add_page, answer, finish, is_good, turn
 
 
 def outcome(store: Store):
@@ -132,9 +44,7 @@ def test_a_turn_run_twice_makes_no_page_twice(make_store):
 
 def test_a_turn_that_was_killed_before_it_published_is_mended_by_the_next(make_store):
     store, other = make_store("a"), make_store("b")
-    searches = open_searches(store, 1)
-    for page in list(plan_pages(store, 1, searches))[:1]:
-        store.pages.add(*page)  # killed after the first page
+    store.pages.add(list(plan_pages(store, 1))[:1])  # killed after the first page
     finish_with_open_pages(store)
     finish(other)
     assert outcome(store) == outcome(other)
@@ -175,10 +85,12 @@ def test_pages_are_full_unless_nothing_else_is_open(make_store):
 def test_edits_and_deletions_count(make_store):
     store = make_store()
     key = turn(store)[0]
-    yes = answer(store, key, annotation=5, stamp="1")
+    yes = answer(store, key)
     assert verdicts(store.answers.rows()) == yes
-    answer(store, key, annotation=5, flip=True, stamp="2")
-    assert verdicts(store.answers.rows()) == {i: Verdict(1 - v) for i, v in yes.items()}
+    no = {i: Verdict(1 - v) for i, v in yes.items()}
+    edited = AnnotationSnapshot(store.answers.rows()[0].annotation_id, 1, "2027", 3.0, False, no)
+    store.answers.add(facts(store, [TaskSnapshot(1, key, (edited,))]))
+    assert verdicts(store.answers.rows()) == no
     store.answers.add(facts(store, [TaskSnapshot(1, key, ())]))
     assert verdicts(store.answers.rows()) == {} and standing_answers(store.answers.rows()) == []
     assert len(store.answers.rows()) == 3 * len(yes), "facts are never rewritten"
@@ -207,6 +119,7 @@ def test_a_mask_voted_no_later_leaves_the_dataset(make_store):
     store = make_store()
     finish(store)
     mask = obtained(store, 1).mask_id[0]
+    add_page(store, "audit", [int(mask)], "audit1")
     row = {
         "page_key": "audit", "annotation_id": 9, "mask_id": int(mask), "annotator": "b", "verdict": "no",
         "answered_at": "9", "lead_time": None,

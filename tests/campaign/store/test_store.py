@@ -13,6 +13,7 @@ from PIL import Image
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.settings import CampaignSettings
 from campaign.store import Store
+from campaign.store.decisions import replace_decisions
 from campaign.store.locks import file_lock
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
@@ -44,7 +45,9 @@ def test_images_get_ids_of_their_own_and_the_pool_no_annotations(store):
     again = Store.open(store.folder)
     assert [i.id for i in again.images.records()] == [1, 2, 3]
     assert again.classes() == CLASSES
-    assert [a.image_id for a in again.images.annotated("heldout").annotations] == [again.images.records("heldout")[0].id]
+    assert [a.image_id for a in again.images.annotated("heldout").annotations] == [
+        again.images.records("heldout")[0].id
+    ]
     assert not (store.folder / "pool.json").exists()
 
 
@@ -156,9 +159,11 @@ def test_a_decision_that_stays_keeps_its_time(store):
         "cluster": 4, "kind": "accept", "rule": "r", "size": 9, "asked": 5, "yes": 5,
         "quality": 1.0, "lower_bound": 0.5, "mean_score": 0.9,
     }  # fmt: skip
-    store.decisions.replace(1, 1, [row, row | {"cluster": 5}])
+    with store.session() as session:
+        replace_decisions(session, 1, 1, [row, row | {"cluster": 5}])
     before = {d.cluster: d.decided_at for d in store.decisions.rows()}
-    store.decisions.replace(1, 1, [row, row | {"cluster": 6}])
+    with store.session() as session:
+        replace_decisions(session, 1, 1, [row, row | {"cluster": 6}])
     after = {d.cluster: d.decided_at for d in store.decisions.rows()}
     assert after.keys() == {4, 6} and after[4] == before[4]
 
@@ -184,6 +189,7 @@ def test_a_full_disk_gets_one_line_and_leaves_no_campaign(tmp_path, splits):
 import resource, pickle
 from campaign.settings import CampaignSettings
 from campaign.store import Store
+from campaign.store.decisions import replace_decisions
 from ml_backend.errors import InputError
 splits = pickle.loads({__import__("pickle").dumps(splits)!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))

@@ -7,7 +7,7 @@ import pytest
 from campaign.store import Store
 from campaign.web.serving import CampaignBackend, CampaignModel, StoredPredictions, Waker, build_app
 from ml_backend.server.backend import Project
-from tests.campaign.pages.gold import gold_store
+from tests.campaign.builders import gold_store
 
 OUTSIDE = {"REMOTE_ADDR": "172.18.0.3"}
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from campaign.steps.propagate import obtained
+from campaign.derived.dataset import obtained
 from campaign.steps.replay import replay
 from campaign.web.lead import mount
 from campaign.web.lead.changes import decide, foresee
@@ -16,8 +16,7 @@ from campaign.web.lead.views import Figures
 from campaign.web.serving import StoreCrops
 from ml_backend.errors import InputError
 from ml_backend.server.app import create_app
-from tests.campaign.pages.gold import answer, finish, gold_store, turn
-from tests.campaign.steps.test_verify import is_good
+from tests.campaign.builders import answer, finish, gold_store, is_good, turn
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ def edit(
     Without --cluster or --mask they are the best of those voted no whose object the dataset does not have.
     """
     from campaign.pages import editing
-    from campaign.steps.verify import connect
+    from campaign.pages.projects import connect, project_url
+    from campaign.records.page import Screen
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -49,8 +50,7 @@ def edit(
         editing.publish_edits(store, client)
         editing.read_edits(store, client)
     state = editing.summary(store)
-    project = store.values.get(editing.PROJECT)
-    url = f"{client.url}/projects/{project['id']}/data" if project else None
+    url = project_url(store, Screen.EDIT)
     text = f"{new} new pages, {state['pages']} in all; {state['corrected']} corrected, {state['no_object']} no object, "
     emit({"new": new, "url": url, **state}, json, f"{text}{state['in_dataset']} in the dataset\n{url or ''}".strip())
 
@@ -63,7 +63,8 @@ def paint(
 ) -> None:
     """Publish parts of images to be painted from scratch, and compare what was painted with the dataset: SQ."""
     from campaign.pages import painting
-    from campaign.steps.verify import connect
+    from campaign.pages.projects import connect, project_url
+    from campaign.records.page import Screen
     from campaign.store import Store
 
     store = Store.open(folder)
@@ -73,8 +74,7 @@ def paint(
         painting.publish_paintings(store, client)
         painting.read_paintings(store, client)
     found = painting.reference(store)
-    project = store.values.get(painting.PROJECT)
-    url = f"{client.url}/projects/{project['id']}/data" if project else None
+    url = project_url(store, Screen.PAINT)
     sq = "no SQ yet" if found.sq is None else f"SQ {found.sq:.3f}"
     text = (
         f"{found.answered} of {found.pages} parts painted: {found.painted} masks, {found.masks} of the dataset there, "
@@ -85,7 +85,7 @@ def paint(
 def instructions(folder: Folder, json: Json = False) -> None:
     """Write the texts that annotators are shown, to be changed there, and put them into Label Studio."""
     from campaign.pages.instructions import keep_instructions, write_templates
-    from campaign.steps.verify import connect
+    from campaign.pages.projects import connect
     from campaign.store import Store
 
     store = Store.open(folder)

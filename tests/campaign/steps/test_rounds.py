@@ -2,7 +2,7 @@
 
 import pytest
 
-from campaign.jobs.plan import Progress, Step, detection_jobs, due
+from campaign.steps.rounds import Progress, Step, detection_jobs, due
 
 
 def progress(stage, shards=(), trees=()):

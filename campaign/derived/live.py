@@ -1,0 +1,307 @@
+"""All views of one campaign, kept up with its facts: what is new is read once, and touches the classes it concerns.
+
+Snapshots are named by the cursor that they hold. A turn folds what is new, plans on it, and saves the views that
+changed together with the decisions and the cursor, in one transaction: a process that is killed before leaves the
+views as they were, and the next one reads the same facts again. Readers fold without saving.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import update
+
+from campaign.derived.searches import ClassView, Rules
+from campaign.derived.trust import TrustView, ended_rounds
+from campaign.quality.answers import standing_answers, verdicts
+from campaign.records.page import PageKind
+from campaign.records.stage import Stage
+from campaign.records.verdict import Verdict
+from campaign.search.tree_search import Search
+from campaign.store import Store
+from campaign.store import models as m
+from campaign.store.answers import Fact
+from campaign.store.decisions import add_decisions, replace_decisions
+from campaign.store.pages import Asked
+from campaign.store.views import save_view
+
+STATE = "state"
+FORM = "1"  # of the cursor and the trust view's snapshot
+
+
+@dataclass
+class Cursor:
+    """How far the views have read: the newest fact, page and override."""
+
+    answer: int = 0
+    page: int = 0
+    override: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.answer}-{self.page}-{self.override}"
+
+
+class LiveViews:
+    """The views of one campaign in this process. `refresh` before reading, `save` under the campaign's lock.
+
+    `touched` are the pages whose answers count otherwise than before, since the views were saved last.
+    """
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.cursor = Cursor()
+        self.trust = TrustView(store)
+        self.touched: set[str] = set()
+        self._classes: dict[tuple[int, int], ClassView] = {}
+        self._overrides: dict[tuple[int, int], dict[int, str | None]] = defaultdict(dict)
+        self._trust_changed = False
+        self._loaded = False
+        self._from_history = False  # the snapshots of classes are of an unknown time
+
+    # reading
+
+    def refresh(self) -> LiveViews:
+        """Takes in all facts that are new; returns itself."""
+        if not self._loaded:
+            self._load()
+        if self.store.pages.newest() > self.cursor.page:
+            self._take_pages()
+        if self.store.answers.newest() > self.cursor.answer:
+            self._take_answers()
+        if new := self.store.overrides.rows(self.cursor.override):
+            self._take_overrides(new)
+            self._follow({(row.round, row.class_id) for row in new})
+        return self
+
+    def view(self, round_number: int, class_id: int) -> ClassView | None:
+        """The view of one class in one round, None where it has no tree."""
+        if (known := self._classes.get((round_number, class_id))) is None:
+            entry = self.store.trees.row(round_number, class_id)
+            if entry is None or not entry.masks:
+                return None
+            known = self._classes[round_number, class_id] = self._restored(entry) or self._folded(entry)
+        return known
+
+    def views(self, round_number: int) -> list[ClassView]:
+        """The views of all classes of a round that have a tree, by class."""
+        entries = self.store.trees.rows(round_number)
+        return [v for e in entries if (v := self.view(round_number, e.class_id)) is not None]
+
+    def summaries(self, round_number: int) -> dict[int, dict[str, Any]]:
+        """The figures of every class of a round, by class; only views that changed are opened for it."""
+        over = self.store.rounds.get(round_number).stage == Stage.DONE
+        stored = {row.name: row for row in self.store.views.rows(_name(round_number, ""))}
+        figures: dict[int, dict[str, Any]] = {}
+        for entry in self.store.trees.rows(round_number):
+            row = stored.get(_name(round_number, entry.class_id))
+            known = self._classes.get((round_number, entry.class_id))
+            is_current = row is not None and (over or row.version == self.rules(entry).version)
+            if known is None and row is not None and is_current and not self._from_history:
+                figures[entry.class_id] = row.summary
+            elif (view := self.view(round_number, entry.class_id)) is not None:
+                figures[entry.class_id] = view.summary()
+        return figures
+
+    def imagined(self, view: ClassView, overrides: Mapping[int, str]) -> Search:
+        """The search of a class as it would be under other overrides, with the same facts."""
+        search = self.rules(view.entry, overrides).search(self.store, view.entry)
+        search.asked(view.search.asked_leaves())
+        for leaf, verdict in view.search.verdicts.items():
+            search.answer(leaf, verdict)
+        search.catch_up()
+        return search
+
+    def rules(self, entry: m.ClassTree, overrides: Mapping[int, str] | None = None) -> Rules:
+        """What a class's decisions go by; `overrides` stand in for the stored ones."""
+        if overrides is None:
+            kinds = self._overrides[entry.round, entry.class_id]
+            overrides = {c: k for c, k in kinds.items() if k is not None}
+        return Rules.of(self.store, entry, self.trust.annotator_quality(entry.round), overrides)
+
+    # the fold
+
+    def _take_pages(self) -> None:
+        newest = self.store.pages.newest()
+        asked = self.store.questions.after(self.cursor.page)
+        self.trust.add_questions(asked)
+        self._trust_changed |= any(a.gold is not None for a in asked)
+        new: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for a in asked:
+            if a.gold is None and a.kind == PageKind.VERIFY:
+                new[a.round, a.class_id].append(a.mask_id)
+        for place, masks in new.items():
+            if (view := self.view(*place)) is not None:
+                view.take(masks, {})
+        self.cursor.page = max(newest, self.cursor.page, *(a.number for a in asked))
+
+    def _take_answers(self) -> None:
+        facts = self.store.answers.after(self.cursor.answer)
+        asked = {(a.page_key, a.mask_id): a for a in self.store.questions.on_pages({f.page_key for f in facts})}
+        about = [a for f in facts if (a := asked.get((f.page_key, f.mask_id))) is not None]
+        running = [r.number for r in self.store.rounds.all() if r.stage != Stage.DONE]
+        quality = {number: self.trust.annotator_quality(number) for number in running}
+        changed = self.trust.update(about)
+        self._trust_changed |= bool(changed) or any(a.gold is not None for a in about)
+        masks = {a.mask_id for a in about if a.gold is None and a.kind == PageKind.VERIFY}
+        self.touched |= {f.page_key for f in facts}
+        for user in sorted(changed):
+            masks |= (of_user := self.store.answers.masks_of(user))
+            self.touched |= {a.page_key for a in self.store.questions.on_masks(of_user)}
+        self._take_verdicts(masks)
+        for number, before in quality.items():
+            if self.trust.annotator_quality(number) != before:
+                self._follow({(number, e.class_id) for e in self.store.trees.rows(number)})
+        self.cursor.answer = facts[-1].id
+
+    def _take_verdicts(self, masks: Collection[int]) -> None:
+        """Works out anew what is known of these masks, in every round that asks about them."""
+        asked = [a for a in self.store.questions.on_masks(masks) if a.kind == PageKind.VERIFY and a.gold is None]
+        known = self._verdicts(asked, self.store.answers.on_masks({a.mask_id for a in asked}))
+        by_class: dict[tuple[int, int], dict[int, Verdict | None]] = defaultdict(dict)
+        for a in asked:
+            by_class[a.round, a.class_id][a.mask_id] = known.get((a.round, a.mask_id))
+        for place, verdict_of in sorted(by_class.items()):
+            if (view := self.view(*place)) is not None:
+                view.take((), verdict_of)
+
+    def _verdicts(self, asked: Collection[Asked], facts: Collection[Fact]) -> dict[tuple[int, int], Verdict]:
+        """{(round, mask id): verdict} by the answers that count on these questions' own pages."""
+        question = {(a.page_key, a.mask_id): a for a in asked}
+        ended = ended_rounds(self.store)
+        by_round: dict[int, list[Fact]] = defaultdict(list)
+        for f in standing_answers(facts):
+            a = question.get((f.page_key, f.mask_id))
+            if a is not None and self.trust.counts(f, a, ended):
+                by_round[a.round].append(f)
+        return {(n, mask): v for n, counted in by_round.items() for mask, v in verdicts(counted).items()}
+
+    def _take_overrides(self, rows: Collection[m.Override]) -> None:
+        for row in rows:
+            self._overrides[row.round, row.class_id][row.cluster] = row.kind
+            self.cursor.override = max(self.cursor.override, row.id)
+
+    def _follow(self, places: Collection[tuple[int, int]]) -> None:
+        """Folds these classes anew where their rules changed."""
+        for place in sorted(places):
+            if (view := self.view(*place)) is not None:
+                view.follow(self.rules(view.entry))
+
+    # snapshots
+
+    def save(self, also: Collection[int] = ()) -> None:
+        """Saves the views that changed, and what was decided of classes whose round is at verify, or among `also`.
+
+        All of it in one transaction. To be called under the campaign's lock.
+        """
+        changed = [self._classes[place] for place in sorted(self._classes) if self._classes[place].changed]
+        stage = {r.number: r.stage for r in self.store.rounds.all()}
+        row, cursor = self.store.views.row(STATE), asdict(self.cursor)
+        if not changed and row is not None and row.cursor == cursor and not self._trust_changed:
+            return
+        stale = [row.file] if row is not None and row.file else []
+        file = row.file if row is not None and not self._trust_changed else f"trust-{self.cursor}.npz"
+        if self._trust_changed or row is None or file is None:
+            file = f"trust-{self.cursor}.npz"
+            self.store.views.write(file, *self.trust.state())
+        with self.store.session() as session:
+            for view in changed:
+                place = view.round_number, view.class_id
+                if view.round_number in also or stage.get(view.round_number) == Stage.VERIFY:
+                    save_decisions(session, view)
+                name, files = _name(*place), f"r{place[0]}-c{place[1]}-{self.cursor}-{view.rules.version[:8]}.npz"
+                old = session.get(m.View, name)
+                stale += [old.file] if old is not None and old.file else []
+                self.store.views.write(files, view.search.state(), {"saved": view.saved})
+                save_view(session, name, view.rules.version, cursor, view.summary(), files)
+            save_view(session, STATE, FORM, cursor, {}, file)
+        kept = {row.file for row in self.store.views.rows("")}
+        self.store.views.remove(set(stale) - kept)
+        for view in changed:
+            view.changed = False
+        self._trust_changed = self._from_history = False
+        self.touched.clear()
+
+    def _load(self) -> None:
+        self._loaded = True
+        row = self.store.views.row(STATE)
+        stored = self.store.views.read(row.file) if row is not None and row.version == FORM and row.file else None
+        if row is not None and stored is not None:
+            self.cursor = Cursor(**row.cursor)
+            self.trust = TrustView.restore(self.store, *stored)
+            self._take_overrides([o for o in self.store.overrides.rows() if o.id <= row.cursor["override"]])
+            return
+        # Nothing is known: the gold is read as a whole, and each class when it is asked for.
+        self._from_history = self._trust_changed = True
+        self.cursor = Cursor(self.store.answers.newest(), self.store.pages.newest())
+        asked = [
+            Asked(p.key, p.number, q.mask_id, q.gold, p.kind, p.round, p.class_id)
+            for q, p in self.store.questions.gold()
+        ]
+        self.trust.add_questions(asked)
+        self.trust.update(asked)
+        self._take_overrides(self.store.overrides.rows())
+        self.touched = {page.key for page in self.store.pages.rows(published=True)}
+
+    def _restored(self, entry: m.ClassTree) -> ClassView | None:
+        """The view of a class from its snapshot, None where there is none that can be gone on from."""
+        row = self.store.views.row(_name(entry.round, entry.class_id))
+        stored = self.store.views.read(row.file) if row is not None and row.file and not self._from_history else None
+        if row is None or stored is None:
+            return None
+        rules, (state, values) = self.rules(entry), stored
+        if row.version == rules.version:
+            return ClassView(self.store, entry, rules, rules.search(self.store, entry, state), values["saved"])
+        view = ClassView(self.store, entry, rules, rules.search(self.store, entry), None)
+        facts = {view.mask(leaf): Verdict(verdict) for leaf, verdict in state["facts"].tolist()}
+        view.take([view.mask(leaf) for leaf in state["asked"].tolist()], facts)
+        view.search.catch_up()
+        return view
+
+    def _folded(self, entry: m.ClassTree) -> ClassView:
+        """The view of a class from all its facts."""
+        rules = self.rules(entry)
+        view = ClassView(self.store, entry, rules, rules.search(self.store, entry), None)
+        masks = self.store.questions.of_class(entry.round, entry.class_id)
+        facts = self.store.answers.of_class(entry.round, entry.class_id)
+        asked = [a for a in self.store.questions.on_pages({f.page_key for f in facts}) if a.gold is None]
+        known = {mask: verdict for (_, mask), verdict in self._verdicts(asked, facts).items()}
+        view.take(masks, known)
+        view.search.catch_up()
+        return view
+
+
+_OF: WeakKeyDictionary[Store, LiveViews] = WeakKeyDictionary()
+
+
+def live(store: Store) -> LiveViews:
+    """The views of a campaign as it stands now."""
+    if store not in _OF:
+        _OF[store] = LiveViews(store)
+    return _OF[store].refresh()
+
+
+def forget(store: Store) -> None:
+    """Drops all views of a campaign: the next look works them out from the facts."""
+    _OF.pop(store, None)
+    store.views.drop()
+
+
+def save_decisions(session: Any, view: ClassView) -> None:
+    """Stores what a class's search decided since the last time, and whether it came to its end."""
+    place = view.round_number, view.class_id
+    if view.saved is None:
+        replace_decisions(session, *place, view.kept_decisions())
+    else:
+        add_decisions(session, *place, view.kept_decisions(view.saved))
+    view.saved = len(view.search.decisions)
+    done = view.search.done
+    tree = update(m.ClassTree).where(m.ClassTree.round == place[0], m.ClassTree.class_id == place[1])
+    session.execute(tree.where(m.ClassTree.searched != done).values(searched=done))
+
+
+def _name(round_number: int, class_id: int | str) -> str:
+    return f"class/{round_number}/{class_id}"

@@ -1,0 +1,91 @@
+"""Gold for the pages that are made now: how much, and which masks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from campaign.derived.gold import confirmed, gold_supply
+from campaign.derived.live import live
+from campaign.quality.measures import GoldMask, draw_gold, gold_quota, opening_wanted
+from campaign.records.page import PageKind
+from campaign.records.verdict import Verdict
+from campaign.store import Store
+
+ALIKE = 0.8  # two masks that overlap by this IoU show the same thing
+
+
+class GoldPlan:
+    """Gold for the pages that one turn makes. No mask is ever drawn twice in a campaign, nor one that looks like it.
+
+    `wanted` by default where the setting `quality.gold_share` says so.
+    """
+
+    def __init__(self, store: Store, wanted: bool | None = None):
+        self.store, self.quality = store, store.settings.quality
+        self.wanted = self.quality.gold_share > 0 if wanted is None else wanted
+        if not self.wanted:
+            return
+        trust, examples = live(store).trust, store.values.examples()
+        self.answered = {user: 0 for user in store.answers.annotators()} | trust.answered()
+        self.waiting = trust.waiting()
+        self.pages = store.pages.count(PageKind.VERIFY)
+        self.used: dict[int, dict[int, Verdict]] = {}
+        self._free: dict[int, list[GoldMask]] = defaultdict(list)
+        self._reserve: dict[int, list[GoldMask]] = defaultdict(list)
+        self._image: dict[int, int] = {}
+        for class_id in store.classes():
+            shown = examples.get(class_id, {"good": [], "bad": []})
+            self.used[class_id] = trust.used(class_id) | {
+                **dict.fromkeys(shown["good"], Verdict.YES), **dict.fromkeys(shown["bad"], Verdict.NO),
+            }  # fmt: skip
+        # Held-out masks come first: nobody has seen them, while a confirmed one may come to who confirmed it.
+        for masks, place in ((gold_supply(store), self._free), (confirmed(store), self._reserve)):
+            for mask in masks:
+                self._image[mask.mask_id] = mask.image_id
+                if mask.mask_id not in self.used[mask.class_id]:
+                    place[mask.class_id].append(mask)
+
+    def quota(self, size: int, class_id: int) -> int:
+        """How many masks of the next page should be gold, as far as there is any."""
+        if not self.wanted:
+            return 0
+        # The first user is waited for; others are known to be new after their first page, and cost no gold before.
+        newcomers = 0 if self.quality.qualification or self.answered else 1
+        opening = opening_wanted(self.answered, self.waiting, self.quality.gold_opening, newcomers)
+        quota = gold_quota(size, self.pages, self.quality.gold_share, opening)
+        return min(quota, len(self._free[class_id]) + len(self._reserve[class_id]))
+
+    def take(self, class_id: int, count: int) -> dict[int, str]:
+        """Gold for the page that is made now, {mask id: known verdict}; fewer where the supply runs out."""
+        if not self.wanted:
+            return {}
+        used, drawn = self.used[class_id], list[GoldMask]()
+        while len(drawn) < count:
+            free = self._free[class_id]
+            more = draw_gold(free, used, class_id, count - len(drawn), self.store.settings.seed)
+            if not more and self._reserve[class_id]:
+                self._free[class_id], self._reserve[class_id] = free + self._reserve[class_id], []
+                continue
+            if not more:
+                break
+            taken = {mask.mask_id for mask in more}
+            self._free[class_id] = [mask for mask in free if mask.mask_id not in taken]
+            for mask in more:
+                if not self._is_seen(mask, used):
+                    used[mask.mask_id] = mask.truth
+                    drawn.append(mask)
+        self.pages += 1
+        self.waiting += len(drawn)
+        return {mask.mask_id: mask.truth.word for mask in drawn}
+
+    def _is_seen(self, mask: GoldMask, used: dict[int, Verdict]) -> bool:
+        """Whether gold used before shows the same thing: rounds predict the same objects again."""
+        same = [other for other in used if self._image.get(other, mask.image_id) == mask.image_id]
+        masks = self.store.masks.read([mask.mask_id, *same])
+        alike = np.flatnonzero(masks.image_id[1:] == mask.image_id) + 1
+        rles = masks.rles()
+        overlaps = mask_util.iou([rles[0]], [rles[i] for i in alike], [0] * len(alike)) if len(alike) else np.zeros(0)
+        return bool((np.asarray(overlaps) >= ALIKE).any())

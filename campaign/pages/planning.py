@@ -1,0 +1,134 @@
+"""What is asked next: new pages of a round, best clusters first, with gold among the questions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from campaign.derived.live import live
+from campaign.derived.searches import ClassView
+from campaign.derived.spending import round_budget
+from campaign.pages.gold import GoldPlan
+from campaign.quality.measures import page_order
+from campaign.records.page import NewPage, PageKind, Screen
+from campaign.store import Store
+
+# Under a budget so many questions are open at a time: pages, or a share of what is left where that is more.
+OPEN_PAGES = 4
+OPEN_SHARE = 8
+
+
+def screen_of(store: Store, class_id: int, audit: bool = False) -> Screen:
+    """The screen on which masks of a class are asked about: 15 at a time, or each alone where the lead wants that."""
+    page = store.settings.page
+    difficult = store.classes()[class_id] in page.single_classes
+    return Screen.SINGLE if difficult or (audit and page.single_audits) else Screen.VERIFICATION
+
+
+def plan_pages(store: Store, round_number: int) -> Iterator[NewPage]:
+    """New pages of a round, by class. What they hold follows from the facts alone.
+
+    A page holds questions of one class, of one or several clusters, and gold among them. A page that is not full is
+    only made where nothing of the class was open before, so that policies that stop early never show half-empty pages
+    for nothing. Its key follows from its questions, whatever gold is among them.
+    """
+    left = round_budget(store, round_number)
+    views = ready_views(store, round_number, every=left is not None)
+    open_ = sum(f["open"] for f in live(store).summaries(round_number).values())
+    wishes = chosen_wishes(views, left, store.settings.page.page_size, open_)
+    gold = GoldPlan(store) if any(wishes.values()) else None
+    for view in views:
+        if gold is not None and wishes[view.class_id]:
+            yield from _class_pages(store, view, wishes[view.class_id], gold)
+
+
+def ready_views(store: Store, round_number: int, every: bool) -> list[ClassView]:
+    """The views of the classes that could fill a page, or, with `every`, of all that want something asked.
+
+    A class with other open questions waits until it fills at least the half of a page that is never gold.
+    """
+    size = store.settings.page.page_size
+    figures = live(store).summaries(round_number).items()
+    ready = [c for c, f in figures if f["wished"] and (every or not f["open"] or 2 * f["wished"] >= size)]
+    views = (live(store).view(round_number, class_id) for class_id in ready)
+    return [view for view in views if view is not None]
+
+
+def chosen_wishes(
+    views: Sequence[ClassView], left: int | None, page_size: int, open_: int = 0
+) -> dict[int, list[tuple[int, int]]]:
+    """{class: [(mask id, cluster), ...]} of what is to be asked now, best cluster first.
+
+    With so many questions `left` not all clusters are opened at once: the budget would be spent before any of them is
+    decided; `open_` are open already. A cluster that cannot be afforded is passed over.
+    """
+    chosen: dict[int, list[tuple[int, int]]] = {view.class_id: [] for view in views}
+    ranked = sorted(
+        (-view.search.cases[ask.cluster].priority, n, ask.cluster, ask.leaves)
+        for n, view in enumerate(views)
+        for ask in view.search.wishes()
+    )
+    limit = None if left is None else max(OPEN_PAGES * page_size, left // OPEN_SHARE)
+    for _, n, cluster, leaves in ranked:
+        if left is not None and limit is not None:
+            if open_ >= limit:
+                break
+            if len(leaves) > left:
+                continue
+            left -= len(leaves)
+            open_ += len(leaves)
+        chosen[views[n].class_id] += [(views[n].mask(leaf), cluster) for leaf in leaves]
+    return chosen
+
+
+def _class_pages(store: Store, view: ClassView, wishes: list[tuple[int, int]], gold: GoldPlan) -> Iterator[NewPage]:
+    """The pages of one class."""
+    size, screen = store.settings.page.page_size, screen_of(store, view.class_id)
+    is_open = view.search.outstanding > 0
+    while wishes:
+        quota = gold.quota(size, view.class_id)
+        if screen == Screen.VERIFICATION and len(wishes) < size - quota and is_open:
+            return
+        hidden = gold.take(view.class_id, min(quota, len(wishes)))
+        questions, wishes = wishes[: size - len(hidden)], wishes[size - len(hidden) :]
+        if screen == Screen.VERIFICATION:
+            yield _page(store, view, questions, hidden, screen)
+            continue
+        # A screen of one mask: the order of a whole page, a page each.
+        cluster_of = dict(questions)
+        key = page_key(store.key, view.round_number, view.class_id, [mask for mask, _ in questions])
+        shown = [(mask, False) for mask, _ in questions] + [(mask, True) for mask in hidden]
+        for mask in page_order(key, shown):
+            if mask in hidden and mask not in cluster_of:
+                yield _page(store, view, [], {mask: hidden[mask]}, screen)
+            else:
+                yield _page(store, view, [(mask, cluster_of[mask])], {}, screen)
+
+
+def _page(
+    store: Store, view: ClassView, questions: Sequence[tuple[int, int]], hidden: dict[int, str], screen: Screen
+) -> NewPage:
+    asked = [mask for mask, _ in questions]
+    # The same mask may have been asked about before it became gold.
+    named = asked or [*hidden, 0]
+    key = page_key(store.key, view.round_number, view.class_id, named)
+    shown = (*questions, *((mask, None) for mask in hidden))
+    return NewPage(key, view.round_number, view.class_id, shown, PageKind.VERIFY, hidden, screen)
+
+
+def page_key(campaign_key: str, round_number: int, class_id: int, mask_ids: Iterable[int]) -> str:
+    """The key of a page, from what is on it."""
+    digest = hashlib.blake2b(repr(list(mask_ids)).encode(), digest_size=8).hexdigest()
+    return f"{campaign_key}-r{round_number}-c{class_id}-{digest}"
+
+
+def is_done(store: Store, round_number: int) -> bool:
+    """Whether a round's search has come to its end: nothing is open, and nothing more is asked or can be afforded.
+
+    To be called after the planned pages were stored and taken in.
+    """
+    figures: dict[int, dict] = defaultdict(dict, live(store).summaries(round_number))
+    if any(f["open"] for f in figures.values()):
+        return False
+    return round_budget(store, round_number) is not None or not any(f["wished"] for f in figures.values())

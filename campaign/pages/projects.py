@@ -1,0 +1,78 @@
+"""The campaign's projects in Label Studio: one for each screen, made at the first need."""
+
+from __future__ import annotations
+
+from campaign.label_studio.client import Client, ProjectGone
+from campaign.label_studio.verification import create_project
+from campaign.pages.instructions import project_instructions
+from campaign.quality.answers import standing_answers
+from campaign.records.page import PageKind, Screen
+from campaign.store import Store
+from label_config import load
+from ml_backend.errors import InputError
+
+TITLES = {
+    Screen.VERIFICATION: "Verify",
+    Screen.SINGLE: "Single masks",
+    Screen.EDIT: "Edit",
+    Screen.PAINT: "Paint",
+}
+QUESTIONS = (Screen.VERIFICATION, Screen.SINGLE)  # screens that ask, rather than have something drawn
+
+
+def connect(store: Store) -> Client:
+    """A client for the campaign's Label Studio. Raises InputError where none is set."""
+    url = store.settings.label_studio.url
+    if url is None:
+        raise InputError("label_studio.url", "the address of a running Label Studio", "none")
+    return Client(url, store.secret("label_studio_token"))
+
+
+def ensure_project(store: Store, client: Client, screen: Screen = Screen.VERIFICATION) -> int:
+    """The id of the project of a screen's pages, made at the first call."""
+    known = store.values.project(screen)
+    if known is not None:
+        return known
+    asks = screen in QUESTIONS
+    base = store.settings.page.public_url.rstrip("/")
+    project = create_project(
+        client,
+        title=f"{TITLES[screen]}: {store.settings.name} [{store.key}]",
+        webhook_url=f"{base}/webhook" if asks else None,
+        webhook_secret=store.secret("webhook_secret") if asks else None,
+        label_config=load(screen.value, () if asks else list(store.classes().values())).xml,
+        instructions=project_instructions(store, screen.value),
+        predictions=screen == Screen.EDIT,
+    )
+    store.values.set_project(screen, project)
+    return project
+
+
+def project_url(store: Store, screen: Screen) -> str | None:
+    """The address at which a screen's pages are answered, None where there is no project yet."""
+    project = store.values.project(screen)
+    return None if project is None else f"{store.settings.label_studio.url}/projects/{project}/data"
+
+
+def abandon_project(store: Store, client: Client) -> None:
+    """Forgets a verification project that was deleted, so that the next one gets the pages without an answer.
+
+    Answers that were read stay. Raises InputError where the project is still there.
+    """
+    gone = []
+    for screen in QUESTIONS:
+        known = store.values.project(screen)
+        if known is None:
+            continue
+        try:
+            client.project(known)
+        except ProjectGone:
+            gone.append(known)
+            pages = [p for p in store.pages.rows(published=True) if p.screen == screen and p.kind != PageKind.QUALIFY]
+            answered = {a.page_key for a in standing_answers(store.answers.rows(p.key for p in pages))}
+            store.pages.unpublish(page.key for page in pages if page.key not in answered)
+            store.values.drop_project(screen)
+            store.log(f"project {known} was deleted; its open pages go to a new one")
+    known = store.values.project(Screen.VERIFICATION)
+    if known is not None and not gone:
+        raise InputError(f"project {known}", "a deleted project, to make a new one", "one that is still there")

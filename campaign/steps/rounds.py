@@ -1,0 +1,222 @@
+"""The state machine of rounds: which steps are due, how one is run, and where a round goes from there.
+
+What is due is a pure function of what the store holds, so a crash is mended by planning again. Every step may be run
+again at any time: one that is over, or late, does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from campaign.derived.status import verification_progress
+from campaign.records.names import Name
+from campaign.records.stage import Stage
+from campaign.settings import Split
+from campaign.store import Store
+from ml_backend.detector import Progress as Report
+from ml_backend.errors import InputError
+
+Queue = Literal["gpu", "default"]
+
+# A detection job loads the model, which takes seconds, so it takes several shards where there are many; still there
+# are jobs enough for many workers.
+DETECTION_JOBS = 64
+MOST_SHARDS = 32
+# One that is slower leaves its other shards to the next, long before RQ's limit for jobs.
+DETECTION_SECONDS = 600
+
+
+class StepName(Name):
+    """The steps of a round, in their order."""
+
+    TRAIN = "train"
+    DETECT = "detect"
+    ASSESS = "assess"
+    CLUSTER = "cluster"
+    OPEN = "open"
+    SYNC = "sync"
+    PROPAGATE = "propagate"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One idempotent piece of work of a round, and what it works on."""
+
+    name: StepName
+    queue: Queue
+    round_number: int
+    args: tuple[str | int, ...] = ()
+
+    def job_id(self, campaign_key: str) -> str:
+        """The id of the step's job: the same step always has the same one."""
+        return "-".join(str(part) for part in (campaign_key, f"r{self.round_number}", self.name, *self.args))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the store says of the running round."""
+
+    round_number: int
+    stage: str
+    shards: dict[str, int]  # split -> how many there are to be
+    finished_shards: frozenset[tuple[str, int]]
+    classes: tuple[int, ...]
+    finished_trees: frozenset[int]
+
+
+def progress_of(store: Store) -> Progress | None:
+    """What the store says of the newest round; None before the first."""
+    current = store.rounds.newest()
+    if current is None:
+        return None
+    done = store.masks.shards(current.number)
+    return Progress(
+        current.number,
+        current.stage,
+        {split: shard_count(store, cast(Split, split)) for split in ("pool", "heldout")},
+        frozenset((s.split, s.number) for s in done),
+        tuple(store.classes()),
+        frozenset(t.class_id for t in store.trees.rows(current.number)),
+    )
+
+
+def shard_count(store: Store, split: Split) -> int:
+    """How many shards a split's images make."""
+    return -(-store.images.count(split) // store.settings.jobs.shard_images)
+
+
+def due(progress: Progress) -> list[Step]:
+    """The steps that can be run now; none where the campaign has ended."""
+    n = progress.round_number
+    if progress.stage == Stage.TRAIN:
+        return [Step(StepName.TRAIN, "gpu", n)]
+    if progress.stage == Stage.DETECT:
+        shards = [
+            Step(StepName.DETECT, "gpu", n, (split, first, end))
+            for split in ("heldout", "pool")
+            for first, end in detection_jobs(progress.shards.get(split, 0))
+            if any((split, number) not in progress.finished_shards for number in range(first, end))
+        ]
+        return shards or [Step(StepName.ASSESS, "gpu", n)]
+    if progress.stage == Stage.CLUSTER:
+        classes = [c for c in progress.classes if c not in progress.finished_trees]
+        return [Step(StepName.CLUSTER, "gpu", n, (c,)) for c in classes] or [Step(StepName.OPEN, "default", n)]
+    if progress.stage == Stage.VERIFY:
+        return [Step(StepName.SYNC, "default", n)]
+    if progress.stage == Stage.PROPAGATE:
+        return [Step(StepName.PROPAGATE, "default", n)]
+    return []
+
+
+def detection_jobs(shards: int) -> list[tuple[int, int]]:
+    """The shards [first, end) of each detection job, the same ones however many are finished."""
+    together = min(max(shards // DETECTION_JOBS, 1), MOST_SHARDS)
+    return [(first, min(first + together, shards)) for first in range(0, shards, together)]
+
+
+def stage_progress(store: Store, progress: Progress) -> tuple[str, int, int]:
+    """(what is under way, done, total) of the running round, as far as the store knows."""
+    if progress.stage == Stage.DETECT:
+        return "detecting masks, shards of images", len(progress.finished_shards), sum(progress.shards.values())
+    if progress.stage == Stage.CLUSTER:
+        return "clustering, classes", len(progress.finished_trees), len(progress.classes)
+    if progress.stage == Stage.VERIFY:
+        return ("verifying, answers", *verification_progress(store, progress.round_number))
+    names = {Stage.TRAIN: "training the detector", Stage.PROPAGATE: "propagating", Stage.DONE: "finished"}
+    return names[Stage(progress.stage)], 0, 0
+
+
+def start_campaign(store: Store) -> None:
+    """Starts the first round where none is."""
+    if store.rounds.newest() is None:
+        store.rounds.start(1, Stage.TRAIN)
+
+
+def running_round(store: Store, stage: Stage) -> int:
+    """The number of the newest round. Raises InputError where it is not at that stage."""
+    current = store.rounds.newest()
+    if current is None or current.stage != stage:
+        got = "no round" if current is None else f"stage {current.stage}"
+        raise InputError(f"campaign {store.folder}", f"a round at stage {stage}", got)
+    return current.number
+
+
+def run_step(store: Store, name: str, round_number: int, *args: str | int, report: Report | None = None) -> None:
+    """Runs one step in this process. A late copy of one whose round or stage is over does nothing.
+
+    Raises InputError where what it needs is missing or wrong.
+    """
+    current = store.rounds.newest()
+    if current is not None and current.number == round_number and current.stage == _STAGE[StepName(name)]:
+        _RUN[StepName(name)](store, round_number, args, report)
+
+
+def _train(store: Store, round_number: int, _args: tuple, report: Report | None) -> None:
+    from campaign.steps.train import train
+
+    train(store, round_number, report)
+    store.rounds.update(round_number, stage=Stage.DETECT)
+
+
+def _detect(store: Store, round_number: int, args: tuple, report: Report | None) -> None:
+    from campaign.steps.detect import detect
+
+    split, first, end = args
+    started = time.monotonic()
+    for number in range(int(first), int(end)):
+        detect(store, round_number, cast(Split, split), number, report)
+        if time.monotonic() - started > DETECTION_SECONDS:
+            return
+
+
+def _assess(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
+    from campaign.steps.detect import assess
+
+    assess(store, round_number)
+    store.rounds.update(round_number, stage=Stage.CLUSTER)
+
+
+def _cluster(store: Store, round_number: int, args: tuple, report: Report | None) -> None:
+    from campaign.steps.cluster import cluster
+
+    cluster(store, round_number, int(args[0]), report)
+
+
+def _open(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
+    store.rounds.update(round_number, stage=Stage.VERIFY)
+
+
+def _sync(store: Store, _round_number: int, _args: tuple, _report: Report | None) -> None:
+    from campaign.steps.verify import turn
+
+    turn(store)
+
+
+def _propagate(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
+    from campaign.steps.propagate import finish_round
+
+    finish_round(store, round_number)
+
+
+# Imported when they run: a worker that publishes pages need not load a detector.
+_RUN: dict[StepName, Callable[[Store, int, tuple, Report | None], None]] = {
+    StepName.TRAIN: _train,
+    StepName.DETECT: _detect,
+    StepName.ASSESS: _assess,
+    StepName.CLUSTER: _cluster,
+    StepName.OPEN: _open,
+    StepName.SYNC: _sync,
+    StepName.PROPAGATE: _propagate,
+}
+_STAGE = {
+    StepName.TRAIN: Stage.TRAIN,
+    StepName.DETECT: Stage.DETECT,
+    StepName.ASSESS: Stage.DETECT,
+    StepName.CLUSTER: Stage.CLUSTER,
+    StepName.OPEN: Stage.CLUSTER,
+    StepName.SYNC: Stage.VERIFY,
+    StepName.PROPAGATE: Stage.PROPAGATE,
+}
