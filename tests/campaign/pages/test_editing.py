@@ -248,7 +248,6 @@ def test_audits_of_single_masks(store):
 
 @pytest.mark.label_studio
 def test_corrections_paintings_and_single_masks_go_through_label_studio(tmp_path, label_studio, label_studio_client):
-    from campaign.steps.verify import SINGLE_PROJECT
     from campaign.steps.verify import turn as whole_turn
 
     client = label_studio_client
@@ -256,7 +255,7 @@ def test_corrections_paintings_and_single_masks_go_through_label_studio(tmp_path
     store.save_secrets({"label_studio_token": label_studio.token})
     store.settings.page.single_classes = [store.classes()[1]]
     whole_turn(store, client)
-    single = store.values.get(SINGLE_PROJECT)["id"]
+    single = store.values.project("single")
     asked = {"project": single, "fields": "all", "page_size": 1000}
     tasks = client.request("GET", "api/tasks/", params=asked)["tasks"]
     assert len(tasks) == sum(p.screen == "single" for p in store.pages.rows()) > 0
@@ -271,7 +270,7 @@ def test_corrections_paintings_and_single_masks_go_through_label_studio(tmp_path
     assert editing.publish_edits(store, client) == 1 and editing.publish_edits(store, client) == 0
     painting.add_paint_pages(store, 1)
     painting.publish_paintings(store, client)
-    project = store.values.get(editing.PROJECT)["id"]
+    project = store.values.project("edit")
     (task,) = client.request("GET", "api/tasks/", params=asked | {"project": project})["tasks"]
     body = {"result": task["predictions"][0]["result"], "lead_time": 30.0}
     client.request("POST", f"api/tasks/{task['id']}/annotations/", body=body)

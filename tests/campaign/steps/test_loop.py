@@ -108,14 +108,14 @@ class Annotators:
         self.process: subprocess.Popen | None = None
 
     def tick(self) -> None:
-        project = self.store.values.get("verification_project")
+        project = self.store.values.project("verification")
         if self.process is not None:
             assert self.process.poll() is None, self.log.read_text()
         elif project is not None:
             # Gold shows images that are not in the pool.
             files = sorted(self.truth.parent.glob("*.json"))
             command = [
-                sys.executable, annotators.__file__, "--url", self.server.url, "--project", str(project["id"]),
+                sys.executable, annotators.__file__, "--url", self.server.url, "--project", str(project),
                 *(a for path in files for a in ("--truth", str(path))),
                 "--user", "loop-1@example.com", "--user", "loop-2@example.com",
                 "--invite", self.server.invite_token(), "--k-iou", "0.6",
@@ -277,7 +277,7 @@ def test_killed_workers_change_nothing(data, tmp_path, label_studio):
         campaign("export", folder, token=label_studio.token)
         exports.append(check_export(folder / "export.json", data / "pool.json", store))
         keys = [p.key for p in store.pages.rows()]
-        project = (store.values.get("verification_project") or {})["id"]
+        project = store.values.project("verification")
         client = Client(label_studio.url, label_studio.token)
         held = [t["data"]["key"] for t in client.tasks(project, "id,data")]
         assert sorted(held) == sorted(keys), "a page was doubled or lost"

@@ -10,7 +10,7 @@ from campaign.pages.projects import abandon_project
 from campaign.records.verdict import Verdict
 from campaign.steps.verify import turn
 from ml_backend.errors import InputError
-from tests.campaign.builders import is_good, make_store  # noqa: F401
+from tests.campaign.builders import is_good
 from tests.campaign.cli.test_cli import CAMPAIGN
 
 pytestmark = pytest.mark.label_studio
@@ -31,12 +31,12 @@ def answer_all(client: Client, project: int) -> int:
     return count
 
 
-def test_turns_to_the_end(make_store, label_studio, label_studio_client):  # noqa: F811
+def test_turns_to_the_end(make_store, label_studio, label_studio_client):
     store = make_store(label_studio={"url": label_studio.url})
     store.save_secrets({"label_studio_token": label_studio.token})
     first = turn(store, label_studio_client)
     assert first.published > 0 and first.open_questions > 0 and not first.done
-    project = store.values.get("verification_project")["id"]
+    project = store.values.project("verification")
     for _ in range(30):
         answer_all(label_studio_client, project)
         if turn(store, label_studio_client).done:
@@ -47,11 +47,11 @@ def test_turns_to_the_end(make_store, label_studio, label_studio_client):  # noq
     assert len(given) == store.questions.count()
 
 
-def test_a_deleted_project_is_told_and_replaced(make_store, label_studio, label_studio_client):  # noqa: F811
+def test_a_deleted_project_is_told_and_replaced(make_store, label_studio, label_studio_client):
     store = make_store(label_studio={"url": label_studio.url})
     store.save_secrets({"label_studio_token": label_studio.token})
     turn(store, label_studio_client)
-    old = store.values.get("verification_project")["id"]
+    old = store.values.project("verification")
     with pytest.raises(InputError, match="still there"):
         abandon_project(store, label_studio_client)
     label_studio_client.sdk.projects.delete(id=old)
@@ -62,13 +62,13 @@ def test_a_deleted_project_is_told_and_replaced(make_store, label_studio, label_
         assert done.returncode == 1 and f"project {old}" in done.stderr and len(done.stderr.splitlines()) == 1
     done = subprocess.run([CAMPAIGN, "publish", str(store.folder), "--new-project"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    new = store.values.get("verification_project")["id"]
+    new = store.values.project("verification")
     assert new != old
     tasks = list(label_studio_client.tasks(new, "id,data"))
     assert sorted(t["data"]["key"] for t in tasks) == sorted(p.key for p in store.pages.rows())
 
 
-def test_a_wrong_token_gets_one_line(make_store, label_studio):  # noqa: F811
+def test_a_wrong_token_gets_one_line(make_store, label_studio):
     store = make_store(label_studio={"url": label_studio.url})
     store.save_secrets({"label_studio_token": "0" * 40})
     done = subprocess.run([CAMPAIGN, "sync", str(store.folder)], capture_output=True, text=True)
@@ -76,10 +76,10 @@ def test_a_wrong_token_gets_one_line(make_store, label_studio):  # noqa: F811
     assert "0" * 40 not in done.stderr
 
 
-def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_studio, label_studio_client):  # noqa: F811
+def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_studio, label_studio_client):
     store = make_store(label_studio={"url": label_studio.url})
     turn(store, label_studio_client)
-    project = store.values.get("verification_project")["id"]
+    project = store.values.project("verification")
     answer_all(label_studio_client, project)
     turn(store, label_studio_client)
     snapshots, _ = read_changes(label_studio_client, project, None)
