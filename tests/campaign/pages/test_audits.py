@@ -41,7 +41,7 @@ def test_wrong_masks_lower_the_bound_and_leave_the_export(finished):
     before = set(final_masks(finished).mask_id.tolist())
     running = begin_audit(finished, draws=40)
     keys = sorted({p.key for _, p in finished.questions.rows(kind=running.kind)})
-    voted = answer(finished, keys[0], flip=True)
+    voted = answer(finished, keys[0], wrong=True)
     for key in keys[1:]:
         answer(finished, key)
     certificate = finish_audit(finished)
