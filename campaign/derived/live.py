@@ -57,6 +57,8 @@ class LiveViews:
         self.trust = TrustView(store)
         self.touched: set[str] = set()
         self._classes: dict[tuple[int, int], ClassView] = {}
+        self._entries: dict[int, list[m.ClassTree]] = {}
+        self._rules: dict[tuple[int, int], tuple[tuple, Rules]] = {}
         self._overrides: dict[tuple[int, int], dict[int, str | None]] = defaultdict(dict)
         self._trust_changed = False
         self._loaded = False
@@ -80,25 +82,26 @@ class LiveViews:
     def view(self, round_number: int, class_id: int) -> ClassView | None:
         """The view of one class in one round, None where it has no tree."""
         if (known := self._classes.get((round_number, class_id))) is None:
-            entry = self.store.trees.row(round_number, class_id)
-            if entry is None or not entry.masks:
+            entry = next((e for e in self._trees(round_number) if e.class_id == class_id), None)
+            if entry is None:
                 return None
             known = self._classes[round_number, class_id] = self._restored(entry) or self._folded(entry)
         return known
 
     def views(self, round_number: int) -> list[ClassView]:
         """The views of all classes of a round that have a tree, by class."""
-        entries = self.store.trees.rows(round_number)
-        return [v for e in entries if (v := self.view(round_number, e.class_id)) is not None]
+        return [v for e in self._trees(round_number) if (v := self.view(round_number, e.class_id)) is not None]
 
     def summaries(self, round_number: int) -> dict[int, dict[str, Any]]:
         """The figures of every class of a round, by class; only views that changed are opened for it."""
         over = self.store.rounds.get(round_number).stage == Stage.DONE
-        stored = {row.name: row for row in self.store.views.rows(_name(round_number, ""))}
         figures: dict[int, dict[str, Any]] = {}
-        for entry in self.store.trees.rows(round_number):
-            row = stored.get(_name(round_number, entry.class_id))
+        stored: dict[str, m.View] | None = None
+        for entry in self._trees(round_number):
             known = self._classes.get((round_number, entry.class_id))
+            if known is None and stored is None:
+                stored = {row.name: row for row in self.store.views.rows(_name(round_number, ""))}
+            row = (stored or {}).get(_name(round_number, entry.class_id))
             is_current = row is not None and (over or row.version == self.rules(entry).version)
             if known is None and row is not None and is_current and not self._from_history:
                 figures[entry.class_id] = row.summary
@@ -120,7 +123,20 @@ class LiveViews:
         if overrides is None:
             kinds = self._overrides[entry.round, entry.class_id]
             overrides = {c: k for c, k in kinds.items() if k is not None}
-        return Rules.of(self.store, entry, self.trust.annotator_quality(entry.round), overrides)
+        place, annotators = (entry.round, entry.class_id), self.trust.annotator_quality(entry.round)
+        mark = annotators, tuple(sorted(overrides.items()))
+        if place not in self._rules or self._rules[place][0] != mark:
+            self._rules[place] = mark, Rules.of(self.store, entry, annotators, overrides)
+        return self._rules[place][1]
+
+    def _trees(self, round_number: int) -> list[m.ClassTree]:
+        """The trees of a round that hold masks, by class; read once they are all there."""
+        entries = self._entries.get(round_number)
+        if entries is None:
+            entries = [e for e in self.store.trees.rows(round_number) if e.masks]
+            if self.store.rounds.get(round_number).stage not in (Stage.TRAIN, Stage.DETECT, Stage.CLUSTER):
+                self._entries[round_number] = entries
+        return entries
 
     # the fold
 
@@ -154,7 +170,7 @@ class LiveViews:
         self._take_verdicts(masks)
         for number, before in quality.items():
             if self.trust.annotator_quality(number) != before:
-                self._follow({(number, e.class_id) for e in self.store.trees.rows(number)})
+                self._follow({(number, e.class_id) for e in self._trees(number)})
         self.cursor.answer = facts[-1].id
 
     def _take_verdicts(self, masks: Collection[int]) -> None:

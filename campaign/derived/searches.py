@@ -7,11 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from campaign.records.decision import Decision, Kind
+from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from campaign.search.policies import AnnotatorQuality, make_policy
 from campaign.search.policies.overridden import LEAD_RULE, overridden
@@ -48,7 +49,7 @@ class Rules:
         standing = tuple(sorted((int(c), str(k)) for c, k in kinds.items()))
         return cls(search.policy, search.n_s, search.k_a, annotators, standing, thresholds, store.settings.seed)
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Names these rules: the same ones always have the same name."""
         text = json.dumps([FORM, asdict(self)], sort_keys=True, default=str)
@@ -79,6 +80,8 @@ class ClassView:
         rising = len(self.mask_ids) < 2 or bool((self.mask_ids[1:] > self.mask_ids[:-1]).all())
         self._sorted = self.mask_ids if rising else np.sort(self.mask_ids)
         self._order = None if rising else np.argsort(self.mask_ids, kind="stable")
+        self._summary: dict[str, Any] | None = None
+        self._position: np.ndarray | None = None
 
     @property
     def class_id(self) -> int:
@@ -115,7 +118,7 @@ class ClassView:
         new = {leaf: v for leaf, v in known.items() if v != self.search.verdict(leaf)}
         if not leaves and not new:
             return
-        self.changed = True
+        self.changed, self._summary = True, None
         if any(self.search.verdict(leaf) is not None for leaf in new):
             facts = self.search.verdicts | {leaf: v for leaf, v in new.items()}
             self._refold({leaf: v for leaf, v in facts.items() if v is not None}, leaves)
@@ -133,6 +136,7 @@ class ClassView:
             self._refold(dict(self.search.verdicts))
 
     def _refold(self, facts: Mapping[int, Verdict], also_asked: Collection[int] = ()) -> None:
+        self._summary = None
         asked = self.search.asked_leaves()
         self.search = self.rules.search(self.store, self.entry)
         self.search.asked([*asked, *also_asked])
@@ -158,26 +162,26 @@ class ClassView:
 
     def summary(self) -> dict[str, Any]:
         """The view in figures: questions asked, answered and open, clusters decided, masks obtained so far."""
-        search = self.search
-        decisions = search.decisions
-        return {
-            "asked": search.questions,
-            "answered": len(search.verdicts),
-            "open": search.outstanding,
-            "wished": sum(case.unasked for case in search.cases.values()),
-            "masks": obtained_count(search, decisions),
-            "clusters": dict(Counter(str(d.kind) for d in decisions if d.asked)),
-        }
+        if self._summary is None:
+            search = self.search
+            self._summary = {
+                "asked": search.questions,
+                "answered": len(search.verdicts),
+                "open": search.outstanding,
+                "wished": sum(case.unasked for case in search.cases.values()),
+                "masks": self._obtained(),
+                "clusters": dict(Counter(str(d.kind) for d in search.decisions if d.asked)),
+            }
+        return self._summary
 
-
-def obtained_count(search: Search, decisions: Iterable[Decision]) -> int:
-    """How many masks the decisions and votes bring in, duplicates included."""
-    tree = search.tree
-    position = np.empty(tree.n, np.int64)
-    position[np.asarray(tree.order)] = np.arange(tree.n)
-    voted = np.array(sorted(position[leaf] for leaf in search.verdicts), np.int64)
-    yes = np.sum([v == Verdict.YES for v in search.verdicts.values()], dtype=np.int64)
-    accepted = [d.cluster for d in decisions if d.kind == Kind.ACCEPT]
-    start, size = np.asarray(tree.start)[accepted], np.asarray(tree.size)[accepted]
-    inside = np.searchsorted(voted, start + size) - np.searchsorted(voted, start)
-    return int(size.sum() - inside.sum() + yes)
+    def _obtained(self) -> int:
+        """How many masks the decisions and votes bring in, duplicates included."""
+        tree, verdicts = self.search.tree, self.search.verdicts
+        if self._position is None:
+            self._position = np.empty(tree.n, np.int64)
+            self._position[np.asarray(tree.order)] = np.arange(tree.n)
+        voted = np.sort(self._position[list(verdicts)])
+        accepted = [d.cluster for d in self.search.decisions if d.kind == Kind.ACCEPT]
+        start, size = np.asarray(tree.start)[accepted], np.asarray(tree.size)[accepted]
+        inside = np.searchsorted(voted, start + size) - np.searchsorted(voted, start)
+        return int(size.sum() - inside.sum()) + sum(v == Verdict.YES for v in verdicts.values())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from campaign.derived.live import live
+from campaign.derived.live import LiveViews, live
 from campaign.derived.searches import ClassView
 from campaign.derived.spending import round_budget
 from campaign.pages.gold import GoldPlan
@@ -33,26 +34,26 @@ def plan_pages(store: Store, round_number: int) -> Iterator[NewPage]:
     only made where nothing of the class was open before, so that policies that stop early never show half-empty pages
     for nothing. Its key follows from its questions, whatever gold is among them.
     """
-    left = round_budget(store, round_number)
-    views = ready_views(store, round_number, every=left is not None)
-    open_ = sum(f["open"] for f in live(store).summaries(round_number).values())
-    wishes = chosen_wishes(views, left, store.settings.page.page_size, open_)
+    left, views = round_budget(store, round_number), live(store)
+    figures = views.summaries(round_number)
+    ready = ready_views(views, round_number, figures, store.settings.page.page_size, every=left is not None)
+    open_ = sum(f["open"] for f in figures.values())
+    wishes = chosen_wishes(ready, left, store.settings.page.page_size, open_)
     gold = GoldPlan(store) if any(wishes.values()) else None
-    for view in views:
+    for view in ready:
         if gold is not None and wishes[view.class_id]:
             yield from _class_pages(store, view, wishes[view.class_id], gold)
 
 
-def ready_views(store: Store, round_number: int, every: bool) -> list[ClassView]:
+def ready_views(
+    views: LiveViews, round_number: int, figures: Mapping[int, Mapping[str, Any]], page_size: int, every: bool
+) -> list[ClassView]:
     """The views of the classes that could fill a page, or, with `every`, of all that want something asked.
 
     A class with other open questions waits until it fills at least the half of a page that is never gold.
     """
-    size = store.settings.page.page_size
-    figures = live(store).summaries(round_number).items()
-    ready = [c for c, f in figures if f["wished"] and (every or not f["open"] or 2 * f["wished"] >= size)]
-    views = (live(store).view(round_number, class_id) for class_id in ready)
-    return [view for view in views if view is not None]
+    ready = (c for c, f in figures.items() if f["wished"] and (every or not f["open"] or 2 * f["wished"] >= page_size))
+    return [view for c in ready if (view := views.view(round_number, c)) is not None]
 
 
 def chosen_wishes(

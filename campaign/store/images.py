@@ -17,6 +17,7 @@ class Images:
 
     def __init__(self, sessions: Sessions, folder: Path):
         self._sessions, self._folder = sessions, folder
+        self._classes: dict[int, str] = {}
 
     def records(self, split: Split | None = None) -> list[ImageRecord]:
         """Images of a split, or all, by id."""
@@ -49,9 +50,12 @@ class Images:
         return images
 
     def classes(self) -> dict[int, str]:
-        """{category id: name}, by id."""
-        with self._sessions() as session:
-            return {r.id: r.name for r in session.scalars(select(m.ClassName).order_by(m.ClassName.id))}
+        """{category id: name}, by id; they are set once, when the campaign is made."""
+        if not self._classes:
+            with self._sessions() as session:
+                rows = session.scalars(select(m.ClassName).order_by(m.ClassName.id))
+                self._classes = {row.id: row.name for row in rows}
+        return dict(self._classes)
 
     def annotated(self, split: Split) -> CocoDataset:
         """The `labelled` or `heldout` data set, with the campaign's image ids; empty where it has no images."""
