@@ -226,13 +226,16 @@ class LiveViews:
         with self.store.session() as session:
             for view in changed:
                 place = view.round_number, view.class_id
+                name, file_name = _name(*place), f"r{place[0]}-c{place[1]}-{self.cursor}-{view.rules.version[:8]}.npz"
+                old = session.get(m.View, name)
+                if old is None or old.file != view.file:
+                    view.saved = None  # another process decided meanwhile
                 if view.round_number in also or stage.get(view.round_number) == Stage.VERIFY:
                     save_decisions(session, view)
-                name, files = _name(*place), f"r{place[0]}-c{place[1]}-{self.cursor}-{view.rules.version[:8]}.npz"
-                old = session.get(m.View, name)
                 stale += [old.file] if old is not None and old.file else []
-                self.store.views.write(files, view.search.state(), {"saved": view.saved})
-                save_view(session, name, view.rules.version, cursor, view.summary(), files)
+                self.store.views.write(file_name, view.search.state(), {"saved": view.saved})
+                save_view(session, name, view.rules.version, cursor, view.summary(), file_name)
+                view.file = file_name
             save_view(session, STATE, FORM, cursor, {}, file)
         kept = {row.file for row in self.store.views.rows("")}
         self.store.views.remove(set(stale) - kept)
@@ -270,8 +273,9 @@ class LiveViews:
             return None
         rules, (state, values) = self.rules(entry), stored
         if row.version == rules.version:
-            return ClassView(self.store, entry, rules, rules.search(self.store, entry, state), values["saved"])
-        view = ClassView(self.store, entry, rules, rules.search(self.store, entry), None)
+            search = rules.search(self.store, entry, state)
+            return ClassView(self.store, entry, rules, search, values["saved"], row.file)
+        view = ClassView(self.store, entry, rules, rules.search(self.store, entry))
         facts = {view.mask(leaf): Verdict(verdict) for leaf, verdict in state["facts"].tolist()}
         view.take([view.mask(leaf) for leaf in state["asked"].tolist()], facts)
         view.search.catch_up()
@@ -280,7 +284,7 @@ class LiveViews:
     def _folded(self, entry: m.ClassTree) -> ClassView:
         """The view of a class from all its facts."""
         rules = self.rules(entry)
-        view = ClassView(self.store, entry, rules, rules.search(self.store, entry), None)
+        view = ClassView(self.store, entry, rules, rules.search(self.store, entry))
         masks = self.store.questions.of_class(entry.round, entry.class_id)
         facts = self.store.answers.of_class(entry.round, entry.class_id)
         asked = [a for a in self.store.questions.on_pages({f.page_key for f in facts}) if a.gold is None]

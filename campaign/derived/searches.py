@@ -72,8 +72,12 @@ class ClassView:
     something that is not saved yet.
     """
 
-    def __init__(self, store: Store, entry: m.ClassTree, rules: Rules, search: Search, saved: int | None):
+    def __init__(
+        self, store: Store, entry: m.ClassTree, rules: Rules, search: Search, saved: int | None = None,
+        file: str | None = None,
+    ):  # fmt: skip
         self.store, self.entry, self.rules, self.search = store, entry, rules, search
+        self.file = file  # the snapshot that holds the view as it was when it was opened or saved last
         self.mask_ids = np.asarray(store.trees.read(entry.round, entry.class_id)[1])
         self.saved = saved  # decisions that the store has already; None where it may have others
         self.changed = saved is None
