@@ -9,6 +9,7 @@ children, and the prior is an opinion about the class that answers quickly overr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -50,26 +51,42 @@ class Prior:
         return mean, min(max(math.exp(self.width + self.narrowing * height), _SPREAD[0]), _SPREAD[1])
 
     def density(self, moments: tuple[float, float]) -> np.ndarray:
-        """Probabilities of `LOGITS` under a cluster's own moments."""
-        return self._doubted(_transition(*(round(m / _ROUGH) for m in moments))[len(LOGITS) // 2])
+        """Probabilities of `LOGITS`, (G,), under a cluster's own moments."""
+        mean, spread = (round(m / _ROUGH) for m in moments)
+        return self._doubted(_steps(np.zeros(1), mean, spread)[0])
 
-    def descend(self, density: np.ndarray, parent: tuple[float, float], child: tuple[float, float]) -> np.ndarray:
-        """Probabilities for a child, from those of its parent and the moments of both."""
+    def descend(
+        self, density: np.ndarray, parent: Sequence[float], child: Sequence[float], out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Probabilities for a child, (G,), from those of its parent and the moments of both.
+
+        Written to `out` where it is given.
+        """
         stray = math.sqrt(max(child[1] ** 2 - parent[1] ** 2, 0.01))
         kernel = _transition(round((child[0] - parent[0]) / _ROUGH), max(1, round(stray / _ROUGH)))
-        return self._doubted(density @ kernel)
+        return self._doubted(np.matmul(density, kernel, out=out))
 
     def _doubted(self, density: np.ndarray) -> np.ndarray:
-        return (1 - self.doubt) * density / density.sum() + self.doubt / len(density)
+        """The density normed, with the flat one mixed in, in place."""
+        total = np.add.reduce(density)
+        density *= 1 - self.doubt
+        density /= total
+        density += self.doubt / len(density)
+        return density
+
+
+def _steps(start: np.ndarray, shift: int, spread: int) -> np.ndarray:
+    """(len(start), G) chances to come from a logit to another by a normal step, see `_transition`."""
+    from scipy.special import ndtr
+
+    cumulative = ndtr((_EDGES - (start[:, None] + shift * _ROUGH)) / (spread * _ROUGH))
+    return np.diff(cumulative, axis=1)
 
 
 @lru_cache(maxsize=4096)
 def _transition(shift: int, spread: int) -> np.ndarray:
     """(G, G) chances to come from one logit to another by a normal step, its mean and spread in units of `_ROUGH`."""
-    from scipy.special import ndtr
-
-    cumulative = ndtr((_EDGES - (LOGITS[:, None] + shift * _ROUGH)) / (spread * _ROUGH))
-    return np.diff(cumulative, axis=1)
+    return _steps(LOGITS, shift, spread)
 
 
 def fit_prior(tree: Tree, correct: np.ndarray, *, min_size: int = 3, most: int = 800, doubt: float = 0.05) -> Prior:
@@ -109,6 +126,6 @@ def fit_prior(tree: Tree, correct: np.ndarray, *, min_size: int = 3, most: int =
         wrong_way = max(0.0, -p[1]) + max(0.0, p[4])  # a score speaks for a mask, and wide clusters are mixed
         return float(-(weight * fit).sum() + 0.5 * (((p - start) / scale) ** 2).sum() + 1e3 * wrong_way)
 
-    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 0.01, "fatol": 0.02}).x
-    level, slope, tilt, width, narrowing = (float(v) for v in found)
+    fitted = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 400, "xatol": 0.01, "fatol": 0.02}).x
+    level, slope, tilt, width, narrowing = (float(v) for v in fitted)
     return Prior(level, max(slope, 0.0), tilt, width, min(narrowing, 0.0), doubt, len(chosen))
