@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from campaign.search.budget import Searches
 from campaign.search.policies.adaptive import Adaptive
@@ -89,7 +90,7 @@ def _carry_on(searches: Mapping[int, Search], marks: np.ndarray, rng: np.random.
     forks = {key: search.fork() for key, search in searches.items()}
     waiting = [(key, leaf) for key, fork in forks.items() for ask in fork.open for leaf in ask.leaves]
     together = Searches(forks, sum(s.questions for s in forks.values()) + int(marks[-1]))
-    begun = together.questions
+    before = together.questions
     seen = {key: len(fork.decisions) for key, fork in forks.items()}
     voted: dict[int, set[int]] = {key: set() for key in forks}
     gained, course = 0, [(0, 0)]
@@ -105,11 +106,11 @@ def _carry_on(searches: Mapping[int, Search], marks: np.ndarray, rng: np.random.
             gained += sum(vote(key, leaf) for leaf in ask.leaves)
         for key, fork in forks.items():
             for decision in fork.decisions[seen[key] :]:
-                if decision.kind == "accept":
+                if decision.kind == Kind.ACCEPT:
                     members = fork.tree.members(decision.cluster).tolist()
                     gained += sum(leaf not in voted[key] and fork.verdict(leaf) is None for leaf in members)
             seen[key] = len(fork.decisions)
-        course.append((together.questions - begun, gained))
+        course.append((together.questions - before, gained))
     table = np.array(course)
     at = np.searchsorted(table[:, 0], marks, side="right") - 1
     return np.concatenate([[table[-1, 0]], table[at, 1]])

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from campaign.simulation.populations import sample_population as sample_population
     from campaign.simulation.study import SimulationOptions as SimulationOptions
     from campaign.simulation.study import SimulationResult as SimulationResult
-    from campaign.simulation.study import compare_orders as compare_orders
     from campaign.simulation.study import grid as grid
     from campaign.simulation.study import simulate as simulate
 
@@ -26,7 +25,7 @@ _HOMES = {
     "mixtures": ("Mixture", "Triplets", "fit_mixture"),
     "plots": ("draw_courses", "draw_grid", "draw_thresholds"),
     "populations": ("ClassPopulation", "given_population", "sample_population"),
-    "study": ("SimulationOptions", "SimulationResult", "compare_orders", "grid", "simulate"),
+    "study": ("SimulationOptions", "SimulationResult", "grid", "simulate"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "SimulationOptions",
     "SimulationResult",
     "Triplets",
-    "compare_orders",
     "fit_mixture",
     "given_population",
     "grid",

@@ -59,7 +59,7 @@ def cut_trees(
 ) -> tuple[Run, float]:
     """Universal threshold: all trees cut at one height, every cluster asked about and accepted or rejected.
 
-    The height is the one that brings most masks per question on the held-out trees. Gives the run and the height.
+    The height is the one that brings most masks per question on the held-out trees. Returns the run and the height.
     """
     height = _best_height(population, k_iou, n_s, k_a)
     policy = Cut(n_s, k_a, height=height)
@@ -79,7 +79,7 @@ def cut_trees(
 def _best_height(population: Sequence[ClassPopulation], k_iou: float, n_s: int, k_a: float) -> float:
     """The height at which held-out clusters of quality K_a hold most masks per question."""
     top = max(float(c.heldout_tree.height[-1]) for c in population)
-    best, found = -1.0, top
+    most, best = -1.0, top
     for height in np.linspace(0.05, 1.0, 20) * top:
         masks = questions = 0.0
         for c in population:
@@ -89,9 +89,9 @@ def _best_height(population: Sequence[ClassPopulation], k_iou: float, n_s: int, 
             good = cluster_quality(tree, c.heldout_iou >= k_iou)[clusters] >= k_a
             masks += float(size[good].sum())
             questions += float(np.minimum(size, n_s).sum())
-        if questions and masks / questions > best:
-            best, found = masks / questions, float(height)
-    return found
+        if questions and masks / questions > most:
+            most, best = masks / questions, float(height)
+    return best
 
 
 def cascade(

@@ -20,7 +20,7 @@ def draw_courses(courses: Mapping[str, Course], folder: Path, seconds_per_mask: 
     """Draws `growth.png` (masks), `clusters.png` (accepted clusters) and `quality.png` (SQ and precision).
 
     All against questions and against hours, with logarithmic axes for what is counted. Drawing by hand is a line in
-    the panel of hours. Gives the paths.
+    the panel of hours. Returns the paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

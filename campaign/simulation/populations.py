@@ -68,7 +68,7 @@ def sample_population(
     """Classes with masks drawn from `mixtures`, taken in turn, or from made-up ones.
 
     Held out of each class are `heldout_share` as many masks again, at least 300 and at most 2,000. Trees are kept in
-    the folder `cache` and found there again, for clustering is most of the work.
+    the folder `cache` and read from there the next time, for clustering is most of the work.
     """
     if not 0 < heldout_share <= 1:
         raise InputError("heldout_share", "a share above 0 and up to 1", heldout_share)

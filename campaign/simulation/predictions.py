@@ -33,10 +33,10 @@ def campaign_population(
     """
     data = CocoDataset.load(truth, images)
     coco_ids = {r.id: r.coco_id for r in store.images.rows("pool")}
-    found = store.masks.predictions(round_number)
-    if not len(found):
+    predictions = store.masks.predictions(round_number)
+    if not len(predictions):
         raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
-    pool = replace(found, image_id=np.array([coco_ids[int(i)] for i in found.image_id], np.int64))
+    pool = replace(predictions, image_id=np.array([coco_ids[int(i)] for i in predictions.image_id], np.int64))
     heldout = store.masks.predictions(round_number, "heldout")
     triplets = _triplets(pool, data), _triplets(heldout, store.images.annotated("heldout"))
     return given_population(*triplets, keep_features=keep_features, progress=progress)
@@ -44,8 +44,8 @@ def campaign_population(
 
 def _triplets(masks: Predictions, truth: CocoDataset) -> dict[int, Triplets]:
     iou = true_iou(masks, truth, one_to_one=False)
-    found = {}
+    triplets = {}
     for class_id in np.unique(masks.class_id).tolist():
         rows = np.flatnonzero(masks.class_id == class_id)
-        found[class_id] = Triplets(masks.features[rows], masks.score[rows], iou[rows])
-    return found
+        triplets[class_id] = Triplets(masks.features[rows], masks.score[rows], iou[rows])
+    return triplets

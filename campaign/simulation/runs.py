@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from campaign.search.budget import Searches
 from campaign.search.evidence import Policy
@@ -129,7 +130,7 @@ class Run:
     @property
     def clusters_accepted(self) -> int:
         """Accepted clusters."""
-        return sum(d.kind == "accept" for s in self.searches.values() for d in s.decisions)
+        return sum(d.kind == Kind.ACCEPT for s in self.searches.values() for d in s.decisions)
 
 
 def run_campaign(
@@ -158,13 +159,13 @@ def run_campaign(
         datasets[c.class_id] = Dataset.empty(c.iou, k_iou, totals)
         verdicts[c.class_id] = annotators.verdicts(c.iou, seed * 1009 + c.class_id)
     together = Searches(searches, None if budget is None else max(0, budget - asked_before))
-    told = {key: verdict.tolist() for key, verdict in verdicts.items()}
+    answers = {key: verdict.tolist() for key, verdict in verdicts.items()}
     seen = dict.fromkeys(searches, 0)
     accepted = 0
     rows: list[tuple] = [(0, 0, 0, 0, 0, 0.0, 0)]
     while not together.done:
         for key, ask in together.step(limit=1):
-            verdict, dataset = told[key], datasets[key]
+            verdict, dataset = answers[key], datasets[key]
             for leaf in ask.leaves:
                 together.answer(key, leaf, verdict[leaf])
                 dataset.vote(leaf, verdict[leaf])
@@ -173,7 +174,7 @@ def run_campaign(
             questions += search.samples
             if len(search.decisions) > seen[key]:
                 for decision in search.decisions[seen[key] :]:
-                    if decision.kind == "accept":
+                    if decision.kind == Kind.ACCEPT:
                         accepted += 1
                         datasets[key].accept(np.asarray(search.tree.members(decision.cluster)))
                 seen[key] = len(search.decisions)

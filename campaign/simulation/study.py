@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class SimulationOptions:
 
 @dataclass
 class SimulationResult:
-    """What came out. `as_dict` gives the JSON of `campaign simulate`."""
+    """What came out. `as_dict` is the JSON of `campaign simulate`."""
 
     options: SimulationOptions
     summary: dict[str, Any]
@@ -212,8 +212,8 @@ def estimate_quality(
     rates, asked = [], 0
     for wanted, group in ((Verdict.YES, iou >= options.k_iou), (Verdict.NO, iou < options.k_iou)):
         gold = rng.permutation(np.flatnonzero(group))[: wanted_gold // 2]
-        told = verdict[gold][verdict[gold] != Verdict.UNSURE]
-        rate = (np.sum(told == wanted) + 0.5) / (len(told) + 1) if len(told) else 1.0
+        answers = verdict[gold][verdict[gold] != Verdict.UNSURE]
+        rate = (np.sum(answers == wanted) + 0.5) / (len(answers) + 1) if len(answers) else 1.0
         rates.append(float(np.clip(rate, 0.51, 1.0)))
         asked += len(gold)
     return AnnotatorQuality(*rates), asked
@@ -223,10 +223,10 @@ def load_mixtures(path: Path | None) -> dict[int, Mixture] | None:
     """The mixtures of a JSON file, or of all in a folder, in the order of their names."""
     if path is None:
         return None
-    found = sorted(Path(path).glob("*.json")) if Path(path).is_dir() else [Path(path)]
-    if not found:
+    files = sorted(Path(path).glob("*.json")) if Path(path).is_dir() else [Path(path)]
+    if not files:
         raise InputError(path, "mixtures in JSON files", "none")
-    return {i: Mixture.load(p) for i, p in enumerate(found)}
+    return {i: Mixture.load(p) for i, p in enumerate(files)}
 
 
 def _per_class(population: Sequence[ClassPopulation], run: Run, options: SimulationOptions) -> list[dict[str, Any]]:
@@ -306,18 +306,3 @@ def grid(
     good = [row for row in rows if row["sq"] >= least_sq and row["masks"]]
     cheapest = max(good, key=lambda row: row["masks_per_question"]) if good else None
     return {"policy": options.policy, "least_sq": least_sq, "rows": rows, "cheapest": cheapest}
-
-
-def compare_orders(
-    options: SimulationOptions, population: Sequence[ClassPopulation], orders: Sequence[str] | None = None
-) -> dict[str, Course]:
-    """The courses of Algorithm 1 in each order of search, on one population."""
-    options = options if options.policy != "adaptive" else replace(options, policy="paper")
-    thresholds = learn(population, options)
-    names = orders or (*ORDERS, "oracle")
-    return {name: run_policy(population, thresholds, replace(options, order=name)).course for name in names}
-
-
-def options_as_dict(options: SimulationOptions) -> dict[str, Any]:
-    """The options for JSON."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}

@@ -68,7 +68,7 @@ def fork(source: Path, target: Path, policy: str, search: dict, url: str, token:
 def measure(
     store: Store, server: LabelStudioServer, truth: CocoDataset, truth_path: Path, error: float, audit: int
 ) -> dict:
-    """Runs one round to its end and audits it; gives its figures."""
+    """Runs one round to its end and audits it; returns its figures."""
     # The key names the pages; two copies must not share a project.
     client = Client(server.url, server.token)
     project = create_own_project(store, client)
@@ -105,6 +105,7 @@ def create_own_project(store: Store, client: Client) -> int:
 
 
 def main() -> None:
+    """Measures every policy and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign", type=Path)
     parser.add_argument("truth", type=Path)

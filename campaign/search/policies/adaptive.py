@@ -110,7 +110,7 @@ class Adaptive:
     def consider(self, evidence: Evidence, thresholds: Thresholds) -> Outcome | int:
         """More masks as long as answers are worth their price, then whatever is the lesser regret."""
         if evidence.drawn == 0 and evidence.mean_score <= thresholds.k_pr:
-            return Outcome("reject", "S <= K_pr")
+            return Outcome(Kind.REJECT, "S <= K_pr")
         density = self.density(evidence, thresholds)
         if evidence.drawn == evidence.size:
             return self._all_verified(evidence, density)
@@ -137,15 +137,15 @@ class Adaptive:
         """The decision once nothing more is worth asking."""
         bound = _lower_bound(density)
         if belief.good_enough and evidence.yes + evidence.no >= self.least_answers(evidence.size):
-            return Outcome("accept", "accepting is the lesser regret", belief.quality, bound)
+            return Outcome(Kind.ACCEPT, "accepting is the lesser regret", belief.quality, bound)
         if (evidence.size - evidence.drawn) * belief.quality < 1:
-            return Outcome("reject", "less than one correct mask expected", belief.quality, bound)
-        return Outcome("split", "splitting is the lesser regret", belief.quality, bound)
+            return Outcome(Kind.REJECT, "less than one correct mask expected", belief.quality, bound)
+        return Outcome(Kind.SPLIT, "splitting is the lesser regret", belief.quality, bound)
 
     def _all_verified(self, evidence: Evidence, density: np.ndarray) -> Outcome:
         """Every mask goes by its own verdict, whatever the cluster is called."""
         answered = evidence.yes + evidence.no
-        kind: Kind = "accept" if answered and evidence.yes >= self.k_a * answered else "reject"
+        kind = Kind.ACCEPT if answered and evidence.yes >= self.k_a * answered else Kind.REJECT
         quality = evidence.yes / answered if answered else None
         return Outcome(kind, "all masks verified", quality, _lower_bound(density))
 
@@ -221,7 +221,8 @@ class _Tables:
 
     def belief(self, density: np.ndarray) -> _Belief:
         """What a density (G,) comes to."""
-        return _Belief(*(density @ self.regret).tolist(), float(density @ QUALITIES))
+        accepting, splitting = (density @ self.regret).tolist()
+        return _Belief(accepting, splitting, float(density @ QUALITIES))
 
     def worth_asking(self, density: np.ndarray, rest: int, left: int, price: float) -> int:
         """How many more masks to ask about: the batch that puts right most per question, 0 if none brings `price`.
@@ -262,8 +263,8 @@ def _level(n_s: int, k_a: float, annotators: AnnotatorQuality, tries: float) -> 
     accepted = smallest_accepted(n_s, k_a)
     chance = 1 - 0.5 ** (1 / tries)
     voted = float(betaincinv(accepted, n_s - accepted + 1, chance))
-    missed = 1 - annotators.specificity
-    level = (voted - missed) / (annotators.sensitivity - missed)
+    passed = 1 - annotators.specificity
+    level = (voted - passed) / (annotators.sensitivity - passed)
     return min(max(level, k_a - _BELOW), _HIGHEST)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaign.records.decision import Kind
 from campaign.search.evidence import Evidence, Outcome
 from ml_backend.errors import InputError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SAMPLE_SIZE = 15
 ACCEPT_QUALITY = 0.85
 REPLACEMENTS = 2  # at most this many times the sample size is drawn when annotators are unsure
-RULES = {"accept": "Q >= K_a", "reject": "Q <= 1 - K_a", "split": "1 - K_a < Q < K_a"}
+RULES = {Kind.ACCEPT: "Q >= K_a", Kind.REJECT: "Q <= 1 - K_a", Kind.SPLIT: "1 - K_a < Q < K_a"}
 _SLACK = 1e-9  # 17 of 20 is 0.85, also in floating point
 
 
@@ -76,20 +77,24 @@ class Paper:
             raise InputError("k_a", "a quality above 0.5 and up to 1", self.k_a)
 
     def start(self, tree: Tree) -> list[int]:
+        """The root alone."""
         return [int(tree.root)]
 
     def priority(self, evidence: Evidence, thresholds: Thresholds) -> float:
+        """The mean score, or what another order goes by."""
         return evidence.mean_score if self.order is None else self.order(evidence)
 
     def draw_limit(self, size: int) -> int:
+        """The sample size, and as many again in place of masks that annotators are unsure of."""
         return min(size, REPLACEMENTS * self.n_s)
 
     def consider(self, evidence: Evidence, thresholds: Thresholds) -> Outcome | int:
+        """A whole sample at once, unless the mean score settles it; then the decision on it."""
         if evidence.drawn == 0:
             if evidence.mean_score <= thresholds.k_pr:
-                return Outcome("reject", "S <= K_pr")
+                return Outcome(Kind.REJECT, "S <= K_pr")
             if evidence.mean_score <= thresholds.k_pa:
-                return Outcome("split", "S <= K_pa")
+                return Outcome(Kind.SPLIT, "S <= K_pa")
         answered = evidence.yes + evidence.no
         more = min(self.n_s - answered, self.draw_limit(evidence.size) - evidence.drawn)
         return more if more > 0 else self.judge(evidence.yes, answered, evidence.size)
@@ -97,13 +102,13 @@ class Paper:
     def judge(self, yes: int, answered: int, size: int) -> Outcome:
         """The decision on a complete sample."""
         if answered == 0:
-            return Outcome("split", "no certain answer", None, 0.0)
+            return Outcome(Kind.SPLIT, "no certain answer", None, 0.0)
         quality, bound = yes / answered, lower_bound(yes, answered, size)
-        kind: str = "split"
+        kind = Kind.SPLIT
         if yes >= self.k_a * answered - _SLACK:
-            kind = "accept"
+            kind = Kind.ACCEPT
         elif yes <= (1 - self.k_a) * answered + _SLACK:
-            kind = "reject"
+            kind = Kind.REJECT
         return Outcome(kind, RULES[kind], quality, bound)
 
 
@@ -122,6 +127,7 @@ class Curtailed(Paper):
     name: str = "curtailed"
 
     def consider(self, evidence: Evidence, thresholds: Thresholds) -> Outcome | int:
+        """The fewest masks that could settle the outcome, or the outcome as soon as it is settled."""
         outcome = super().consider(evidence, thresholds)
         if isinstance(outcome, Outcome):
             return outcome
@@ -136,7 +142,7 @@ class Curtailed(Paper):
 
 
 @lru_cache(maxsize=65536)
-def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) -> tuple[str | None, int]:
+def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) -> tuple[Kind | None, int]:
     """The outcome that every way to complete the sample leads to, or the fewest answers that could settle one."""
     paper = Paper(n_s, k_a)
     answered, left = yes + no, limit - yes - no - unsure
@@ -145,7 +151,7 @@ def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) ->
     for certain in range(min(missing, left) + 1):
         # fewer certain answers than are missing come about only when all that may be drawn is drawn
         for also_yes in range(certain + 1):
-            kinds.add(paper.judge(yes + also_yes, answered + certain, limit).kind)
+            kinds.add(Kind(paper.judge(yes + also_yes, answered + certain, limit).kind))
         if len(kinds) > 1:
             break
     if len(kinds) == 1:
@@ -158,12 +164,13 @@ def _settle(n_s: int, k_a: float, limit: int, yes: int, no: int, unsure: int) ->
 
 @dataclass(frozen=True)
 class Cut(Paper):
-    """Universal threshold: begins with the clusters into which the tree falls when it is cut at `height`."""
+    """Universal threshold: starts with the clusters into which the tree falls when it is cut at `height`."""
 
     name: str = "cut"
     height: float = 0.0
 
     def start(self, tree: Tree) -> list[int]:
+        """The clusters at or below the height whose parents are above it."""
         height, parent = np.asarray(tree.height), np.asarray(tree.parent)
         above = np.where(parent >= 0, height[parent], np.inf)
         return np.flatnonzero((height <= self.height) & (above > self.height)).tolist()

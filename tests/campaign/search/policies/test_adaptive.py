@@ -23,11 +23,11 @@ def evidence(yes=0, no=0, size=1000, score=0.6, unsure=0, parent=None) -> Eviden
     return Evidence(0, size, score, yes=yes, no=no, unsure=unsure, parent=parent)
 
 
-def expected(given: Evidence, policy: Adaptive | None = None, told_later: tuple[int, int] = (0, 0)) -> float:
-    """Expected quality; `told_later` answers come after the cluster was first looked at."""
+def expected(given: Evidence, policy: Adaptive | None = None, answered_later: tuple[int, int] = (0, 0)) -> float:
+    """Expected quality; `answered_later` answers come after the cluster was first looked at."""
     policy = policy or Adaptive()
     policy.density(given, THRESHOLDS)
-    given.yes, given.no = given.yes + told_later[0], given.no + told_later[1]
+    given.yes, given.no = given.yes + answered_later[0], given.no + answered_later[1]
     return float(policy.density(given, THRESHOLDS) @ QUALITIES)
 
 
@@ -143,8 +143,8 @@ def verified(n: int, seed: int, policy, error: float = 0.0):
     heldout, correct = draw(600)
     tree, truth = draw(n)
     search = Search(tree, policy, learn_thresholds(heldout, heldout.mean_score[:600], correct), seed)
-    told = truth ^ (rng.random(n) < error)
-    run(search, told.astype(int))
+    answers = truth ^ (rng.random(n) < error)
+    run(search, answers.astype(int))
     return search, truth
 
 
@@ -175,23 +175,23 @@ def test_order_of_facts_does_not_matter(seed):
     tree, rng = random_tree(400, seed), np.random.default_rng(seed)
     verdicts = rng.choice([Verdict.NO, Verdict.NO, Verdict.YES, Verdict.YES, Verdict.UNSURE], size=400)
     live = Search(tree, Adaptive(price=0.2), Thresholds(0.1, 0.2), seed)
-    told, hands = [], []
+    answered, hands = [], []
     while not live.done:
         hands += [leaf for ask in live.step(limit=int(rng.integers(1, 40))) for leaf in ask.leaves]
         rng.shuffle(hands)
         for _ in range(int(rng.integers(1, 10))):
             if hands:
-                told.append(hands.pop())
-                live.answer(told[-1], verdicts[told[-1]])
+                answered.append(hands.pop())
+                live.answer(answered[-1], verdicts[answered[-1]])
     again = Search(tree, Adaptive(price=0.2), Thresholds(0.1, 0.2), seed)
-    for leaf in rng.permutation(told):
+    for leaf in rng.permutation(answered):
         again.answer(int(leaf), verdicts[leaf])
     assert again.step() == [] and again.done
     assert set(again.decisions) == set(live.decisions) and len(live.decisions) > 10
-    assert again.questions == live.questions == len(told)
+    assert again.questions == live.questions == len(answered)
 
 
-def test_a_parents_answers_begin_its_childrens_samples():
+def test_a_parents_answers_are_the_first_of_its_childrens_samples():
     tree = random_tree(300, 3)
     search = Search(tree, Adaptive(), Thresholds(0.0, 0.0), 3)
     run(search, np.random.default_rng(3).integers(0, 2, 300))
