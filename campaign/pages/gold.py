@@ -28,25 +28,30 @@ class GoldPlan:
         self.wanted = self.quality.gold_share > 0 if wanted is None else wanted
         if not self.wanted:
             return
-        trust, examples = live(store).trust, store.values.examples()
+        self._trust, self._examples = live(store).trust, store.values.examples()
+        trust = self._trust
         self.answered = {user: 0 for user in store.answers.annotators()} | trust.answered()
         self.waiting = trust.waiting()
         self.pages = store.pages.count(PageKind.VERIFY)
-        self.used: dict[int, dict[int, Verdict]] = {}
+        self._used: dict[int, dict[int, Verdict]] = {}
         self._free: dict[int, list[GoldMask]] = defaultdict(list)
         self._reserve: dict[int, list[GoldMask]] = defaultdict(list)
         self._image: dict[int, int] = {}
-        for class_id in store.classes():
-            shown = examples.get(class_id, {"good": [], "bad": []})
-            self.used[class_id] = trust.used(class_id) | {
-                **dict.fromkeys(shown["good"], Verdict.YES), **dict.fromkeys(shown["bad"], Verdict.NO),
-            }  # fmt: skip
         # Held-out masks come first: nobody has seen them, while a confirmed one may come to who confirmed it.
         for masks, place in ((gold_supply(store), self._free), (confirmed(store), self._reserve)):
             for mask in masks:
                 self._image[mask.mask_id] = mask.image_id
-                if mask.mask_id not in self.used[mask.class_id]:
-                    place[mask.class_id].append(mask)
+                place[mask.class_id].append(mask)
+
+    def used(self, class_id: int) -> dict[int, Verdict]:
+        """The gold of a class so far with its verdicts, and what instructions show of it; none of it is drawn again."""
+        if class_id not in self._used:
+            shown = self._examples.get(class_id, {"good": [], "bad": []})
+            examples = dict.fromkeys(shown["good"], Verdict.YES) | dict.fromkeys(shown["bad"], Verdict.NO)
+            used = self._used[class_id] = self._trust.used(class_id) | examples
+            for supply in (self._free, self._reserve):
+                supply[class_id] = [mask for mask in supply[class_id] if mask.mask_id not in used]
+        return self._used[class_id]
 
     def quota(self, size: int, class_id: int) -> int:
         """How many masks of the next page should be gold, as far as there is any."""
@@ -56,13 +61,14 @@ class GoldPlan:
         newcomers = 0 if self.quality.qualification or self.answered else 1
         opening = opening_wanted(self.answered, self.waiting, self.quality.gold_opening, newcomers)
         quota = gold_quota(size, self.pages, self.quality.gold_share, opening)
+        self.used(class_id)
         return min(quota, len(self._free[class_id]) + len(self._reserve[class_id]))
 
     def take(self, class_id: int, count: int) -> dict[int, str]:
         """Gold for the page that is made now, {mask id: known verdict}; fewer where the supply runs out."""
         if not self.wanted:
             return {}
-        used, drawn = self.used[class_id], list[GoldMask]()
+        used, drawn = self.used(class_id), list[GoldMask]()
         while len(drawn) < count:
             free = self._free[class_id]
             more = draw_gold(free, used, class_id, count - len(drawn), self.store.settings.seed)
