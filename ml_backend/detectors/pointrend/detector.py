@@ -10,8 +10,8 @@ import torch
 from ml_backend.detectors.pointrend.config import PointRendOptions
 from ml_backend.detectors.pointrend.network import build
 from ml_backend.detectors.pointrend.training import Run, train
+from ml_backend.detectors.shared.records import Detections
 from ml_backend.detectors.shared.trained import KEPT_OPTIONS, TrainedDetector, bfloat16_where_fast, chosen_device
-from ml_backend.detectors.torchvision.network import Detections
 
 
 class PointRend(TrainedDetector):

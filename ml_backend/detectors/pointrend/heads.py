@@ -19,7 +19,7 @@ from torch import Tensor
 from ml_backend.detectors.pointrend.config import PointRendOptions
 from ml_backend.detectors.pointrend.subdivision import final_masks
 from ml_backend.detectors.shared.iou_target import best_iou
-from ml_backend.detectors.torchvision.network import Target, covered, most_proposals
+from ml_backend.detectors.shared.records import Target, covered, most_proposals
 from ml_backend.learning.iou_head import IoUHead, balanced, iou_loss
 
 

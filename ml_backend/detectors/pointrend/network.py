@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ml_backend.detectors.pointrend.config import PointRendOptions
 from ml_backend.detectors.pointrend.heads import build_config
-from ml_backend.detectors.torchvision.network import Detections, Target
+from ml_backend.detectors.shared.records import Detections, Target
 from ml_backend.errors import InputError
 
 log = logging.getLogger(__name__)

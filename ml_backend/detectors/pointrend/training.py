@@ -23,8 +23,8 @@ from ml_backend.detectors.pointrend.config import PointRendOptions, fit_edges
 from ml_backend.detectors.pointrend.network import build
 from ml_backend.detectors.pointrend.processes import spread
 from ml_backend.detectors.shared.augmentation import CropSampler, Scene
+from ml_backend.detectors.shared.records import Target
 from ml_backend.detectors.shared.trained import bfloat16_where_fast, chosen_device
-from ml_backend.detectors.torchvision.network import Target
 from ml_backend.errors import InputError
 from ml_backend.learning.training import Schedule, _average, _resume, save
 from ml_backend.masks.coco import CocoDataset

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ml_backend.detectors.shared.options import DetectorOptions
-from ml_backend.detectors.torchvision.network import Target
+from ml_backend.detectors.shared.records import Target
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
 from ml_backend.masks.images import read_rgb

@@ -11,7 +11,7 @@ from pycocotools import mask as mask_util
 from torch import Tensor
 from torch.nn import functional
 
-from ml_backend.detectors.torchvision.network import Detections
+from ml_backend.detectors.shared.records import Detections
 from ml_backend.masks.coco import ImageRecord
 
 _STRIDE = 32

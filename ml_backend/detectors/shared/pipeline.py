@@ -17,7 +17,7 @@ from ml_backend.detectors.shared.augmentation import load_pixels, statistics
 from ml_backend.detectors.shared.device_pasting import edges
 from ml_backend.detectors.shared.inference import Tile, batched, central, cut, suppress, tiles
 from ml_backend.detectors.shared.options import DetectorOptions
-from ml_backend.detectors.torchvision.network import Detections
+from ml_backend.detectors.shared.records import Detections
 from ml_backend.learning.features import project, raw_feature
 from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.pasting import edges_rle

@@ -15,7 +15,7 @@ from torch import nn
 from ml_backend.detector import Progress
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.shared.pipeline import Pipeline
-from ml_backend.detectors.torchvision.network import Detections
+from ml_backend.detectors.shared.records import Detections
 from ml_backend.errors import InputError
 from ml_backend.learning.calibration import Calibration
 from ml_backend.learning.evaluation import measure

@@ -6,8 +6,8 @@ import torch
 
 from ml_backend.detectors.shared.augmentation import CropSampler
 from ml_backend.detectors.shared.options import DetectorOptions
+from ml_backend.detectors.shared.records import Detections
 from ml_backend.detectors.shared.trained import TrainedDetector, bfloat16_where_fast, chosen_device
-from ml_backend.detectors.torchvision.network import Detections
 from ml_backend.detectors.torchvision.presets import build
 from ml_backend.learning.training import Schedule, run
 

@@ -11,7 +11,7 @@ from ml_backend.detectors.pointrend import subdivision
 from ml_backend.detectors.pointrend.config import PointRendOptions
 from ml_backend.detectors.pointrend.network import PointRendNetwork, adapted, build, load_weights
 from ml_backend.detectors.pointrend.subdivision import chunks, final_masks
-from ml_backend.detectors.torchvision.network import Target
+from ml_backend.detectors.shared.records import Target
 from ml_backend.errors import InputError
 from tests.ml_backend.detectors.shared.test_device_pasting import Largest
 

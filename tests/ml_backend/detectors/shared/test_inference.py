@@ -7,7 +7,7 @@ from pycocotools import mask as mask_util
 from torch.nn import functional
 
 from ml_backend.detectors.shared.inference import Tile, central, cut, suppress, tiles
-from ml_backend.detectors.torchvision.network import Detections, most_proposals
+from ml_backend.detectors.shared.records import Detections, most_proposals
 from ml_backend.masks.coco import ImageRecord
 from tests.ml_backend.detectors.shared.test_device_pasting import Largest
 

@@ -7,8 +7,8 @@ import torch
 
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.shared.pipeline import Pipeline
+from ml_backend.detectors.shared.records import Detections
 from ml_backend.detectors.shared.trained import bfloat16_where_fast, chosen_device
-from ml_backend.detectors.torchvision.network import Detections
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import ImageRecord
 from tests.ml_backend.detectors.drawn import CLASSES, draw
