@@ -17,7 +17,7 @@ from campaign.store.decisions import replace_decisions
 from campaign.store.locks import file_lock
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
-from tests.ml_backend.test_predictions import some
+from tests.ml_backend.builders import some_predictions as some
 
 CLASSES = {1: "cell", 2: "dot"}
 
