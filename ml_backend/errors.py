@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class InputError(ValueError):
     """Bad input, told in one line: the thing, what was expected, what was got.
@@ -23,3 +25,29 @@ class FetchError(InputError):
 
     It may be had another time, so it says nothing of the thing itself.
     """
+
+
+# How pydantic begins and ends what it says of a value, and what is left of it after "expected".
+_WORDING = (
+    (r"^Input should be (greater|less) than", r"a number \1 than"),
+    (r"^(?:Input|Value) should be ", ""),
+    (r"^\w+ should have at least (\d+ \w+).*", r"at least \1"),
+    (r"^Value error, ", ""),
+    (r"^Field required$", "a value"),
+    (r", unable to .*$", ""),
+    (r"\ba valid (?=[aeiou])", "an "),
+    (r"\bvalid ", ""),
+)
+
+
+def expected_words(message: str) -> str:
+    """What a validation message of pydantic expects, to be put into an `InputError`.
+
+    >>> expected_words("Input should be greater than or equal to 1")
+    'a number greater than or equal to 1'
+    >>> expected_words("Input should be a valid integer, unable to parse string as an integer")
+    'an integer'
+    """
+    for pattern, words in _WORDING:
+        message = re.sub(pattern, words, message)
+    return message

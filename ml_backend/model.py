@@ -89,14 +89,10 @@ class MaskModel(LabelStudioMLBase):
 
     def predict(self, tasks: Sequence[dict], context: dict | None = None, **_: Any) -> list[dict | list]:
         """One Label Studio prediction per task, or an empty list for a task whose prediction is pushed later."""
-        if isinstance(context, dict) and context.get("result"):
-            return [{"result": [], "score": 0.0, "model_version": self.model_version} for _ in tasks]
-        told = (project_number(task.get("project")) for task in tasks if isinstance(task, dict))
-        project = self.project_id if self.number else next(filter(None, told), 0)
-        return self.shared().predict(project, self._label_config, tasks)
+        return self.shared().answer(self.project_id, self._label_config, tasks, context)
 
     def fit(self, *_: Any, **__: Any) -> dict:
-        """Training belongs to the campaign's queue: see `create_app` of `ml_backend.server.app`."""
+        """Leaves training to the campaign's queue: see `create_app` of `ml_backend.server.app`."""
         return {"status": "queued" if self._queue_training() else "no queue for training"}
 
     def _queue_training(self) -> bool:

@@ -15,9 +15,9 @@ from pycocotools import mask as mask_util
 
 from ml_backend.detector import Progress
 from ml_backend.errors import InputError
+from ml_backend.learning.checkpoints import digest
 from ml_backend.learning.features import feature_width, project
 from ml_backend.learning.iou_head import resize_masks
-from ml_backend.learning.training import digest
 from ml_backend.masks.coco import CocoDataset, ImageRecord, to_rle
 from ml_backend.masks.rle import decode_window
 from ml_backend.predictions import Predictions

@@ -1,209 +1,225 @@
-"""A training run: schedule, checkpoints that survive a kill, progress. Knows no network in particular."""
+"""The training loop: schedule, checkpoints that survive a kill, the best weights by held-out AP, several processes.
+
+Knows no network in particular. All random choices of a step come from the seed and the step's number alone.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ml_backend.detector import Progress
-from ml_backend.errors import InputError
-from ml_backend.masks.coco import CocoDataset
+from ml_backend.learning.checkpoints import Unfinished
+from ml_backend.learning.processes import barrier, rank, world
 
 log = logging.getLogger(__name__)
+
+Weights = dict[str, Tensor]
+# The losses of one step by name, of (network, data of the step, step).
+Losses = Callable[[nn.Module, Any, int], dict[str, Tensor]]
+_LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a run goes: AdamW with linear warm-up and cosine decay, and a running mean of the weights.
+    """How a run goes: its learning rate, a running mean of the weights, and when they are stored and measured.
 
-    steps, warmup: in training steps. learning_rate: its peak. averaging: decay of the mean, 0 keeps the last
-    weights. clip: largest gradient norm. checkpoint_every: steps between checkpoints. seed: of every random choice.
+    steps, warmup: in training steps. learning_rate: its peak, after a linear warm-up. drops: shares of the steps
+    after which the rate falls to a tenth; None is a cosine decay. averaging: decay of the mean, 0 keeps the last
+    weights. clip: largest gradient norm. checkpoint_every: steps between checkpoints. measure_every: steps between
+    measurements of the weights in the second half; None measures none. seed: of every random choice.
     """
 
     steps: int
     learning_rate: float
-    weight_decay: float = 0.01
     warmup: int = 50
+    drops: tuple[float, ...] | None = None
     averaging: float = 0.98
     clip: float = 10.0
     checkpoint_every: int = 100
+    measure_every: int | None = None
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step."""
+        """Learning rate at a step.
+
+        >>> [round(Schedule(steps=10, learning_rate=1.0, warmup=2, drops=(0.5,)).rate(s), 3) for s in (0, 1, 4, 5)]
+        [0.5, 1.0, 1.0, 0.1]
+        """
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
+        if self.drops is not None:
+            return self.learning_rate * 0.1 ** sum(step >= share * self.steps for share in self.drops)
         done = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
+    def is_measured(self, done: int) -> bool:
+        """Whether the weights are measured after so many steps; after the last one they always are."""
+        if self.measure_every is None or done < self.steps / 2:
+            return False
+        return done == self.steps or done % self.measure_every == 0
 
-def run(
-    network: nn.Module,
-    batch: Callable[[int], Any],
-    losses: Callable[[nn.Module, Any, int], dict[str, Tensor]],
-    schedule: Schedule,
-    checkpoint: Path,
-    fingerprint: str,
-    progress: Progress | None = None,
-) -> dict[str, list[float]]:
-    """Trains `network` in place and gives each loss by name, one value per step.
+    def is_stored(self, done: int) -> bool:
+        """Whether a checkpoint is stored after so many steps."""
+        return done == self.steps or self.is_measured(done) or done % self.checkpoint_every == 0
 
-    A run that was killed goes on from its last checkpoint and ends with the weights that it would have had: all
-    random choices of a step come from the seed and the step's number alone. A checkpoint of another run (another
-    `fingerprint`) is left aside. The checkpoint stays until the caller has stored the result and removes it.
 
-    Args:
-        network: in training mode afterwards holds the averaged weights.
-        batch: gives the data of a step; called one step ahead in a thread of its own.
-        losses: gives the losses to be summed.
-        checkpoint: file for the state of the unfinished run.
-        fingerprint: names data and options, so that no other run's state is taken up.
+@dataclass
+class Learner:
+    """What a run trains, in each of its processes.
+
+    network: trained in place. optimiser: of its parameters. batch: data of a step; called ahead, in `readers` threads
+    that `enter` begins. losses: summed at each step. measure: AP of weights on held-out images, asked of the first
+    process alone. all_used: whether every parameter takes part in the losses of every step.
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1]
-    plain = [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate)
-    mean = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    history: dict[str, list[float]] = {}
-    first = 0
-    state = _resume(checkpoint, fingerprint, parameters[0].device)
-    if state is not None:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        mean, history, first = state["mean"], state["history"], state["step"]
-    network.train()
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(batch, first) if first < schedule.steps else None
-        for step in range(first, schedule.steps):
-            assert ahead is not None
-            data = ahead.result()
-            ahead = reader.submit(batch, step + 1) if step + 1 < schedule.steps else None
-            torch.manual_seed(schedule.seed * 1_000_003 + step)
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.rate(step)
-            found = losses(network, data, step)
-            total = torch.stack([v.float() for v in found.values()]).sum()
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
-            if torch.isfinite(norm):
-                optimiser.step()
-            decay = min(schedule.averaging, (1 + step) / (10 + step))
-            _average(mean, network.state_dict(), decay)
-            for name, value in found.items():
-                history.setdefault(name, [0.0] * step).append(float(value.detach()))
-            for values in history.values():
-                values.extend([0.0] * (step + 1 - len(values)))
-            done = step + 1
-            if done % schedule.checkpoint_every == 0 or done == schedule.steps:
-                save(
-                    checkpoint,
-                    {
-                        "fingerprint": fingerprint,
-                        "step": done,
-                        "network": network.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "mean": mean,
-                        "history": history,
-                    },
-                )
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    batch: Callable[[int], Any]
+    losses: Losses
+    measure: Callable[[Weights], float] | None = None
+    readers: int = 1
+    enter: Callable[[], None] | None = None
+    all_used: bool = True
+
+
+def run(learner: Learner, schedule: Schedule, unfinished: Unfinished, progress: Progress | None = None) -> None:
+    """Trains until all steps are done and stored, see `outcome`.
+
+    A run that was killed goes on from its last checkpoint and ends with the weights that it would have had. The
+    checkpoint stays until the caller has stored the result and removes it. Called in every process of the run, of
+    which the first one measures, stores and reports.
+    """
+    state = _State(learner, schedule, unfinished)
+    first = rank() == 0
+    barrier()
+    module: nn.Module = learner.network
+    if world() > 1:
+        unused = not learner.all_used
+        module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=unused)
+    learner.network.train()
+    for step, data in read_ahead(learner, state.step, schedule.steps):
+        losses = _learn(learner, schedule, module, data, step)
+        state.advance()
+        if first:
+            if step % _LOG_EVERY == 0:
+                log.info("step %d: %s", step + 1, ", ".join(f"{k} {float(v.detach()):.3f}" for k, v in losses.items()))
+            state.keep()
             if progress:
-                progress("train", done, schedule.steps)
-    network.load_state_dict(mean)
-    return history
+                progress("train", step + 1, schedule.steps)
+        if schedule.is_stored(step + 1):
+            # Not at every step: the gradients are waited for anyway.
+            barrier()
 
 
-def _average(mean: dict[str, Tensor], current: dict[str, Tensor], decay: float) -> None:
-    floating = [k for k, v in mean.items() if v.is_floating_point()]
-    torch._foreach_lerp_([mean[k] for k in floating], [current[k] for k in floating], 1 - decay)
-    for key in mean.keys() - set(floating):
-        mean[key].copy_(current[key])
+def outcome(unfinished: Unfinished) -> tuple[Weights, dict[str, Any]]:
+    """The weights that a run ended with, on the CPU, and what is known of them: `step`, and `ap` where measured.
 
-
-def _resume(checkpoint: Path, fingerprint: str, device: torch.device) -> dict[str, Any] | None:
-    if not checkpoint.is_file():
-        return None
-    try:
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["fingerprint"] == fingerprint:
-            log.info("training goes on at step %d", state["step"])
-            return state
-        log.info("%s belongs to another run; training starts anew", checkpoint)
-    except Exception as error:
-        log.warning("%s cannot be read (%s); training starts anew", checkpoint, error)
-    return None
-
-
-def save(path: Path, value: dict[str, Any]) -> None:
-    """Writes `value` with torch.save beside `path` and renames it, so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(path, "a file that can be written", getattr(error, "strerror", None) or error) from None
-
-
-def read(path: Path, form: str) -> dict[str, Any]:
-    """The checkpoint of a finished run at `path`, on the CPU. Raises InputError where it is none of format `form`."""
-    if not path.is_file():
-        raise InputError(path, "a checkpoint", "no such file")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(path, "a checkpoint", f"a file that cannot be read ({type(error).__name__})") from None
-    if not isinstance(stored, dict) or stored.get("format") != form:
-        raise InputError(path, f"a checkpoint of format {form}", "another file")
-    return stored
-
-
-def digest(*parts: Any) -> str:
-    """A name, 16 hexadecimal digits, for values: dicts and lists by their JSON, bytes and tensors by content."""
-    total = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, dict) and any(isinstance(v, Tensor) for v in part.values()):
-            for key in sorted(part):
-                total.update(key.encode())
-                total.update(part[key].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(part, bytes):
-            total.update(part)
-        else:
-            total.update(json.dumps(part, sort_keys=True, default=str).encode())
-    return total.hexdigest()[:16]
-
-
-def fingerprint(
-    options: dict[str, Any], data: CocoDataset, heldout: CocoDataset | None, start: dict[str, Tensor] | None
-) -> str:
-    """A name for all that the result of a run depends on: another result must not be taken for it.
-
-    Args:
-        options: that change the weights.
-        data: what is learnt from.
-        heldout: what weights are chosen, predicted IoU is calibrated and metrics are measured by.
-        start: weights to start from.
+    They are the best by held-out AP where it was measured, else the last.
     """
-    return digest(options, _content(data), _content(heldout) if heldout else None, start or {})
+    state = unfinished.load()
+    if state is None:
+        raise RuntimeError(f"{unfinished.path}: expected the state of the finished run, got none")
+    best = dict(state.get("best") or {})
+    weights = best.pop("network", None)
+    return (state["mean"], {"step": state["step"]}) if weights is None else (weights, best)
 
 
-def _content(data: CocoDataset) -> list[Any]:
-    images = [[i.id, i.file_name, i.exhaustive] for i in data.images]
-    annotations = [[a.id, a.image_id, a.class_id, a.iscrowd, a.rle["counts"].decode()] for a in data.annotations]
-    return [sorted(data.classes.items()), images, annotations]
+def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW that lets weights decay, but neither biases nor the weights of normalisation."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
+def read_ahead(learner: Learner, first: int, steps: int) -> Iterator[tuple[int, Any]]:
+    """(step, its data) from step `first` on, in order, read ahead in the learner's threads."""
+    with ThreadPoolExecutor(learner.readers, initializer=learner.enter) as reader:
+        ahead = deque(reader.submit(learner.batch, step) for step in range(first, min(first + learner.readers, steps)))
+        for step in range(first, steps):
+            data = ahead.popleft().result()
+            if step + learner.readers < steps:
+                ahead.append(reader.submit(learner.batch, step + learner.readers))
+            yield step, data
+
+
+def _learn(learner: Learner, schedule: Schedule, module: nn.Module, data: Any, step: int) -> dict[str, Tensor]:
+    """One step of the optimiser; a gradient that is not finite changes nothing."""
+    torch.manual_seed((schedule.seed * 1_000_003 + step) * world() + rank())
+    for group in learner.optimiser.param_groups:
+        group["lr"] = schedule.rate(step)
+    losses = learner.losses(module, data, step)
+    total = torch.stack([loss.float() for loss in losses.values()]).sum()
+    learner.optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    norm = nn.utils.clip_grad_norm_([p for p in learner.network.parameters() if p.requires_grad], schedule.clip)
+    if torch.isfinite(norm):
+        learner.optimiser.step()
+    return losses
+
+
+class _State:
+    """Where a run stands: steps done, the running mean of the weights and the best ones so far."""
+
+    def __init__(self, learner: Learner, schedule: Schedule, unfinished: Unfinished):
+        self.learner, self.schedule, self.unfinished = learner, schedule, unfinished
+        self.step = 0
+        self.best: dict[str, Any] = {"step": 0}
+        stored = unfinished.load()
+        if stored is not None:
+            log.info("training goes on at step %d", stored["step"])
+            learner.network.load_state_dict(stored["network"])
+            learner.optimiser.load_state_dict(stored["optimiser"])
+            self.step, self.best = stored["step"], stored.get("best") or self.best
+        self.mean = {k: v.detach().clone() for k, v in learner.network.state_dict().items()}
+        if stored is not None:
+            for key, value in stored["mean"].items():
+                self.mean[key].copy_(value)
+
+    def advance(self) -> None:
+        """Takes the weights of one more step into the mean."""
+        decay = min(self.schedule.averaging, (1 + self.step) / (10 + self.step))
+        current = self.learner.network.state_dict()
+        floating = [k for k, v in self.mean.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.mean[k] for k in floating], [current[k] for k in floating], 1 - decay)
+        for key in self.mean.keys() - set(floating):
+            self.mean[key].copy_(current[key])
+        self.step += 1
+
+    def keep(self) -> None:
+        """Measures and stores where the schedule says so."""
+        if self.learner.measure is not None and self.schedule.is_measured(self.step):
+            self._compare(self.learner.measure)
+        if self.schedule.is_stored(self.step):
+            self.unfinished.save(
+                {
+                    "step": self.step,
+                    "network": self.learner.network.state_dict(),
+                    "optimiser": self.learner.optimiser.state_dict(),
+                    "mean": self.mean,
+                    "best": self.best,
+                }
+            )
+
+    def _compare(self, measure: Callable[[Weights], float]) -> None:
+        """Makes the mean the best weights unless earlier ones have a higher AP."""
+        weights = {k: v.detach().cpu().clone() for k, v in self.mean.items()}
+        latest: dict[str, Any] = {"step": self.step, "network": weights}
+        if self.step < self.schedule.steps or "network" in self.best:
+            latest["ap"] = measure(weights)
+            log.info("step %d: held-out AP %.3f", self.step, latest["ap"])
+            if self.best.get("ap", -1.0) > latest["ap"]:
+                return
+        self.best = latest

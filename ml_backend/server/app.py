@@ -185,21 +185,14 @@ ACTIONS = frozenset(
 
 
 def _add_protocol(app: Flask, backend: Backend, let_in: Callable[[], None], max_predict_body: int) -> None:
-    from ml_backend.model import MaskModel
-
-    MaskModel.backend = backend
-
     @app.post("/setup")
     def setup() -> Response:
         let_in()
         body = _body()
-        model = MaskModel(
-            project_id=str(body.get("project") or "")[:MAX_NAME],
-            label_config=str(body.get("schema") or ""),
-            hostname=str(body.get("hostname") or ""),
-            access_token=str(body.get("access_token") or ""),
-        )
-        return jsonify({"model_version": model.model_version})
+        hostname, token = str(body.get("hostname") or ""), str(body.get("access_token") or "")
+        if hostname or token:
+            backend.set_up(_project(body), hostname, token)
+        return jsonify({"model_version": backend.model.version})
 
     @app.post("/predict")
     def predict() -> Response:
@@ -210,11 +203,13 @@ def _add_protocol(app: Flask, backend: Backend, let_in: Callable[[], None], max_
         if not isinstance(tasks, list):
             abort(400, "tasks: expected a list, got none")
         params = body.get("params")
-        model = MaskModel(
-            project_id=str(body.get("project") or "")[:MAX_NAME], label_config=str(body.get("label_config") or "")
-        )
-        answers = model.predict(tasks, context=params.get("context") if isinstance(params, dict) else None)
-        return jsonify({"results": answers, "model_version": model.model_version})
+        context = params.get("context") if isinstance(params, dict) else None
+        answers = backend.answer(_project(body), str(body.get("label_config") or ""), tasks, context)
+        return jsonify({"results": answers, "model_version": backend.model.version})
+
+
+def _project(body: dict[str, Any]) -> str:
+    return str(body.get("project") or "")[:MAX_NAME]
 
 
 def _add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache) -> None:

@@ -122,6 +122,24 @@ class Backend:
         address, token = os.environ.get("LABEL_STUDIO_URL", ""), os.environ.get("LABEL_STUDIO_API_KEY", "")
         return Project(project_number(project), address, token)
 
+    def answer(
+        self, project: str | int, label_config: str, tasks: Sequence[dict], context: Any = None
+    ) -> list[dict | list]:
+        """What Label Studio's request for predictions is answered: `predict`, or nothing to an interactive prompt.
+
+        Args:
+            project: as Label Studio names it; where it does not, the project that a task names.
+            label_config: of the project.
+            tasks: as Label Studio has them.
+            context: the prompt of an annotator, whose key `result` holds what they drew.
+        """
+        if isinstance(context, dict) and context.get("result"):
+            return [self._empty() for _ in tasks]
+        if not project_number(project):
+            named = (project_number(task.get("project")) for task in tasks if isinstance(task, dict))
+            project = next(filter(None, named), 0)
+        return self.predict(project, label_config, tasks)
+
     def predict(self, project: str | int, label_config: str, tasks: Sequence[dict]) -> list[dict | list]:
         """One answer per task: a prediction, or an empty list where there is none yet.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from ml_backend.detectors.shared.options import DetectorOptions, _anchors, object_sides
+from ml_backend.detectors.shared.options import DetectorOptions, object_sides, spread_anchors
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset
 
@@ -40,24 +40,29 @@ class PointRendOptions(DetectorOptions):
     long_edge: int = Field(1333, ge=64, description="longest side of a whole image, network pixels")
     processes: int | None = Field(None, ge=1, description="training processes, one per GPU; None is all GPUs")
     evaluate_every: int | None = Field(
-        None, ge=1, description="steps between measurements of held-out AP in the second half; None is a quarter"
+        None,
+        ge=1,
+        description="steps between measurements of held-out AP in the second half, whose best weights are kept; None "
+        "is a quarter",
     )
-    evaluate_images: int = Field(100, ge=1, description="most held-out images in those measurements")
     scored_per_image: int = Field(32, ge=1, description="detections per image that the IoU head learns from")
 
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
     @classmethod
-    def create(cls, values: dict[str, Any] | None = None) -> PointRendOptions:
-        """Options of a preset and a schedule with `values` on top. Raises InputError like `DetectorOptions`."""
-        values = dict(values or {})
-        chosen = _defaults(str(values.get("preset", "small")), values.get("schedule"))
-        try:
-            return cls(**{**chosen, **values})
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "options"
-            if first["type"] == "extra_forbidden":
-                raise InputError(f"detector option {name}", f"one of {', '.join(cls.model_fields)}", name) from None
-            raise InputError(f"detector option {name}", first["msg"], first.get("input")) from None
+    def preset_values(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What the preset and the schedule that `values` name say in place of the defaults."""
+        return _defaults(str(values.get("preset", "small")), values.get("schedule"))
+
+    @property
+    def rate_drops(self) -> tuple[float, ...] | None:
+        """Shares of the steps after which sgd's learning rate falls to a tenth; None is adamw's cosine decay."""
+        return self.drops if self.optimiser == "sgd" else None
+
+    @property
+    def measure_every(self) -> int | None:
+        """Steps between measurements of held-out AP."""
+        return self.evaluate_every or max(self.steps // 4, 1)
 
     @property
     def whole_images(self) -> bool:
@@ -80,7 +85,7 @@ class PointRendOptions(DetectorOptions):
         if self.anchors is None:
             published = tuple((float(2**i),) for i in range(5, 10))
             narrow = self.preset == "small"
-            chosen["anchors"] = published if self.whole_images else _anchors(sides * scale, 3 if narrow else 5)
+            chosen["anchors"] = published if self.whole_images else spread_anchors(sides * scale, 3 if narrow else 5)
             if self.whole_images and narrow:
                 chosen["anchors"] = published[:3]
         if self.min_area is None:

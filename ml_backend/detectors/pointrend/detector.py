@@ -5,13 +5,17 @@ detectron2 is in no package index and is installed from its repository; without 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from detectron2.solver.build import get_default_optimizer_params
+from torch import nn
 
 from ml_backend.detectors.pointrend.config import PointRendOptions
-from ml_backend.detectors.pointrend.network import build
-from ml_backend.detectors.pointrend.training import Run, train
-from ml_backend.detectors.shared.records import Detections
-from ml_backend.detectors.shared.trained import KEPT_OPTIONS, TrainedDetector, bfloat16_where_fast, chosen_device
+from ml_backend.detectors.pointrend.network import PointRendNetwork, build
+from ml_backend.detectors.pointrend.whole_images import ImageSampler
+from ml_backend.detectors.shared.augmentation import CropSampler
+from ml_backend.detectors.shared.trained import KEPT_OPTIONS, TrainedDetector
 
 
 class PointRend(TrainedDetector):
@@ -21,25 +25,22 @@ class PointRend(TrainedDetector):
     OPTIONS = PointRendOptions
     KEPT = (*KEPT_OPTIONS, "norm", "schedule")
     NAME = "pointrend-"
-
-    def _build(self):
-        network = build(self.options, len(self.classes), pretrained=False)
-        network.mixed = bfloat16_where_fast(self.options, self.device)
-        return network
-
-    def _detect(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
-        return self.network.detect(pixels.contiguous(memory_format=torch.channels_last), sizes)
+    CHANNELS_LAST_ON_GPU = False
 
     @classmethod
-    def _check(cls, options: PointRendOptions) -> None:
-        if options.device:
-            # Here, where an error is told as one, and not in a process of the run.
-            chosen_device(options)
+    def network_of(cls, options: Any, classes: int, pretrained: bool) -> PointRendNetwork:
+        """The network of a preset, see `ml_backend.detectors.pointrend.network`."""
+        return build(options, classes, pretrained)
 
     @classmethod
-    def _learn(cls, data, heldout, options, unfinished, name, earlier, progress):
-        weights = earlier["network"] if earlier else None
-        classes = dict(sorted(data.classes.items()))
-        run = Run(data, heldout, classes, options, unfinished, name, weights, again=bool(earlier))
-        state, best = train(run, progress)
-        return state, {"best_step": best["step"], "steps": options.steps}
+    def sampler_of(cls, options: Any) -> type[CropSampler]:
+        """Random crops, or whole images in the published schedule."""
+        return ImageSampler if options.whole_images else CropSampler
+
+    @classmethod
+    def optimiser_of(cls, options: Any, network: nn.Module) -> torch.optim.Optimizer:
+        """sgd as detectron2 sets it up, where all decays but the weights of normalisation; adamw spares biases too."""
+        if options.optimiser != "sgd":
+            return super().optimiser_of(options, network)
+        groups = get_default_optimizer_params(network, weight_decay=options.weight_decay, weight_decay_norm=0.0)
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)

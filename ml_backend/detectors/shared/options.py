@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pycocotools import mask as mask_util
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, expected_words
 from ml_backend.learning.features import FeatureKind
 from ml_backend.masks.coco import CocoDataset
+
+Options = TypeVar("Options", bound="DetectorOptions")
+# Options that change what is predicted, or how fast, but not the weights; they may be given anew when a checkpoint is
+# loaded.
+PREDICTION_OPTIONS = {
+    "device", "threads", "bfloat16", "min_score", "min_area", "nms", "mask_nms", "max_detections", "predict_batch",
+    "tile", "feature", "feature_width", "readers", "encoders", "paste_pixels",
+}  # fmt: skip
 
 
 class DetectorOptions(BaseModel):
@@ -47,6 +55,14 @@ class DetectorOptions(BaseModel):
     colour_jitter: float = Field(0.4, ge=0, description="strength of changes of colour and contrast; 0 is none")
     score_from: float = Field(0.4, ge=0, le=1, description="share of the steps after which the IoU head trains")
     incomplete_share: float = Field(0.5, ge=0, le=1, description="share of crops from images annotated incompletely")
+    processes: int | None = Field(1, ge=1, description="training processes, one per GPU; None is all GPUs")
+    evaluate_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between measurements of held-out AP in the second half, whose best weights are "
+        "kept; None keeps the last weights",
+    )
+    evaluate_images: int = Field(100, ge=1, description="most held-out images in those measurements")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints of an unfinished run")
     calibrate: bool = Field(True, description="correct predicted IoU on the held-out images")
 
@@ -66,25 +82,48 @@ class DetectorOptions(BaseModel):
     feature: FeatureKind = Field("mask_attention", description="feature that masks are clustered by")
     feature_width: int = Field(512, ge=1, description="width of the projected feature")
 
+    # Options that came after others had trained without them, and that name a run only where they say something else
+    # than what was done before them.
+    LATER: ClassVar[frozenset[str]] = frozenset({"processes", "evaluate_every", "evaluate_images"})
+
     @classmethod
-    def create(cls, values: dict[str, Any] | None = None) -> DetectorOptions:
+    def preset_values(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What the preset that `values` name says in place of the defaults."""
+        return PRESETS.get(str(values.get("preset", "tiny")), {})
+
+    @classmethod
+    def create(cls: type[Options], values: dict[str, Any] | None = None) -> Options:
         """Options of a preset with `values` on top. Raises InputError for an unknown option or a bad value."""
         values = dict(values or {})
-        preset = values.get("preset", "tiny")
         try:
-            return cls(**{**PRESETS.get(preset, {}), **values})
+            return cls(**{**cls.preset_values(values), **values})
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "options"
             if first["type"] == "extra_forbidden":
                 raise InputError(f"detector option {name}", f"one of {', '.join(cls.model_fields)}", name) from None
-            raise InputError(f"detector option {name}", first["msg"], first.get("input")) from None
+            raise InputError(f"detector option {name}", expected_words(first["msg"]), first.get("input")) from None
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights of a run depend on, as JSON."""
+        values = self.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
+        return {k: v for k, v in values.items() if k not in self.LATER or v != type(self).model_fields[k].default}
+
+    @property
+    def rate_drops(self) -> tuple[float, ...] | None:
+        """Shares of the steps after which the learning rate falls to a tenth; None is a cosine decay."""
+        return None
+
+    @property
+    def measure_every(self) -> int | None:
+        """Steps between measurements of held-out AP; None measures none and keeps the last weights."""
+        return self.evaluate_every
 
     def zoom(self, height: int, width: int) -> float:
         """Network pixels per image pixel at which an image is predicted."""
         return float(self.scale or 1.0)
 
-    def resolve(self, data: CocoDataset) -> DetectorOptions:
+    def resolve(self: Options, data: CocoDataset) -> Options:
         """The same with scale, anchors and least area chosen from the objects in `data`."""
         sides = object_sides(data)
         if len(sides) == 0:
@@ -92,7 +131,7 @@ class DetectorOptions(BaseModel):
         scale = self.scale or float(np.clip(self.object_size / np.median(sides), 0.25, 3.0))
         chosen: dict[str, Any] = {"scale": round(scale, 4)}
         if self.anchors is None:
-            chosen["anchors"] = _anchors(sides * scale, PYRAMID_LEVELS[self.preset])
+            chosen["anchors"] = spread_anchors(sides * scale, PYRAMID_LEVELS[self.preset])
         if self.min_area is None:
             chosen["min_area"] = round(float(np.percentile(sides, 1)) ** 2 * 0.7, 1)
         return self.model_copy(update=chosen)
@@ -125,7 +164,7 @@ def object_sides(data: CocoDataset) -> np.ndarray:
     return np.sqrt(boxes[:, 2] * boxes[:, 3])
 
 
-def _anchors(sides: np.ndarray, levels: int) -> tuple[tuple[float, ...], ...]:
+def spread_anchors(sides: np.ndarray, levels: int) -> tuple[tuple[float, ...], ...]:
     """Anchor sides per level, spread evenly in octaves over the objects' sides."""
     low, high = np.percentile(sides, [10, 97])
     low = max(float(low), 6.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,15 @@ class Target:
     exhaustive: bool = True
 
     def to(self, device: torch.device | str) -> Target:
-        """The same on another device."""
-        return Target(self.boxes.to(device), self.labels.to(device), self.masks.to(device), self.exhaustive)
+        """The same on another device, without waiting for what lies in pinned memory."""
+        return self._each(lambda column: column.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Target:
+        """The same in memory that a GPU takes sooner."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Target:
+        return Target(change(self.boxes), change(self.labels), change(self.masks), self.exhaustive)
 
 
 @dataclass

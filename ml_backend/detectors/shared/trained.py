@@ -13,28 +13,25 @@ import torch
 from torch import nn
 
 from ml_backend.detector import Progress
-from ml_backend.detectors.shared.options import DetectorOptions
+from ml_backend.detectors.shared.augmentation import CropSampler
+from ml_backend.detectors.shared.devices import bfloat16_where_fast, chosen_device
+from ml_backend.detectors.shared.options import PREDICTION_OPTIONS, DetectorOptions, Options
 from ml_backend.detectors.shared.pipeline import Pipeline
 from ml_backend.detectors.shared.records import Detections
+from ml_backend.detectors.shared.training import Run, train
 from ml_backend.errors import InputError
 from ml_backend.learning.calibration import Calibration
+from ml_backend.learning.checkpoints import Unfinished, digest, fingerprint, read, save
 from ml_backend.learning.evaluation import measure
 from ml_backend.learning.features import KINDS
-from ml_backend.learning.training import digest, fingerprint, read, save
+from ml_backend.learning.training import Weights, adamw
 from ml_backend.masks.coco import CocoDataset, ImageRecord
 from ml_backend.predictions import Predictions
 
 CHECKPOINT, UNFINISHED, METRICS = "model.pt", "unfinished.pt", "metrics.json"
-# Options that change what is predicted, or how fast, but not the weights; they may be given anew when a checkpoint is
-# loaded.
-PREDICTION_OPTIONS = {
-    "device", "threads", "bfloat16", "min_score", "min_area", "nms", "mask_nms", "max_detections", "predict_batch",
-    "tile", "feature", "feature_width", "readers", "encoders", "paste_pixels",
-}  # fmt: skip
 # Options that a later round takes over with the weights.
 KEPT_OPTIONS = ("scale", "anchors", "standardise")
 
-Options = TypeVar("Options", bound=DetectorOptions)
 Trained = TypeVar("Trained", bound="TrainedDetector")
 
 
@@ -52,6 +49,9 @@ class TrainedDetector:
     OPTIONS: ClassVar[type[DetectorOptions]]
     KEPT: ClassVar[tuple[str, ...]] = KEPT_OPTIONS
     NAME: ClassVar[str] = ""  # what its versions begin with
+    # See `ml_backend.detectors.shared.training.Parts`.
+    CHANNELS_LAST_ON_GPU: ClassVar[bool] = True
+    ALL_USED: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -66,36 +66,41 @@ class TrainedDetector:
         self.device = chosen_device(options)
         if options.threads:
             torch.set_num_threads(options.threads)
-        self.network: Any = self._build()
+        self.network: Any = self.network_of(options, len(self.classes), False)
+        self.network.mixed = bfloat16_where_fast(options, self.device)
         self.network.load_state_dict(state)
         self.network.to(self.device).to(memory_format=torch.channels_last).eval()
         name = digest(state, list(calibration.raw), list(calibration.calibrated))
         self.version = f"{self.NAME}{options.preset}-{name}"
 
-    def _build(self) -> nn.Module:
-        """The network of the options, without weights."""
-        raise NotImplementedError
+    @classmethod
+    def network_of(cls, options: Any, classes: int, pretrained: bool) -> Any:
+        """The network of resolved `options` for so many classes.
 
-    def _detect(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
+        `forward(images, targets, score)` returns its losses by name, `detect(images, sizes)` the `Detections` of each
+        image, and its attribute `mixed` says whether to compute in bfloat16.
+
+        Args:
+            options: of the detector.
+            classes: how many.
+            pretrained: load the weights that the options name; not needed where others follow.
+        """
         raise NotImplementedError
 
     @classmethod
-    def _check(cls, options: Any) -> None:
-        """Raises InputError for options with which a run need not begin."""
+    def sampler_of(cls, options: Any) -> type[CropSampler]:
+        """What makes training batches: random crops."""
+        return CropSampler
 
     @classmethod
-    def _learn(
-        cls,
-        data: CocoDataset,
-        heldout: CocoDataset | None,
-        options: Any,
-        unfinished: Path,
-        name: str,
-        earlier: dict[str, Any] | None,
-        progress: Progress | None,
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The weights that a run ends with, on the CPU, and what is to be told of it beside its metrics."""
-        raise NotImplementedError
+    def optimiser_of(cls, options: Any, network: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of a network's parameters."""
+        return adamw(network, options.learning_rate, options.weight_decay)
+
+    @classmethod
+    def of_weights(cls: type[Trained], options: Any, classes: dict[int, str], weights: Weights) -> Trained:
+        """A detector with these weights, neither measured nor calibrated."""
+        return cls(options, classes, weights, Calibration(), {})
 
     @classmethod
     def load(cls: type[Trained], checkpoint: str | Path, **options: Any) -> Trained:
@@ -132,8 +137,12 @@ class TrainedDetector:
         """As `predict`, with features of several kinds from the one pass, each (n, d) float16, instead of one."""
         yield from self._pipeline(kinds)(images)
 
+    def detect(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
+        """What the network detects in a batch of images or tiles, see `network_of`."""
+        return self.network.detect(pixels.contiguous(memory_format=torch.channels_last), sizes)
+
     def _pipeline(self, kinds: Sequence[str]) -> Pipeline:
-        return Pipeline(self._detect, self.options, self.device, list(self.classes), self.calibration, kinds)
+        return Pipeline(self.detect, self.options, self.device, list(self.classes), self.calibration, kinds)
 
     @classmethod
     def train(
@@ -146,10 +155,10 @@ class TrainedDetector:
         progress: Progress | None = None,
         start_from: str | Path | None = None,
     ) -> Path:
-        """Trains into the folder `output` and gives the finished checkpoint.
+        """Trains into the folder `output` and returns the finished checkpoint.
 
-        A run that was killed goes on from its last checkpoint; a finished one of the same sets and options is given
-        back as it is. Beside the checkpoint lies `metrics.json` with AP and calibration on `heldout`.
+        A run that was killed goes on from its last checkpoint; a finished one of the same sets and options is
+        returned as it is. Beside the checkpoint lies `metrics.json` with AP and calibration on `heldout`.
 
         Args:
             data: annotated images. Those not `exhaustive` teach objects, but not background.
@@ -163,24 +172,27 @@ class TrainedDetector:
         """
         output = Path(output)
         chosen = cls.OPTIONS.create(options)
-        cls._check(chosen)
+        if chosen.device:
+            # Here, where an error is one of the options, and not in a process of the run.
+            chosen_device(chosen)
         earlier = read(Path(start_from), cls.FORMAT) if start_from else None
         classes = dict(sorted(data.classes.items()))
         if earlier is not None:
             chosen = continued(chosen, earlier, classes, cls.KEPT)
         chosen = chosen.resolve(data)
-        values = chosen.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
-        name = fingerprint(values, data, heldout, earlier and earlier["network"])
+        name = fingerprint(chosen.identity(), data, heldout, earlier and earlier["network"])
         finished = output / CHECKPOINT
         if finished.is_file() and read(finished, cls.FORMAT)["fingerprint"] == name:
             return finished
-        state, told = cls._learn(data, heldout, chosen, output / UNFINISHED, name, earlier, progress)
-        detector = cls(chosen, classes, state, Calibration(), {})
+        unfinished = Unfinished(output / UNFINISHED, name)
+        weights = earlier["network"] if earlier else None
+        state, best = train(Run(cls, data, heldout, chosen, unfinished, weights, again=weights is not None), progress)
+        detector = cls.of_weights(chosen, classes, state)
         if heldout is not None and heldout.annotations:
-            found = detector.predict(heldout.images)
+            predictions = detector.predict(heldout.images)
             limit = chosen.max_detections
-            detector.calibration, detector.metrics = measure(found, heldout, limit, chosen.calibrate, progress)
-        detector.metrics |= told
+            detector.calibration, detector.metrics = measure(predictions, heldout, limit, chosen.calibrate, progress)
+        detector.metrics |= {"best_step": best["step"], "steps": chosen.steps}
         stored = {
             "format": cls.FORMAT,
             "fingerprint": name,
@@ -210,24 +222,3 @@ def continued(options: Options, earlier: dict[str, Any], classes: dict[int, str]
     if options.min_area is None:
         values["min_area"] = former.min_area
     return options.model_copy(update=values)
-
-
-def chosen_device(options: DetectorOptions) -> torch.device:
-    """The device of the options, or the best there is. Raises InputError where this machine has no such device."""
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        # Named by its number, for other threads may have another current one.
-        return torch.empty(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError):
-        here = ", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))])
-        raise InputError("detector option device", f"a torch device of this machine ({here})", name) from None
-
-
-def bfloat16_where_fast(options: DetectorOptions, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: as the options say, else where the device itself does and nothing emulates it."""
-    if options.bfloat16 is not None:
-        return options.bfloat16
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported and supported())

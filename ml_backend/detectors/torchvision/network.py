@@ -73,8 +73,9 @@ class HeadSettings:
 class MaskScoringNetwork(nn.Module):
     """Backbone, proposals, box and mask heads, IoU head.
 
-    In training mode `forward(images, targets)` gives the losses by name; otherwise `detect(images, sizes)` gives the
-    detections. Images are (b, 3, h, w) float32, normalised, padded at the right and bottom to whole strides.
+    In training mode `forward(images, targets)` returns the losses by name; otherwise `detect(images, sizes)` returns
+    the detections. Images are (b, 3, h, w) float32, normalised, padded at the right and bottom to whole strides. Where
+    `mixed` is set it computes in bfloat16 what that is good enough for.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class MaskScoringNetwork(nn.Module):
         self.mask_align, self.mask_head, self.mask_predictor = mask_align, mask_head, mask_predictor
         self.iou_head, self.settings = iou_head, settings
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.mixed = False
 
     # --- shared
 
@@ -140,6 +142,9 @@ class MaskScoringNetwork(nn.Module):
 
     # --- training
 
+    def _autocast(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed)
+
     def forward(self, images: Tensor, targets: list[Target], score: bool = True) -> dict[str, Tensor]:
         """Losses by name: proposal, proposal_box, class, box, mask, iou.
 
@@ -148,6 +153,10 @@ class MaskScoringNetwork(nn.Module):
             targets: one per image.
             score: also train the IoU head; early in training there is no mask worth scoring.
         """
+        with self._autocast(images):
+            return self._losses(images, targets, score)
+
+    def _losses(self, images: Tensor, targets: list[Target], score: bool) -> dict[str, Tensor]:
         features = self._features(images)
         levels = self._levels(features)
         sizes = [tuple(images.shape[-2:])] * len(images)
@@ -253,6 +262,10 @@ class MaskScoringNetwork(nn.Module):
     @torch.inference_mode()
     def detect(self, images: Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
         """Detections of each image; `sizes` are their heights and widths without padding."""
+        with self._autocast(images):
+            return self._detections(images, sizes)
+
+    def _detections(self, images: Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
         features = self._features(images)
         levels = self._levels(features)
         proposals, _ = self.proposals(ImageList(images, sizes), features)
