@@ -15,6 +15,7 @@ from pycocotools import mask as mask_util
 
 from ml_backend.detector import Progress
 from ml_backend.errors import InputError
+from ml_backend.files import write_whole
 from ml_backend.learning.checkpoints import digest
 from ml_backend.learning.features import feature_width, project
 from ml_backend.learning.iou_head import resize_masks
@@ -82,11 +83,8 @@ class CocoResults:
             raise InputError("detector option results", "a COCO results file", "nothing")
         cls(source, data.classes)
         target = Path(output) / "results.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
         if Path(source).resolve() != target.resolve():
-            partial = target.with_suffix(".tmp")
-            shutil.copyfile(source, partial)
-            partial.replace(target)
+            write_whole(target, lambda partial: shutil.copyfile(source, partial))
         if progress:
             progress("train", 1, 1)
         return target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ml_backend.errors import InputError
+from ml_backend.files import write_whole
 from ml_backend.masks.coco import CocoDataset
 
 log = logging.getLogger(__name__)
@@ -45,18 +45,16 @@ class Unfinished:
 
 
 def save(path: Path, value: dict[str, Any]) -> None:
-    """Writes `value` with torch.save beside `path` and renames it, so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Writes `value` with torch.save, whole or not at all. Raises InputError where the file cannot be written."""
+
+    def write(partial: Path) -> None:
         with partial.open("wb") as file:
             torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(path, "a file that can be written", getattr(error, "strerror", None) or error) from None
+
+    try:
+        write_whole(path, write)
+    except RuntimeError as error:  # what torch says of a full disk
+        raise InputError(path, "a file that can be written", error) from None
 
 
 def read(path: Path, form: str) -> dict[str, Any]:

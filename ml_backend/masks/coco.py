@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from ml_backend.errors import InputError
+from ml_backend.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -170,18 +170,9 @@ def _pixels(counts: bytes) -> int:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON beside `path` and renames it, so that a reader sees all of it or none."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("w") as file:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(path, "a file that can be written", error.strerror or str(error)) from None
+    """Writes JSON, whole or not at all. Raises InputError where the file cannot be written."""
+    with whole_file(path) as file:
+        json.dump(value, file)
 
 
 def _read_json(path: Path) -> dict:

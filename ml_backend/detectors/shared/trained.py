@@ -20,6 +20,7 @@ from ml_backend.detectors.shared.pipeline import Pipeline
 from ml_backend.detectors.shared.records import Detections
 from ml_backend.detectors.shared.training import Run, train
 from ml_backend.errors import InputError
+from ml_backend.files import whole_file
 from ml_backend.learning.calibration import Calibration
 from ml_backend.learning.checkpoints import Unfinished, digest, fingerprint, read, save
 from ml_backend.learning.evaluation import measure
@@ -203,7 +204,8 @@ class TrainedDetector:
             "metrics": json.dumps(detector.metrics),
         }
         save(finished, stored)
-        (output / METRICS).write_text(json.dumps(detector.metrics, indent=2))
+        with whole_file(output / METRICS) as file:
+            json.dump(detector.metrics, file, indent=2)
         (output / UNFINISHED).unlink(missing_ok=True)
         return finished
 
