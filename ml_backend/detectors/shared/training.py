@@ -112,7 +112,12 @@ def work(task: Run, report: Progress) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     learner = learner_of(task, device)
-    schedule = Schedule(
+    run(learner, schedule_of(options, task.is_measured), task.unfinished, report)
+
+
+def schedule_of(options: Any, measured: bool) -> Schedule:
+    """How a run of resolved options goes, with or without held-out masks to measure by."""
+    return Schedule(
         steps=options.steps,
         learning_rate=options.learning_rate,
         warmup=min(options.warmup, options.steps // 2),
@@ -120,10 +125,9 @@ def work(task: Run, report: Progress) -> None:
         averaging=options.averaging,
         clip=options.clip,
         checkpoint_every=options.checkpoint_every,
-        measure_every=options.measure_every if task.is_measured else None,
+        measure_every=options.measure_every if measured else None,
         seed=options.seed,
     )
-    run(learner, schedule, task.unfinished, report)
 
 
 def learner_of(task: Run, device: torch.device) -> Learner:

@@ -43,6 +43,14 @@ class ProposalNetwork(RegionProposalNetwork):
                 label[negative & ~covered(box, target, negative)] = -1.0
         return labels, boxes
 
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As in torchvision, and 0 where nothing is known of any anchor."""
+        if all(bool((label < 0).all()) for label in labels):
+            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
+        return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+
     def filter_proposals(self, proposals, objectness, image_shapes, num_anchors_per_level):
         boxes, scores = super().filter_proposals(proposals, objectness, image_shapes, num_anchors_per_level)
         if self.training:

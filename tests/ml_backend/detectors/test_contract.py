@@ -1,31 +1,63 @@
-"""What every trained detector must keep, as one table for the torchvision detector and PointRend."""
+"""What every trained detector must keep, as one table for the torchvision detector and PointRend.
+
+Most of it holds for any weights: the detector that is asked has hardly learnt anything and reports whatever its network
+dares to say. One is trained until it finds objects; far more than is asked of it, so that no processor changes that.
+"""
 
 import json
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as mask_util
 
 from ml_backend.detector import Detector, load_detector_class
-from ml_backend.detectors.shared import iou_target
+from ml_backend.detectors.shared import iou_target, training
 from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import predict_all, true_iou
 from ml_backend.learning.features import KINDS
 from ml_backend.masks.coco import CocoDataset
-from tests.ml_backend.detectors.drawn import CLASSES, draw
+from tests.ml_backend.detectors.drawn import CLASSES, detect_drawn, draw
 
+# Module, class, the parameter whose rise makes masks fill their boxes, and how it is trained until it finds objects.
 DETECTORS = {
-    "torchvision": ("torchvision.detector", "MaskScoringRCNN", {"learning_rate": 3e-3}),
+    "torchvision": ("torchvision.detector", "MaskScoringRCNN", "mask_predictor.bias", {"steps": 60}),
     "pointrend": (
         "pointrend.detector",
         "PointRend",
-        {"learning_rate": 2e-3, "evaluate_every": 1000, "score_from": 0.3, "steps": 70},
+        "model.roi_heads.mask_head.point_head.predictor.bias",
+        {"steps": 40, "evaluate_every": 1000},
     ),
 }
-OPTIONS = {"steps": 50, "batch": 3, "crop": 64, "warmup": 8, "scale": 1.5}
-SHORT = {**OPTIONS, "steps": 5, "checkpoint_every": 2, "batch": 1, "score_from": 0}
+SHORT = {
+    "steps": 5,
+    "checkpoint_every": 2,
+    "batch": 1,
+    "crop": 64,
+    "warmup": 2,
+    "scale": 1.0,
+    "score_from": 0,
+    "threads": 1,
+    "max_detections": 30,
+}
+# Always the same crops of objects of twice the size: what is learnt from soon.
+LEARNING = {
+    "batch": 2,
+    "crop": 96,
+    "warmup": 8,
+    "scale": 1.5,
+    "learning_rate": 3e-3,
+    "averaging": 0.9,
+    "score_from": 0.3,
+    "colour_jitter": 0,
+    "scale_jitter": 1,
+    "threads": 1,
+}
+# What every mask passes.
+ALL = {"min_score": 0.0, "min_area": 0.0, "mask_nms": 1.0}
 
 
 @pytest.fixture(scope="module", params=["torchvision", pytest.param("pointrend", marks=pytest.mark.detectron2)])
@@ -37,7 +69,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def kind(name):
-    module, attribute, _ = DETECTORS[name]
+    module, attribute, *_ = DETECTORS[name]
     return getattr(import_module(f"ml_backend.detectors.{module}"), attribute)
 
 
@@ -48,25 +80,43 @@ def sets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(name, kind, sets, tmp_path_factory):
-    options = {**OPTIONS, **DETECTORS[name][2]}
-    return kind.train(*sets, tmp_path_factory.mktemp("trained"), options=options)
+def checkpoint(kind, sets, tmp_path_factory):
+    """Of a network that has hardly learnt anything."""
+    return kind.train(*sets, tmp_path_factory.mktemp("trained"), options=SHORT)
 
 
 @pytest.fixture(scope="module")
-def detector(kind, checkpoint):
-    return kind.load(checkpoint)
+def constructed(name, checkpoint):
+    """The same with masks that fill their boxes."""
+    stored = torch.load(checkpoint, weights_only=True)
+    stored["network"][DETECTORS[name][2]] += 5
+    torch.save(stored, checkpoint.with_name("constructed.pt"))
+    return checkpoint.with_name("constructed.pt")
 
 
 @pytest.fixture(scope="module")
-def found(detector, sets):
+def detector(kind, constructed):
+    return kind.load(constructed, **ALL)
+
+
+@pytest.fixture(scope="module")
+def predictions(detector, sets):
     return predict_all(detector, sets[1].images)
 
 
-def test_it_finds_objects(found, sets):
-    best = np.argsort(-found.score)[:8]
-    assert (true_iou(found, sets[1], one_to_one=False)[best] > 0.5).mean() >= 0.75
-    assert set(found.class_id.tolist()) == set(CLASSES)
+@pytest.fixture(scope="module")
+def learnt(name, kind, sets, tmp_path_factory):
+    """The checkpoint of a detector that finds objects."""
+    return kind.train(*sets, tmp_path_factory.mktemp("learnt"), options={**LEARNING, **DETECTORS[name][3]})
+
+
+def test_it_learns_to_find_objects(kind, learnt, sets):
+    """At least half of them; it finds nearly all, whatever the seed and the processor."""
+    detector = kind.load(learnt)
+    predictions = predict_all(detector, sets[1].images)
+    assert (true_iou(predictions, sets[1]) > 0.5).sum() >= 0.5 * len(sets[1].annotations)
+    assert set(predictions.class_id.tolist()) == set(CLASSES)
+    assert detector.metrics["mask_ap50"] > 0.3
 
 
 def test_predictions_fit_their_images(detector, sets):
@@ -76,9 +126,9 @@ def test_predictions_fit_their_images(detector, sets):
     for image, part in zip(images, parts, strict=True):
         assert (part.size == [image.height, image.width]).all()
         assert (np.diff(part.score) <= 0).all()
-        assert (part.confidence > detector.options.min_score).all()
-        assert (part.box[:, 2] * part.box[:, 3] > detector.options.min_area).all()
         assert ((part.predicted_iou >= 0) & (part.predicted_iou <= 1)).all()
+        assert ((part.confidence > 0) & (part.confidence <= 1)).all()
+        assert set(part.class_id.tolist()) <= set(CLASSES)
         assert part.features.dtype == np.float16
         assert part.features.shape == (len(part), 512)
         assert np.isfinite(part.features).all()
@@ -88,28 +138,28 @@ def test_metrics_are_stored(checkpoint, detector):
     stored = json.loads((checkpoint.parent / "metrics.json").read_text())
     assert json.dumps(stored) == json.dumps(detector.metrics)
     assert {"box_ap", "mask_ap", "mask_ap50", "mask_ap75"} <= stored.keys()
+    assert (stored["best_step"], stored["steps"]) == (5, 5)
     for when in ("before", "after"):
         assert {"correlation", "error", "mean_predicted", "mean_true"} <= stored[f"iou_{when}_calibration"].keys()
     assert not (checkpoint.parent / "unfinished.pt").exists()
 
 
-def test_the_same_weights_have_one_version_and_give_the_same(kind, detector, checkpoint, found, sets):
-    again = kind.load(checkpoint)
+def test_the_same_weights_have_one_version_and_give_the_same(kind, detector, constructed, predictions, sets):
+    again = kind.load(constructed, **ALL)
     assert again.version == detector.version
     other = predict_all(again, sets[1].images[:2])
-    same = found.select(np.isin(found.image_id, [i.id for i in sets[1].images[:2]]))
-    assert other.rle.tolist() == same.rle.tolist()
+    same = predictions.select(np.isin(predictions.image_id, [i.id for i in sets[1].images[:2]]))
+    assert len(other) > 0 and other.rle.tolist() == same.rle.tolist()
     assert np.array_equal(other.features, same.features)
 
 
-def test_a_finished_run_is_given_back(name, kind, checkpoint, sets):
+def test_a_finished_run_is_returned_as_it_is(kind, checkpoint, sets):
     written = checkpoint.stat().st_mtime_ns
-    options = {**OPTIONS, **DETECTORS[name][2]}
-    assert kind.train(*sets, checkpoint.parent, options=options) == checkpoint
+    assert kind.train(*sets, checkpoint.parent, options=SHORT) == checkpoint
     assert checkpoint.stat().st_mtime_ns == written
 
 
-def test_what_other_sets_gave_is_not_given_back(kind, tmp_path):
+def test_what_other_sets_gave_is_not_returned(kind, tmp_path):
     data, heldout = draw(tmp_path, 1, seed=1), draw(tmp_path, 2, seed=2)
     first, *others = heldout.annotations
     runs = {
@@ -120,7 +170,7 @@ def test_what_other_sets_gave_is_not_given_back(kind, tmp_path):
         "image gone": (data, replace(heldout, images=heldout.images[:1], annotations=heldout.annotations[:5])),
         "crowd": (replace(data, annotations=[replace(data.annotations[0], iscrowd=True), *data.annotations[1:]]), None),
     }
-    options = {"steps": 1, "batch": 1, "crop": 64, "scale": 0.5, "max_detections": 5}
+    options = {"steps": 1, "batch": 1, "crop": 64, "scale": 0.5, "max_detections": 5, "threads": 1}
     written = []
     for sets in runs.values():
         path = kind.train(*sets, tmp_path / "out", options=options)
@@ -179,14 +229,14 @@ def test_a_later_round_keeps_scale_and_anchors(kind, sets, checkpoint, detector,
 
 
 @pytest.mark.parametrize("feature", KINDS)
-def test_feature_kinds(feature, kind, checkpoint, sets):
-    part = next(iter(kind.load(checkpoint, feature=feature).predict(sets[1].images[:1])))
+def test_feature_kinds(feature, kind, constructed, sets):
+    part = next(iter(kind.load(constructed, feature=feature, **ALL).predict(sets[1].images[:1])))
     assert len(part) > 0
     assert part.features.shape[1] == (256 if feature == "mask_iou" else 512)
 
 
-def test_all_kinds_come_from_one_pass(kind, checkpoint, sets):
-    detector, images = kind.load(checkpoint), sets[1].images[:2]
+def test_all_kinds_come_from_one_pass(kind, constructed, sets):
+    detector, images = kind.load(constructed, **ALL), sets[1].images[:2]
     passes = []
     detect = detector.network.detect
     detector.network.detect = lambda *batch: passes.append(1) or detect(*batch)
@@ -199,30 +249,61 @@ def test_all_kinds_come_from_one_pass(kind, checkpoint, sets):
         }
         assert all(v.dtype == np.float16 for v in features.values())
     for one in KINDS:
-        alone = [p.features for p in kind.load(checkpoint, feature=one).predict(images)]
+        alone = [p.features for p in kind.load(constructed, feature=one, **ALL).predict(images)]
         assert all(np.array_equal(a, f[one]) for a, (_, f) in zip(alone, found, strict=True))
 
 
-def test_tiles_and_batches_find_the_same_objects(kind, checkpoint, tmp_path):
-    images = draw(tmp_path, 2, seed=6, side=280, objects=20)
-    plain, tiles, batches = (
-        predict_all(kind.load(checkpoint, min_score=0.4, **options), images.images)
-        for options in ({}, {"tile": 256}, {"predict_batch": 2})
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Images of nine tiles of 256 pixels."""
+    return draw(tmp_path_factory.mktemp("large"), 2, seed=6, side=600, objects=60)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 256}, {"tile": 256, "predict_batch": 4}, {"predict_batch": 2}])
+def test_tiles_and_batches_find_every_object_once(options, kind, checkpoint, large):
+    """Of a network that is always right: what is cut is found whole in another tile, and nothing twice."""
+    detector = kind.load(checkpoint, min_area=0.0, max_detections=500, **options)
+    sizes = []
+    detector.network.detect = lambda pixels, size: sizes.append(size) or detect_drawn(pixels, size)
+    predictions = predict_all(detector, large.images)
+    side, tiles, batch = (256, 9, 4) if "tile" in options else (600, 1, 2)
+    assert {s for size in sizes for s in size} == {(side, side)}
+    assert sum(len(size) for size in sizes) == 2 * tiles
+    assert max(len(size) for size in sizes) == (batch if "predict_batch" in options else 1)
+    assert len(predictions) == len(large.annotations) >= 100
+    assert true_iou(predictions, large).min() > 0.85
+
+
+def test_batches_change_no_image(kind, constructed, sets):
+    """But for a last digit, which may bring one of many doubtful masks over a threshold."""
+    alone, together = (
+        predict_all(kind.load(constructed, predict_batch=n, **ALL), sets[1].images) for n in (1, len(sets[1].images))
     )
-    correct = [(true_iou(p, images) > 0.5).sum() for p in (plain, tiles, batches)]
-    assert correct[0] > 10
-    assert abs(correct[1] - correct[0]) <= 0.25 * correct[0]
-    assert correct[2] == correct[0]
-    again = [(true_iou(p, images, one_to_one=False) > 0.5).sum() for p in (plain, tiles)]
-    assert again[1] - correct[1] <= again[0] - correct[0] + 5
+    assert len(alone) > 20 and abs(len(alone) - len(together)) <= 0.1 * len(alone)
+    for image in sets[1].images:
+        one, other = (p.select(p.image_id == image.id) for p in (alone, together))
+        iou = mask_util.iou(one.rles(), other.rles(), [0] * len(other))
+        assert (iou.max(1) > 0.95).mean() >= 0.9
 
 
-def test_thresholds_can_be_given_anew(kind, checkpoint, sets, found):
-    strict = predict_all(kind.load(checkpoint, min_score=0.6, min_area=250), sets[1].images)
-    assert 0 < len(strict) < len(found)
-    assert strict.confidence.min() > 0.6
-    assert (strict.box[:, 2] * strict.box[:, 3]).min() > 250
-    assert max(len(p) for p in kind.load(checkpoint, max_detections=2).predict(sets[1].images[:2])) == 2
+def test_thresholds_can_be_given_anew(kind, constructed, predictions, sets):
+    """They leave of all masks just those that pass."""
+    confidence = float(np.median(predictions.confidence))
+    area = predictions.box[:, 2] * predictions.box[:, 3]
+    least = float(np.median(area))
+    strict = predict_all(kind.load(constructed, **{**ALL, "min_score": confidence, "min_area": least}), sets[1].images)
+    kept = predictions.select((predictions.confidence > np.float32(confidence)) & (area > least))
+    assert 0 < len(kept) < len(predictions)
+    assert strict.rle.tolist() == kept.rle.tolist()
+    few = kind.load(constructed, **ALL, max_detections=2)
+    assert [len(p) for p in few.predict(sets[1].images[:2])] == [2, 2]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_order_is_kept_whatever_the_threads(kind, constructed, sets, batch):
+    images = [replace(i, id=n) for n, i in enumerate(sets[1].images * 2)]
+    detector = kind.load(constructed, **ALL, readers=3, encoders=3, predict_batch=batch)
+    assert [set(p.image_id.tolist()) for p in detector.predict(iter(images))] == [{n} for n in range(len(images))]
 
 
 @pytest.mark.parametrize("damage", ["missing", "no image", "cut short", "other size"])
@@ -239,17 +320,17 @@ def test_images_that_cannot_be_read(damage, detector, sets, tmp_path):
         list(detector.predict([record]))
 
 
-def test_each_device_trains_and_predicts(kind, checkpoint, sets, device, tmp_path):
-    """In the device's own way of computing; untrained masks near the threshold may fall to either side."""
+def test_each_device_trains_and_predicts(kind, learnt, sets, device, tmp_path):
+    """In the device's own way of computing, which may move masks that are near a threshold to either side."""
     path = kind.train(sets[0], None, tmp_path, options={**SHORT, "device": device, "batch": 2})
     trained = kind.load(path)
     assert trained.device.type == device
     assert all(torch.isfinite(v).all() and v.device.type == device for v in trained.network.state_dict().values())
     images = sets[1].images
-    there = predict_all(kind.load(checkpoint, device=device), images)
-    here = predict_all(kind.load(checkpoint, device="cpu", bfloat16=False), images)
+    there = predict_all(kind.load(learnt, device=device), images)
+    here = predict_all(kind.load(learnt, device="cpu", bfloat16=False), images)
     correct = [(true_iou(p, sets[1]) > 0.5).sum() for p in (there, here)]
-    assert abs(correct[0] - correct[1]) <= 0.1 * correct[1]
+    assert correct[0] >= 0.75 * correct[1] > 0
     assert np.isfinite(there.features).all()
 
 
@@ -286,3 +367,40 @@ def test_bad_checkpoints(kind, tmp_path, checkpoint, sets):
 def test_it_is_the_registered_detector(name, kind, detector):
     assert load_detector_class(name) is kind
     assert isinstance(detector, Detector)
+
+
+@pytest.fixture
+def few_files():
+    """Far fewer file descriptors than a network has tensors."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 60, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_two_processes_learn_together(kind, sets, tmp_path, few_files):
+    """On CPUs where there are no GPUs; each process has half of a step's crops."""
+    seen = []
+    options = {**SHORT, "steps": 2, "batch": 2, "processes": 2, "score_from": 0.5}
+    path = kind.train(sets[0], None, tmp_path, options=options, progress=lambda *step: seen.append(step))
+    assert seen == [("train", 1, 2), ("train", 2, 2)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.json", "model.pt"]
+    trained = kind.load(path)
+    start = kind.network_of(trained.options, 2, True).state_dict()
+    state = trained.network.state_dict()
+    assert len(state) > 60
+    assert all(torch.isfinite(v).all() for v in state.values())
+    assert any(not torch.equal(state[k], start[k]) for k in state)
+
+
+def test_the_best_weights_by_held_out_ap_are_kept(kind, sets, tmp_path, monkeypatch):
+    """The measurements are made up, so that the second of four is the best."""
+    measured = []
+    best = iter([0.1, 0.3, 0.2, 0.2])
+    monkeypatch.setattr(training, "heldout_ap", lambda task, weights: measured.append(weights) or next(best))
+    path = kind.train(*sets, tmp_path, options={**SHORT, "steps": 6, "evaluate_every": 1, "checkpoint_every": 6})
+    state = kind.load(path).network.state_dict()
+    assert len(measured) == 4
+    assert all(torch.equal(state[k], v) for k, v in measured[1].items())
+    assert json.loads((tmp_path / "metrics.json").read_text())["best_step"] == 4

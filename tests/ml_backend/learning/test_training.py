@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ml_backend.errors import InputError
-from ml_backend.learning.training import Schedule, digest, run, save
+from ml_backend.learning.checkpoints import Unfinished, digest
+from ml_backend.learning.training import Learner, Schedule, adamw, outcome, run
 
 
 def network(seed=0):
@@ -41,45 +41,63 @@ def killed_at(last):
 SCHEDULE = Schedule(steps=40, learning_rate=0.02, warmup=5, checkpoint_every=10)
 
 
-def weights(net):
-    return digest(net.state_dict())
+def learner(seed=0, losses=losses, **values):
+    net = network(seed)
+    return Learner(net, adamw(net, 0.02, 0.01), batch, losses, **values)
 
 
-def test_the_error_falls(tmp_path):
-    history = run(network(), batch, losses, SCHEDULE, tmp_path / "state.pt", "a")
-    assert len(history["error"]) == 40
-    assert sum(history["error"][-5:]) < 0.5 * sum(history["error"][:5])
+def trained(folder, learner=None, schedule=SCHEDULE, name="a", progress=None):
+    """What a run ends with."""
+    unfinished = Unfinished(folder / "state.pt", name)
+    run(learner or globals()["learner"](), schedule, unfinished, progress)
+    return outcome(unfinished)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_error_falls(tmp_path, seed):
+    def error(net):
+        with torch.no_grad():
+            return sum(float(losses(net, batch(step), step)["error"]) for step in range(5))
+
+    net = network()
+    net.load_state_dict(trained(tmp_path, learner(seed))[0])
+    assert error(net) < 0.7 * error(network(seed))
 
 
 @pytest.mark.parametrize("last", [0, 9, 10, 25, 39])
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, last):
-    straight = network()
-    run(straight, batch, losses, SCHEDULE, tmp_path / "straight.pt", "a")
+    (tmp_path / "straight").mkdir()
+    straight, told = trained(tmp_path / "straight")
+    assert told == {"step": 40}
     with pytest.raises(KilledError):
-        run(network(), batch, killed_at(last), SCHEDULE, tmp_path / "state.pt", "a")
+        trained(tmp_path, learner(losses=killed_at(last)))
     seen = []
-    resumed = network(seed=99)
-    if last < 10:
-        resumed = network()
-    history = run(
-        resumed, batch, losses, SCHEDULE, tmp_path / "state.pt", "a", lambda name, done, total: seen.append(done)
-    )
-    assert seen == list(range(last // 10 * 10 + 1, 41))
-    assert weights(resumed) == weights(straight)
-    assert len(history["error"]) == 40
+    # Another start, where there is a state to go on from.
+    resumed, _ = trained(tmp_path, learner(99 if last >= 10 else 0), progress=lambda *step: seen.append(step))
+    assert seen == [("train", done, 40) for done in range(last // 10 * 10 + 1, 41)]
+    assert digest(resumed) == digest(straight)
 
 
-def test_another_run_starts_anew(tmp_path):
-    run(network(), batch, losses, SCHEDULE, tmp_path / "state.pt", "a")
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """Its state kept a history of the losses, and no best weights."""
+    (tmp_path / "straight").mkdir()
+    straight, _ = trained(tmp_path / "straight")
+    with pytest.raises(KilledError):
+        trained(tmp_path, learner(losses=killed_at(25)))
+    state = torch.load(tmp_path / "state.pt")
+    del state["best"]
+    torch.save({**state, "history": {"error": [0.0] * 20}}, tmp_path / "state.pt")
+    assert digest(trained(tmp_path, learner(99))[0]) == digest(straight)
+
+
+@pytest.mark.parametrize("content", ["another run", "half a file"])
+def test_what_is_no_state_of_this_run_is_left_aside(tmp_path, content):
+    if content == "another run":
+        trained(tmp_path, name="b")
+    else:
+        (tmp_path / "state.pt").write_bytes(b"half a file")
     seen = []
-    run(network(), batch, losses, SCHEDULE, tmp_path / "state.pt", "b", lambda n, d, t: seen.append(d))
-    assert seen[0] == 1
-
-
-def test_a_damaged_checkpoint_starts_anew(tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"half a file")
-    seen = []
-    run(network(), batch, losses, SCHEDULE, tmp_path / "state.pt", "a", lambda n, d, t: seen.append(d))
+    trained(tmp_path, progress=lambda n, d, t: seen.append(d))
     assert seen[0] == 1
 
 
@@ -88,9 +106,43 @@ def test_a_loss_that_is_not_finite_changes_nothing(tmp_path):
         value = losses(net, data, step)["error"]
         return {"error": value * math.nan if step == 3 else value}
 
-    net = network()
-    run(net, batch, broken, SCHEDULE, tmp_path / "state.pt", "a")
-    assert all(torch.isfinite(p).all() for p in net.parameters())
+    weights, _ = trained(tmp_path, learner(losses=broken))
+    assert all(torch.isfinite(p).all() for p in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("scores", "step", "ap"),
+    [([0.1, 0.4, 0.2], 30, 0.4), ([0.1, 0.2, 0.3], 40, 0.3), ([0.2, 0.2, 0.2], 40, 0.2)],
+    ids=["in the middle", "at the end", "the latest of the same"],
+)
+@pytest.mark.parametrize("last", [None, 21, 35])
+def test_the_best_weights_are_kept_whether_killed_or_not(tmp_path, scores, step, ap, last):
+    schedule = Schedule(steps=40, learning_rate=0.02, warmup=5, checkpoint_every=7, measure_every=10)
+    measured = []
+
+    def measure(weights):
+        measured.append(digest(weights))
+        return scores[len(measured) - 1]
+
+    if last is not None:
+        with pytest.raises(KilledError):
+            trained(tmp_path, learner(losses=killed_at(last), measure=measure), schedule)
+    weights, told = trained(tmp_path, learner(measure=measure), schedule)
+    assert told == {"step": step, "ap": ap}
+    assert len(measured) == 3 and digest(weights) == measured[step // 10 - 2]
+
+
+def test_weights_that_are_alone_are_not_measured(tmp_path):
+    schedule = Schedule(steps=4, learning_rate=0.02, measure_every=100)
+    weights, told = trained(tmp_path, learner(measure=lambda weights: pytest.fail("nothing to compare")), schedule)
+    assert told == {"step": 4} and weights
+
+
+def test_the_data_of_a_step_are_the_same_however_many_read(tmp_path):
+    (tmp_path / "alone").mkdir()
+    alone, _ = trained(tmp_path / "alone")
+    several, _ = trained(tmp_path, learner(readers=4))
+    assert digest(alone) == digest(several)
 
 
 def test_rates():
@@ -101,23 +153,8 @@ def test_rates():
     assert rates[-1] < 0.001
 
 
-def test_saving_where_it_cannot_be(tmp_path):
-    target = tmp_path / "folder.pt"
-    target.mkdir()
-    with pytest.raises(InputError, match="expected a file that can be written"):
-        save(target, {"a": 1})
-    assert [p.name for p in tmp_path.iterdir()] == ["folder.pt"]
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ({"a": torch.ones(2)}, {"a": torch.ones(2)}, True),
-        ({"a": torch.ones(2)}, {"a": torch.zeros(2)}, False),
-        ({"a": torch.ones(2)}, {"b": torch.ones(2)}, False),
-        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
-        (b"x", b"y", False),
-    ],
-)
-def test_digest(one, other, same):
-    assert (digest(one) == digest(other)) is same
+def test_what_decays():
+    net = network()
+    groups = adamw(net, 0.1, 0.05).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {name.rsplit(".")[-1]: decay[id(p)] for name, p in net.named_parameters()} == {"weight": 0.05, "bias": 0.0}

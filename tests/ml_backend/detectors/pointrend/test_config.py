@@ -1,22 +1,10 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-from pycocotools import mask as mask_util
 
 from ml_backend.detectors.pointrend.config import PRESETS, PointRendOptions, fit_edges
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.errors import InputError
-from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
-
-
-def squares(*sides):
-    annotations = []
-    for number, side in enumerate(sides, 1):
-        mask = np.zeros((400, 400), np.uint8, order="F")
-        mask[:side, :side] = 1
-        annotations.append(Annotation(number, 1, 1, mask_util.encode(mask)))
-    return CocoDataset([ImageRecord(1, "a.png", 400, 400, Path("a.png"))], {1: "square"}, annotations)
+from tests.ml_backend.builders import squares
 
 
 @pytest.mark.parametrize(
@@ -82,7 +70,7 @@ def test_normalisation_goes_with_the_weights(values, norm):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "tiny"}, "detector option preset: expected Input should be 'small', 'r50' or 'r101', got tiny"),
+        ({"preset": "tiny"}, "detector option preset: expected 'small', 'r50' or 'r101', got tiny"),
         ({"schedule": "long"}, "detector option schedule"),
         ({"steps": 0}, "detector option steps"),
         ({"stepps": 5}, "detector option stepps: expected one of preset, "),

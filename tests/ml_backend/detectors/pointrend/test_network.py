@@ -13,7 +13,7 @@ from ml_backend.detectors.pointrend.network import PointRendNetwork, adapted, bu
 from ml_backend.detectors.pointrend.subdivision import chunks, final_masks
 from ml_backend.detectors.shared.records import Target
 from ml_backend.errors import InputError
-from tests.ml_backend.detectors.shared.test_device_pasting import Largest
+from tests.ml_backend.detectors.tensors import Largest
 
 pytestmark = pytest.mark.detectron2
 

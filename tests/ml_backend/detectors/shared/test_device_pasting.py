@@ -2,22 +2,10 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_util
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ml_backend.detectors.shared.device_pasting import chunks, edges
 from ml_backend.masks.pasting import edges_rle, full_mask, paste, window_rle
-
-
-def blobs(count, side, seed=0):
-    """Smooth random masks of `side` cells, without values near the threshold."""
-    rng = np.random.default_rng(seed)
-    at = (np.arange(side) + 0.5) / side * 2 - 1
-    masks = []
-    for _ in range(count):
-        x, y, radius = rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3), rng.uniform(0.3, 1.2)
-        masks.append(1 / (1 + np.exp(12 * (np.hypot(at[None] - x, at[:, None] - y) - radius))))
-    return torch.tensor(np.stack(masks), dtype=torch.float32)
-
+from tests.ml_backend.detectors.tensors import Largest, blobs
 
 BOXES = [
     [10.3, 12.7, 30.1, 25.2],
@@ -78,19 +66,6 @@ def test_pasting_is_exact_whatever_the_network_computes_in(device):
     with torch.autocast(device, torch.bfloat16):
         mixed = edges(masks, boxes, 60, 100)
     assert all(np.array_equal(a, b) for a, b in zip(plain, mixed, strict=True))
-
-
-class Largest(TorchDispatchMode):
-    """Watches the largest tensor that is made while it is entered, in bytes."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self.bytes = max(self.bytes, tensor.numel() * tensor.element_size())
-        return made
 
 
 def test_memory_follows_the_chunk_and_not_the_image(device):

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,10 @@ import torch
 from pycocotools import mask as mask_util
 from torch.nn import functional
 
-from ml_backend.detectors.shared.inference import Tile, central, cut, suppress, tiles
+from ml_backend.detectors.shared.inference import Tile, central, cut, suppress, tile_spans, tiles
 from ml_backend.detectors.shared.records import Detections, most_proposals
 from ml_backend.masks.coco import ImageRecord
-from tests.ml_backend.detectors.shared.test_device_pasting import Largest
+from tests.ml_backend.detectors.tensors import Largest
 
 RECORD = ImageRecord(1, "a.png", 100, 60, Path("a.png"))
 
@@ -40,6 +41,21 @@ WHOLE = (10, 10, 50, 40)
 def test_doubles_and_parts_go(masks, halves, kept):
     found = suppress([rectangle(*m) for m in masks], np.array(halves, bool), RECORD, 0.5)
     assert found.tolist() == kept
+
+
+@pytest.mark.parametrize(("length", "tile"), [(100, 256), (256, 256), (257, 256), (1000, 256), (5000, 512)])
+def test_tiles_cover_everything_once(length, tile):
+    spans = tile_spans(length, tile)
+    seen = np.zeros(length, int)
+    for start, size, low, high in spans:
+        assert 0 <= start <= start + size <= length
+        middle = np.arange(length) + 0.5
+        core = (middle >= low) & (middle < high)
+        assert not core[:start].any()
+        assert not core[start + size :].any()
+        seen += core
+    assert (seen == 1).all()
+    assert all(b[0] <= a[0] + 0.75 * tile for a, b in pairwise(spans))
 
 
 # One of 2x2 tiles of 64 pixels: the lower right one, whose left and upper sides are inside the image.

@@ -4,7 +4,7 @@ import torch
 
 from ml_backend.detectors.shared.iou_target import best_iou
 from ml_backend.masks.pasting import full_mask, paste
-from tests.ml_backend.detectors.shared.test_device_pasting import Largest, blobs
+from tests.ml_backend.detectors.tensors import Largest, blobs
 
 
 def reference(masks, boxes, true):

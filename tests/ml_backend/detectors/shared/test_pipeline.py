@@ -8,7 +8,6 @@ import torch
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.shared.pipeline import Pipeline
 from ml_backend.detectors.shared.records import Detections
-from ml_backend.detectors.shared.trained import bfloat16_where_fast, chosen_device
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import ImageRecord
 from tests.ml_backend.detectors.drawn import CLASSES, draw
@@ -80,21 +79,3 @@ def test_threads_work_on_the_network_s_gpu(monkeypatch):
     with pytest.raises(InputError):
         list(pipeline(one_square, "cuda:1")([ImageRecord(1, "a.png", 9, 9, Path("nowhere.png"))]))
     assert set(entered) == {torch.device("cuda", 1)}
-
-
-def test_the_chosen_device_has_a_number_if_it_is_a_gpu(device):
-    chosen = chosen_device(DetectorOptions(device=device))
-    assert chosen.type == device
-    assert (chosen.index is None) == (device == "cpu")
-
-
-@pytest.mark.parametrize(
-    ("capability", "option", "expected"),
-    [((7, 5), None, False), ((8, 0), None, True), ((9, 0), None, True), ((9, 0), False, False), ((7, 5), True, True)],
-)
-def test_bfloat16_is_not_emulated(capability, option, expected, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
-    second = torch.device("cuda", 1)
-    assert bfloat16_where_fast(DetectorOptions(bfloat16=option), second) is expected
-    assert asked == ([second] if option is None else [])
