@@ -20,6 +20,7 @@ from flask import Flask
 
 from ml_backend.errors import InputError
 from ml_backend.model import MaskModel, default_backend
+from ml_backend.server.access import Access
 from ml_backend.server.app import create_app
 from ml_backend.server.push import PushThread
 
@@ -28,17 +29,20 @@ def make_app(user: str | None = None, password: str | None = None) -> Flask:
     """The server for one checkpoint, with the model loaded. Basic auth from BASIC_AUTH_USER and _PASS by default."""
     user, password = user or os.environ.get("BASIC_AUTH_USER"), password or os.environ.get("BASIC_AUTH_PASS")
     MaskModel.backend = backend = default_backend()
-    backend.model.detector()  # Label Studio waits 3 s for /setup, which tells the model's version
+    backend.model.detector()  # Label Studio waits 3 s for /setup, which answers the model's version
     depth = backend.enqueue.depth if isinstance(backend.enqueue, PushThread) else None
     return create_app(
         backend=backend,
         queue_depth=depth,
-        basic_auth=(user, password) if user and password else None,
-        webhook_secret=os.environ.get("CAMPAIGN_WEBHOOK_SECRET"),
+        access=Access(
+            basic_auth=(user, password) if user and password else None,
+            webhook_secret=os.environ.get("CAMPAIGN_WEBHOOK_SECRET"),
+        ),
     )
 
 
 def main() -> int:
+    """Runs the server with the options of `label-studio-ml start`; returns the exit status."""
     parser = argparse.ArgumentParser(description="The ML backend of one checkpoint")
     parser.add_argument("-p", "--port", type=int, default=9090)
     parser.add_argument("--host", default="127.0.0.1", help="others than this machine need basic auth")

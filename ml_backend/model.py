@@ -65,15 +65,17 @@ class MaskModel(LabelStudioMLBase):
 
     @property
     def number(self) -> int:
-        """The project's id, 0 where label-studio-ml did not tell it."""
+        """The project's id, 0 where label-studio-ml did not pass it."""
         return project_number(self.project_id)
 
     @property
     def label_config(self) -> str:
+        """The project's labeling config."""
         return self._label_config
 
     @property
     def model_version(self) -> str:
+        """The current model's version."""
         return self.shared().model.version
 
     def get(self, key: str) -> Any:
@@ -85,6 +87,7 @@ class MaskModel(LabelStudioMLBase):
         self._values[key] = value
 
     def has(self, key: str) -> bool:
+        """Whether there is a value of that name."""
         return key == "model_version" or key in self._values
 
     def predict(self, tasks: Sequence[dict], context: dict | None = None, **_: Any) -> list[dict | list]:
@@ -115,9 +118,11 @@ class CheckpointModel(ModelSource):
 
     @property
     def version(self) -> str:
+        """The checkpoint's version; loads it."""
         return self.detector().version
 
     def detector(self) -> Detector:
+        """The checkpoint's detector, loaded when first asked for."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = load_detector_class(self._name).load(self._checkpoint, **self._options)

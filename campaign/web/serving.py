@@ -24,7 +24,7 @@ from ml_backend.detector import Detector
 from ml_backend.errors import InputError
 from ml_backend.mask_ids import is_drawn
 from ml_backend.predictions import Predictions
-from ml_backend.server.app import MaskView, create_app
+from ml_backend.server.app import Access, MaskView, create_app
 from ml_backend.server.backend import Backend, Project, StoredMasks, project_number, task_number
 from ml_backend.server.image_files import image_cache
 from ml_backend.server.push import PushThread
@@ -221,9 +221,7 @@ def build_app(folder: str | Path) -> Flask:
         on_event=Waker(store),
         training=training,
         queue_depth=queue_depth,
-        basic_auth=("campaign", store.secret("backend_password")),
-        this_machine=local,
-        webhook_secret=store.secret("webhook_secret"),
+        access=Access(("campaign", store.secret("backend_password")), local, store.secret("webhook_secret")),
     )
     mount(app, store)
     return app

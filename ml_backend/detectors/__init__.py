@@ -1,0 +1,1 @@
+"""Detectors: what all of them share, and one room or module for each."""

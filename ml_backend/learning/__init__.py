@@ -1,0 +1,1 @@
+"""What detectors learn with and are measured by, whatever their network."""

@@ -14,9 +14,9 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ml_backend.detector import Progress
+from ml_backend.detector import Detector, Progress
 from ml_backend.learning.calibration import Calibration
-from ml_backend.masks.coco import CocoDataset
+from ml_backend.masks.coco import CocoDataset, ImageRecord
 from ml_backend.predictions import Predictions
 
 MAX_DETECTIONS = 500
@@ -51,8 +51,7 @@ def average_precision(
             result[name] = AveragePrecision(nothing, nothing, nothing)
             continue
         with contextlib.redirect_stdout(io.StringIO()):
-            found = reference.loadRes(_results(predictions))
-            run = COCOeval(reference, found, kind)
+            run = COCOeval(reference, reference.loadRes(_results(predictions)), kind)
             run.params.maxDets = [max_detections]
             run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
             run.evaluate()
@@ -100,6 +99,8 @@ def true_iou(
     """IoU of each predicted mask with a true mask of its image, (n,) float32; 0 where there is none.
 
     Args:
+        predictions: of images of `truth`.
+        truth: annotated images.
         one_to_one: pairs are made best IoU first and a true mask is used once, so a duplicate gets 0 (what an export
             is worth). Otherwise each mask gets its best IoU (what a person sees who looks at the one mask).
         same_class: only true masks of the predicted class count.
@@ -180,7 +181,7 @@ def calibration_report(predicted: np.ndarray, true: np.ndarray) -> CalibrationRe
     return CalibrationReport(len(predicted), correlation, float(error), float(predicted.mean()), float(true.mean()))
 
 
-def predict_all(detector, images: Iterable) -> Predictions:
+def predict_all(detector: Detector, images: Iterable[ImageRecord]) -> Predictions:
     """All predictions of `detector` for `images` in one record, numbered from 0."""
     return Predictions.concatenate(list(detector.predict(images))).with_ids(0, 0)
 
@@ -198,7 +199,7 @@ def measure(
         predictions: of each image of `heldout`, in order.
         heldout: exhaustively annotated images.
         max_detections: see `average_precision`.
-        calibrate: fit the calibration; otherwise the one given changes nothing.
+        calibrate: fit the calibration; otherwise the one returned changes nothing.
         progress: called with ("heldout", done, total).
     """
     parts = []
@@ -206,24 +207,24 @@ def measure(
         parts.append(part)
         if progress:
             progress("heldout", done, len(heldout.images))
-    found = Predictions.concatenate(parts)
+    joined = Predictions.concatenate(parts)
     # The IoU head knows no classes; a wrong class is the business of the confidence.
-    true = true_iou(found, heldout, one_to_one=False, same_class=False)
+    true = true_iou(joined, heldout, one_to_one=False, same_class=False)
     calibration = Calibration()
-    before = after = calibration_report(found.predicted_iou, true)
+    before = after = calibration_report(joined.predicted_iou, true)
     if calibrate:
         # Honest figures: each half of the images is judged by what the other half taught.
-        crossed = np.array(found.predicted_iou)
-        half = np.isin(found.image_id, [i.id for i in heldout.images][::2])
+        crossed = np.array(joined.predicted_iou)
+        half = np.isin(joined.image_id, [i.id for i in heldout.images][::2])
         for rows in (half, ~half):
-            crossed[rows] = Calibration.fit(found.predicted_iou[~rows], true[~rows])(found.predicted_iou[rows])
+            crossed[rows] = Calibration.fit(joined.predicted_iou[~rows], true[~rows])(joined.predicted_iou[rows])
         after = calibration_report(crossed, true)
-        calibration = Calibration.fit(found.predicted_iou, true)
-    calibrated = replace(found, predicted_iou=calibration(found.predicted_iou))
+        calibration = Calibration.fit(joined.predicted_iou, true)
+    calibrated = replace(joined, predicted_iou=calibration(joined.predicted_iou))
     precision = average_precision(calibrated, heldout, max_detections)
     return calibration, {
         "heldout_images": len(heldout.images),
-        "heldout_masks": len(found),
+        "heldout_masks": len(joined),
         **{f"{kind}_{k}": v for kind, values in precision.items() for k, v in vars(values).items()},
         "iou_before_calibration": before.to_json(),
         "iou_after_calibration": after.to_json(),

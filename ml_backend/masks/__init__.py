@@ -1,0 +1,1 @@
+"""Masks: COCO files, run lengths, brushes, pasting, rendering, Label Studio's regions."""

@@ -18,7 +18,8 @@ def paste(probabilities: np.ndarray, box: np.ndarray, height: int, width: int) -
     Args:
         probabilities: (m, m) over the box.
         box: x0, y0, x1, y1 in pixels; may reach out of the image.
-        height, width: of the image.
+        height: of the image.
+        width: of the image.
     """
     x0, y0, x1, y1 = (float(v) for v in box)
     left, columns = _samples(x0, x1, width, probabilities.shape[1])

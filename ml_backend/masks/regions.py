@@ -55,40 +55,45 @@ class LabelMap:
         except (ElementTree.ParseError, TypeError, ValueError) as error:
             raise InputError("labeling config", "XML", error) from None
         images = {e.get("name"): (e.get("value") or "").lstrip("$") for e in root.iter("Image")}
-        named: dict[str, Target] = {}
+        predicted: dict[str, Target] = {}
         own: dict[str, Target] = {}
         data_key = ""
-        for kind in CONTROLS:
-            for control in root.iter(kind):
-                to_name = (control.get("toName") or "").split(",")[0]
-                key = images.get(to_name)
-                if not key or (data_key and key != data_key):
-                    continue
+        for kind, control in [(k, control) for k in CONTROLS for control in root.iter(k)]:
+            to_name = (control.get("toName") or "").split(",")[0]
+            key = images.get(to_name)
+            if key and data_key in ("", key):
                 data_key = key
-                for label in control.iter("Label"):
-                    value, alias = label.get("value") or "", label.get("alias") or ""
-                    target = Target(kind, control.get("name", ""), to_name, alias or value, _score(control))
-                    # Label Studio keeps the alias, where there is one; a class may be called either.
-                    for name in filter(None, (alias, value)):
-                        own.setdefault(name.lower(), target)
-                    for name in (label.get("predicted_values") or "").split(","):
-                        if name.strip():
-                            named.setdefault(name.strip().lower(), target)
+                _add_labels(kind, control, to_name, own, predicted)
         if not data_key:
             raise InputError(
                 "labeling config",
                 f"an Image with one of {', '.join(CONTROLS)}",
                 "neither" if not images else "an Image",
             )
-        return cls(data_key, own | named)
+        return cls(data_key, own | predicted)
 
     def find(self, class_name: str) -> Target | None:
         """Where masks of `class_name` go, or None where the config has no label for them."""
         return self.targets.get(class_name.lower())
 
 
+def _add_labels(
+    kind: str, control: ElementTree.Element, to_name: str, own: dict[str, Target], predicted: dict[str, Target]
+) -> None:
+    """Adds a control's labels by their own names and by those of `predicted_values`; the first of a name stays."""
+    for label in control.iter("Label"):
+        value, alias = label.get("value") or "", label.get("alias") or ""
+        target = Target(kind, control.get("name", ""), to_name, alias or value, _score(control))
+        # Label Studio keeps the alias, where there is one; a class may be called either.
+        for name in filter(None, (alias, value)):
+            own.setdefault(name.lower(), target)
+        for name in (label.get("predicted_values") or "").split(","):
+            if name.strip():
+                predicted.setdefault(name.strip().lower(), target)
+
+
 def to_prediction(
-    found: Predictions, classes: dict[int, str], labels: LabelMap, height: int, width: int, version: str
+    predictions: Predictions, classes: dict[int, str], labels: LabelMap, height: int, width: int, version: str
 ) -> dict[str, Any]:
     """One Label Studio prediction of an image of height x width pixels: {"result", "score", "model_version"}.
 
@@ -96,7 +101,7 @@ def to_prediction(
     the mean of its masks' scores, 0 where there are none.
     """
     chosen: list[tuple[dict, Target, float]] = []
-    rows = zip(found.class_id.tolist(), found.score.tolist(), found.rle, strict=True)
+    rows = zip(predictions.class_id.tolist(), predictions.score.tolist(), predictions.rle, strict=True)
     for class_id, score, counts in rows:
         target = labels.find(classes.get(class_id, ""))
         if target is not None and score >= target.min_score:
@@ -167,13 +172,13 @@ def polygons(rle: dict) -> list[list[list[float]]]:
         for x in (1, 2):
             fine[y : 2 * h + y, x : 2 * w + x] |= inner
     edges, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    found = []
+    outlines = []
     for edge in edges:
         points = cv2.approxPolyDP(edge, 2 * POLYGON_TOLERANCE, True)[:, 0].astype(float)
         if len(points) >= 3:
             places = (points - 1) / 2 + (left, top)
-            found.append((100 * places / (width, height)).tolist())
-    return found
+            outlines.append((100 * places / (width, height)).tolist())
+    return outlines
 
 
 def _score(control: ElementTree.Element) -> float:

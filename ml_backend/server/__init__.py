@@ -1,0 +1,1 @@
+"""The server beside Label Studio: predictions, crops, webhooks, metrics."""

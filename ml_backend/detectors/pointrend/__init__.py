@@ -1,0 +1,1 @@
+"""PointRend on detectron2, which is installed from its repository."""

@@ -39,7 +39,7 @@ class PointRend(TrainedDetector):
 
     @classmethod
     def optimiser_of(cls, options: Any, network: nn.Module) -> torch.optim.Optimizer:
-        """sgd as detectron2 sets it up, where all decays but the weights of normalisation; adamw spares biases too."""
+        """As detectron2 sets up sgd, where all decays but the weights of normalisation; adamw spares biases too."""
         if options.optimiser != "sgd":
             return super().optimiser_of(options, network)
         groups = get_default_optimizer_params(network, weight_decay=options.weight_decay, weight_decay_norm=0.0)

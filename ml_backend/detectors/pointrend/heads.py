@@ -13,7 +13,7 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
 from detectron2.projects.point_rend import add_pointrend_config
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from ml_backend.detectors.pointrend.config import PointRendOptions
@@ -31,7 +31,9 @@ class IncompleteRPN(RPN):
     """
 
     @torch.no_grad()
-    def label_and_sample_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]):
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """As in detectron2, with -1 (ignored) for background that may be an object."""
         labels, boxes = super().label_and_sample_anchors(anchors, gt_instances)
         places = Boxes.cat(anchors).tensor
@@ -42,12 +44,18 @@ class IncompleteRPN(RPN):
                 label[negative & ~covered(places, target, negative)] = -1
         return labels, boxes
 
-    def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
+    def predict_proposals(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
         """As in detectron2, in inference with no more proposals on a tile than on as much of a whole image."""
-        found = super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+        proposals = super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
         if self.training:
-            return found
-        return [part[: most_proposals(*part.image_size)] for part in found]
+            return proposals
+        return [part[: most_proposals(*part.image_size)] for part in proposals]
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -55,7 +63,7 @@ class ScoredROIHeads(StandardROIHeads):
     """PointRend's RoI heads with the IoU head, which sees the mask after its last subdivision.
 
     In training the loss `loss_iou` comes beside PointRend's own; the IoU head learns from what the detector would
-    give now, once `scoring` is set. In inference every instance gets `predicted_iou`, `roi_features` (from P2) and
+    detect now, once `scoring` is set. In inference every instance gets `predicted_iou`, `roi_features` (from P2) and
     `hidden` (the MaskIoU feature).
     """
 
@@ -68,22 +76,28 @@ class ScoredROIHeads(StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """What detectron2 makes the heads of, from a config."""
         parts = super().from_config(cfg, input_shape)
         channels = sum(input_shape[f].channels for f in cfg.MODEL.ROI_MASK_HEAD.IN_FEATURES)
         parts["iou_head"] = IoUHead(channels, cfg.MODEL.IOU_HEAD.WIDTH, cfg.MODEL.IOU_HEAD.HIDDEN)
         parts["scored_per_image"] = cfg.MODEL.IOU_HEAD.PER_IMAGE
         return parts
 
-    def forward(self, images, features, proposals, targets=None):
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
         """(instances, losses): losses in training, instances with masks in inference."""
         del images
-        if not self.training:
-            found = self._forward_box(features, proposals)
-            return self._forward_mask(features, found), {}
+        if not self.training or targets is None:
+            return self._forward_mask(features, self._forward_box(features, proposals)), {}
         sampled = self.label_and_sample_proposals(proposals, targets)
-        losses, found = self._learn_boxes(features, sampled)
+        losses, detected = self._learn_boxes(features, sampled)
         losses |= self._learn_masks(features, sampled)
-        losses["loss_iou"] = self._learn_score(features, found, [t._target for t in targets])
+        losses["loss_iou"] = self._learn_score(features, detected, [t._target for t in targets])
         return sampled, losses
 
     @torch.no_grad()
@@ -100,19 +114,21 @@ class ScoredROIHeads(StandardROIHeads):
             sampled[at] = part[torch.cat([torch.nonzero(positive)[:, 0], few])]
         return sampled
 
-    def _learn_boxes(self, features: dict[str, Tensor], sampled: list[Instances]):
+    def _learn_boxes(
+        self, features: dict[str, Tensor], sampled: list[Instances]
+    ) -> tuple[dict[str, Tensor], list[Instances]]:
         """Losses of class and box, and what would be detected now; masks then learn on the predicted boxes."""
         pooled = self.box_pooler([features[f] for f in self.box_in_features], [s.proposal_boxes for s in sampled])
         predicted = self.box_predictor(self.box_head(pooled))
         losses = self.box_predictor.losses(predicted, sampled)
         with torch.no_grad():
-            found, _ = self.box_predictor.inference(predicted, sampled)
+            detected, _ = self.box_predictor.inference(predicted, sampled)
             if self.train_on_pred_boxes:
                 for part, boxes in zip(
                     sampled, self.box_predictor.predict_boxes_for_gt_classes(predicted, sampled), strict=True
                 ):
                     part.proposal_boxes = Boxes(boxes)
-        return losses, found
+        return losses, detected
 
     def _learn_masks(self, features: dict[str, Tensor], sampled: list[Instances]) -> dict[str, Tensor]:
         foreground, _ = select_foreground_proposals(sampled, self.num_classes)
@@ -122,10 +138,10 @@ class ScoredROIHeads(StandardROIHeads):
             return {"loss_mask": nothing, "loss_mask_point": nothing}
         return self.mask_head({f: features[f] for f in self.mask_in_features}, foreground)
 
-    def _learn_score(self, features: dict[str, Tensor], found: list[Instances], targets: list[Target]) -> Tensor:
+    def _learn_score(self, features: dict[str, Tensor], detected: list[Instances], targets: list[Target]) -> Tensor:
         with torch.no_grad():
             chosen = []
-            for part, target in zip(found, targets, strict=True):
+            for part, target in zip(detected, targets, strict=True):
                 count = self.scored_per_image if self.scoring and target.exhaustive else 0
                 chosen.append(part[torch.randperm(len(part), device=part.scores.device)[:count]])
             masks, roi_features = self._masks(features, chosen)

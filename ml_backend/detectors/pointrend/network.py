@@ -1,4 +1,4 @@
-"""PointRend as a network that takes and gives what every network of this package does; weights from elsewhere."""
+"""PointRend as a network that takes and returns what every network of this package does; weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ _FORMER = {
 class PointRendNetwork(nn.Module):
     """PointRend with the IoU head.
 
-    In training mode `forward(images, targets)` gives the losses by name; otherwise `detect(images, sizes)` gives the
-    detections. Images are (b, 3, h, w) float32 RGB, normalised, padded at the right and bottom.
+    In training mode `forward(images, targets)` returns the losses by name; otherwise `detect(images, sizes)` returns
+    the detections. Images are (b, 3, h, w) float32 RGB, normalised, padded at the right and bottom.
     """
 
     def __init__(self, options: PointRendOptions, classes: int):
@@ -99,7 +99,7 @@ class PointRendNetwork(nn.Module):
         features = self._features(images)
         padded = ImageList(images, sizes)
         proposals, _ = self.model.proposal_generator(padded, features, None)
-        found, _ = self.heads(padded, features, proposals, None)
+        instances, _ = self.heads(padded, features, proposals, None)
         return [
             Detections(
                 part.pred_boxes.tensor,
@@ -110,7 +110,7 @@ class PointRendNetwork(nn.Module):
                 part.roi_features,
                 part.hidden,
             )
-            for part in found
+            for part in instances
         ]
 
 
@@ -128,6 +128,8 @@ def build(options: PointRendOptions, classes: int, pretrained: bool = True) -> P
     """The network of resolved `options` for `classes` classes.
 
     Args:
+        options: resolved.
+        classes: how many.
         pretrained: load what `options.weights` names; not needed where a checkpoint follows.
 
     Raises InputError where those weights cannot be had.
@@ -142,7 +144,7 @@ def build(options: PointRendOptions, classes: int, pretrained: bool = True) -> P
 def load_weights(network: PointRendNetwork, options: PointRendOptions) -> list[str]:
     """Weights of `options.weights` into `network`: the model zoo's, ImageNet's, or a local file of either kind.
 
-    What another set of classes makes of another shape is taken over as far as it goes, see `adapted`. Gives the names
+    What another set of classes makes of another shape is taken over as far as it goes, see `adapted`. Returns the names
     of the parameters that no weights were found for, and warns of them where the file is of a whole detector; the IoU
     head is in no published file. Raises InputError where the file cannot be had or is not of this backbone: all of it
     must be there, and its normalisation must be that of `options.norm`.
@@ -154,7 +156,7 @@ def load_weights(network: PointRendNetwork, options: PointRendOptions) -> list[s
         raise InputError("weights", "zoo, imagenet, none or a file of weights", options.weights)
     source = named[options.preset] if named else options.weights
     loader = _Loader(network.model, source, options)
-    # It tells in many lines what `_warn` tells in one.
+    # It logs in many lines what `_warn` logs in one.
     logging.getLogger("fvcore.common.checkpoint").setLevel(logging.ERROR)
     try:
         loader.load(source)
@@ -227,10 +229,10 @@ class _Loader(DetectionCheckpointer):
             "frozen": (".running_mean", "_bn_s", "backbone.fpn_lateral2.bias"),
             "group": ("_gn_s", "backbone.fpn_lateral2.norm.weight"),
         }
-        found = {norm for norm, known in ends.items() if any(k.endswith(known) for k in stored)}
+        present = {norm for norm, known in ends.items() if any(k.endswith(known) for k in stored)}
         wanted = "group" if self.options.norm == "group" else "frozen"
-        if found and wanted not in found:
-            got = f"{found.pop()} normalisation"
+        if present and wanted not in present:
+            got = f"{present.pop()} normalisation"
             raise InputError(self.source, f"weights with {wanted} normalisation, as option norm has it", got)
 
     def _check_backbone(self, stored: dict[str, Tensor], own: dict[str, Tensor]) -> None:
@@ -261,7 +263,7 @@ def _renamed(name: str) -> str:
 def adapted(name: str, stored: Tensor, own: Tensor, classes: int) -> Tensor:
     """Weights for other classes: where a parameter has values for each class, all get the mean over the stored ones.
 
-    The classifier's own rows start anew, all but the background's. What does not fit at all is given back as it is.
+    The classifier's own rows start anew, all but the background's. What does not fit at all is returned as it is.
     """
     if stored.shape == own.shape:
         return stored

@@ -99,12 +99,12 @@ def _subdivided(
         return head._get_point_logits(fine(boxes, images, points), points, coarse)[rows, classes]
 
     # Sampled on a regular grid at first, then twice as fine and anew where it is least certain.
-    found = logits(generate_regular_grid_point_coords(n, side, boxes.device)).view(n, 1, side, side)
+    values = logits(generate_regular_grid_point_coords(n, side, boxes.device)).view(n, 1, side, side)
     for _ in range(head.mask_point_subdivision_steps):
-        found = functional.interpolate(found, scale_factor=2, mode="bilinear", align_corners=False)
-        cells, points = get_uncertain_point_coords_on_grid(-found.abs(), head.mask_point_subdivision_num_points)
-        found = found.flatten(1).scatter_(1, cells, logits(points)).view(found.shape)
-    return found[:, 0]
+        values = functional.interpolate(values, scale_factor=2, mode="bilinear", align_corners=False)
+        cells, points = get_uncertain_point_coords_on_grid(-values.abs(), head.mask_point_subdivision_num_points)
+        values = values.flatten(1).scatter_(1, cells, logits(points)).view(values.shape)
+    return values[:, 0]
 
 
 def _values(head: Any, side: int) -> int:

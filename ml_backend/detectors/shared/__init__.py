@@ -1,0 +1,1 @@
+"""What every trained detector has: options, crops, the prediction pipeline, its training."""

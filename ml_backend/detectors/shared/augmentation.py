@@ -36,6 +36,7 @@ class Scene:
 
     @property
     def bytes(self) -> int:
+        """What it takes in memory."""
         return self.pixels.nbytes + sum(w[2].nbytes for w in self.windows)
 
 
@@ -193,7 +194,7 @@ class CropSampler:
             antialias=True,
         )[0]
 
-    def _objects(self, scene: Scene, x0: int, y0: int, w: int, h: int):
+    def _objects(self, scene: Scene, x0: int, y0: int, w: int, h: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Masks (n, side, side) uint8, boxes (n, 4) and labels (n,) of the objects that show in the crop."""
         side = self.options.crop
         zoom_x, zoom_y = side / w, side / h

@@ -39,7 +39,8 @@ def windows(masks: Tensor, boxes: Tensor, height: int, width: int, values: int =
     Args:
         masks: (n, m, m) probabilities over the boxes.
         boxes: (n, 4) as x0, y0, x1, y1 in pixels of the image; may reach out of it.
-        height, width: of the image.
+        height: of the image.
+        width: of the image.
         values: most values that are held at a time, see `chunks`.
     """
     if len(masks) == 0:

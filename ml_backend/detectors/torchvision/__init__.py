@@ -1,0 +1,1 @@
+"""Mask Scoring R-CNN on torchvision: the detector that pip alone installs."""

@@ -34,13 +34,14 @@ class ResidualBlock(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, outputs, h / stride, w / stride) of (b, inputs, h, w)."""
         return self.activation(self.body(x) + self.shortcut(x))
 
 
 class ThinBackbone(nn.Module):
     """A residual network of four blocks with a 64-channel feature pyramid over strides 4, 8 and 16.
 
-    Gives {"0": stride 4, "1": stride 8, "2": stride 16}, each (b, 64, h / stride, w / stride).
+    Returns {"0": stride 4, "1": stride 8, "2": stride 16}, each (b, 64, h / stride, w / stride).
     """
 
     strides = (4, 8, 16)
@@ -62,6 +63,7 @@ class ThinBackbone(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """The levels of the pyramid of images (b, 3, h, w)."""
         fine = self.blocks[1](self.blocks[0](self.stem(x)))
         middle = self.blocks[2](fine)
         coarse = self.blocks[3](middle)

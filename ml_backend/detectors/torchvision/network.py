@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class ProposalHead(nn.Module):
         self.head = head
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness and box regression of every anchor, per level."""
         scores, boxes = self.head(features)
         return [s.float() for s in scores], [b.float() for b in boxes]
 
@@ -32,10 +34,11 @@ class ProposalHead(nn.Module):
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's, which does not learn background from images that are not annotated exhaustively."""
 
-    def __init__(self, anchors: nn.Module, head: nn.Module, **settings):
+    def __init__(self, anchors: nn.Module, head: nn.Module, **settings: Any):
         super().__init__(anchors, ProposalHead(head), **settings)
 
-    def assign_targets_to_anchors(self, anchors, targets):
+    def assign_targets_to_anchors(self, anchors: list[Tensor], targets: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """As in torchvision, with -1 (ignored) for background that may be an object; targets are `Target`."""
         labels, boxes = super().assign_targets_to_anchors(anchors, [{"boxes": t.boxes} for t in targets])
         for label, box, target in zip(labels, anchors, targets, strict=True):
             if not target.exhaustive:
@@ -51,7 +54,14 @@ class ProposalNetwork(RegionProposalNetwork):
             return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
         return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
 
-    def filter_proposals(self, proposals, objectness, image_shapes, num_anchors_per_level):
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As in torchvision, in inference with no more proposals on a tile than on as much of a whole image."""
         boxes, scores = super().filter_proposals(proposals, objectness, image_shapes, num_anchors_per_level)
         if self.training:
             return boxes, scores
@@ -78,6 +88,14 @@ class HeadSettings:
     max_detections: int = 500
 
 
+class Branch(NamedTuple):
+    """One of the two branches over RoI features: what makes them, the layers over them, what predicts from those."""
+
+    align: nn.Module
+    head: nn.Module
+    predictor: nn.Module
+
+
 class MaskScoringNetwork(nn.Module):
     """Backbone, proposals, box and mask heads, IoU head.
 
@@ -90,19 +108,15 @@ class MaskScoringNetwork(nn.Module):
         self,
         backbone: nn.Module,
         proposals: ProposalNetwork,
-        box_align: nn.Module,
-        box_head: nn.Module,
-        box_predictor: nn.Module,
-        mask_align: nn.Module,
-        mask_head: nn.Module,
-        mask_predictor: nn.Module,
+        boxes: Branch,
+        masks: Branch,
         iou_head: IoUHead,
         settings: HeadSettings,
     ):
         super().__init__()
         self.backbone, self.proposals = backbone, proposals
-        self.box_align, self.box_head, self.box_predictor = box_align, box_head, box_predictor
-        self.mask_align, self.mask_head, self.mask_predictor = mask_align, mask_head, mask_predictor
+        self.box_align, self.box_head, self.box_predictor = boxes
+        self.mask_align, self.mask_head, self.mask_predictor = masks
         self.iou_head, self.settings = iou_head, settings
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.mixed = False
@@ -167,7 +181,7 @@ class MaskScoringNetwork(nn.Module):
     def _losses(self, images: Tensor, targets: list[Target], score: bool) -> dict[str, Tensor]:
         features = self._features(images)
         levels = self._levels(features)
-        sizes = [tuple(images.shape[-2:])] * len(images)
+        sizes = [(int(images.shape[-2]), int(images.shape[-1]))] * len(images)
         proposals, rpn = self.proposals(ImageList(images, sizes), features, targets)
         with torch.no_grad():
             proposals, labels, matched = self._sample(proposals, targets)
@@ -210,7 +224,15 @@ class MaskScoringNetwork(nn.Module):
             chosen_matches.append(match[rows])
         return chosen, chosen_labels, chosen_matches
 
-    def _box_losses(self, logits, regression, proposals, labels, matched, targets) -> dict[str, Tensor]:
+    def _box_losses(
+        self,
+        logits: Tensor,
+        regression: Tensor,
+        proposals: list[Tensor],
+        labels: list[Tensor],
+        matched: list[Tensor],
+        targets: list[Target],
+    ) -> dict[str, Tensor]:
         joined = torch.cat(labels)
         if joined.numel() == 0:
             return {"class": logits.sum() * 0, "box": regression.sum() * 0}
@@ -226,7 +248,14 @@ class MaskScoringNetwork(nn.Module):
         box = functional.smooth_l1_loss(regression[rows, column], wanted[rows], beta=1 / 9, reduction="sum")
         return {"class": functional.cross_entropy(logits.float(), joined), "box": box / joined.numel()}
 
-    def _mask_loss(self, levels, proposals, labels, matched, targets) -> Tensor:
+    def _mask_loss(
+        self,
+        levels: list[Tensor],
+        proposals: list[Tensor],
+        labels: list[Tensor],
+        matched: list[Tensor],
+        targets: list[Target],
+    ) -> Tensor:
         boxes, classes, true = [], [], []
         for p, label, m, target in zip(proposals, labels, matched, targets, strict=True):
             rows = torch.nonzero(label > 0)[: self.settings.masks_per_crop, 0]
@@ -241,7 +270,15 @@ class MaskScoringNetwork(nn.Module):
         )
         return functional.binary_cross_entropy_with_logits(logits, wanted)
 
-    def _score_loss(self, levels, logits, regression, proposals, targets, sizes) -> Tensor:
+    def _score_loss(
+        self,
+        levels: list[Tensor],
+        logits: Tensor,
+        regression: Tensor,
+        proposals: list[Tensor],
+        targets: list[Target],
+        sizes: list[tuple[int, int]],
+    ) -> Tensor:
         """The IoU head learns from what the detector would give now: its boxes, its masks, its mistakes."""
         with torch.no_grad():
             used = [

@@ -14,7 +14,7 @@ from torchvision.models.detection.rpn import RPNHead
 
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.torchvision.backbone import ThinBackbone, normalisation
-from ml_backend.detectors.torchvision.network import HeadSettings, MaskScoringNetwork, ProposalNetwork
+from ml_backend.detectors.torchvision.network import Branch, HeadSettings, MaskScoringNetwork, ProposalNetwork
 from ml_backend.detectors.torchvision.roi_align import PyramidAlign
 from ml_backend.errors import InputError
 from ml_backend.learning.iou_head import RESOLUTION, IoUHead
@@ -26,6 +26,8 @@ def build(options: DetectorOptions, classes: int, pretrained: bool = True) -> Ma
     """The network of resolved `options` for `classes` classes.
 
     Args:
+        options: resolved.
+        classes: how many.
         pretrained: load what `options.weights` names; not needed where a checkpoint follows.
 
     Raises InputError where those weights cannot be had.
@@ -46,6 +48,7 @@ class ThinBoxHead(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Hidden units (n, hidden) of RoI features (n, channels, 7, 7)."""
         return self.layers(x)
 
 
@@ -62,6 +65,7 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(self.box.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(class logits, box regression) of hidden units (n, hidden)."""
         return self.score(x), self.box(x)
 
 
@@ -97,12 +101,12 @@ def _tiny(options: DetectorOptions, classes: int) -> MaskScoringNetwork:
     return MaskScoringNetwork(
         backbone,
         proposals,
-        PyramidAlign(7, 2, backbone.strides, 56.0),
-        ThinBoxHead(channels, 256),
-        BoxPredictor(256, classes),
-        PyramidAlign(RESOLUTION, 1, backbone.strides, 56.0),
-        thin_mask_head(channels, channels),
-        nn.Conv2d(channels, 1, 1),
+        Branch(PyramidAlign(7, 2, backbone.strides, 56.0), ThinBoxHead(channels, 256), BoxPredictor(256, classes)),
+        Branch(
+            PyramidAlign(RESOLUTION, 1, backbone.strides, 56.0),
+            thin_mask_head(channels, channels),
+            nn.Conv2d(channels, 1, 1),
+        ),
         IoUHead(channels, 64, 256),
         settings,
     )
@@ -140,12 +144,8 @@ def _resnet50(options: DetectorOptions, classes: int, pretrained: bool) -> MaskS
     return MaskScoringNetwork(
         model.backbone,
         proposals,
-        PyramidAlign(7, 2, strides, 112.0),
-        heads.box_head,
-        heads.box_predictor,
-        PyramidAlign(RESOLUTION, 2, strides, 112.0),
-        heads.mask_head,
-        heads.mask_predictor,
+        Branch(PyramidAlign(7, 2, strides, 112.0), heads.box_head, heads.box_predictor),
+        Branch(PyramidAlign(RESOLUTION, 2, strides, 112.0), heads.mask_head, heads.mask_predictor),
         IoUHead(256, 256, 1024),
         settings,
     )

@@ -15,7 +15,7 @@ from werkzeug.serving import make_server
 
 import ml_backend
 from ml_backend.errors import InputError
-from ml_backend.server.app import MaskView, create_app
+from ml_backend.server.app import Access, Limits, MaskView, create_app
 from ml_backend.server.backend import Backend, Project
 from ml_backend.server.image_files import ImageFiles
 from ml_backend.server.push import push_predictions
@@ -188,7 +188,7 @@ PROTECTED = [
     ],
 )
 def test_label_studio_is_let_in_and_others_are_not(backend, method, path, settings, request_, let_in):
-    client = create_app(backend=backend, **settings).test_client()
+    client = create_app(backend=backend, access=Access(**settings)).test_client()
     body = {"json": {"tasks": [], "action": "ANNOTATION_CREATED"}} if method == "POST" else {}
     answer = client.open(path, method=method, **request_, **body)
     assert (answer.status_code < 300) == let_in and (let_in or answer.status_code == 401)
@@ -204,7 +204,7 @@ def test_label_studio_is_let_in_and_others_are_not(backend, method, path, settin
 )
 def test_a_webhook_carries_the_shared_secret(headers, environ, status):
     events = []
-    app = create_app(webhook_secret="hook", on_event=lambda *event: events.append(event))
+    app = create_app(access=Access(webhook_secret="hook"), on_event=lambda *event: events.append(event))
     body = {"action": "ANNOTATION_CREATED", "annotation": {"id": 5}}
     answer = app.test_client().post("/webhook", json=body, headers=headers, environ_base=environ)
     assert answer.status_code == status and len(events) == (status == 201)
@@ -227,9 +227,7 @@ def test_start_training_needs_no_webhook_secret_and_is_queued(backend, this_mach
     backend.train = trained.append
     app = create_app(
         backend=backend,
-        basic_auth=("ls", "pw"),
-        this_machine=this_machine,
-        webhook_secret="hook",
+        access=Access(("ls", "pw"), this_machine, "hook"),
         on_event=lambda *e: events.append(e),
     )
     body = {"action": "START_TRAINING", "project": {"id": 31}}
@@ -310,7 +308,7 @@ def test_a_predict_of_any_shape_is_answered(backend, change):
 
 
 def test_too_large_a_body_is_refused(backend):
-    client = create_app(backend=backend, basic_auth=("ls", "pw"), max_body=1000, max_predict_body=3000).test_client()
+    client = create_app(backend=backend, access=Access(("ls", "pw")), limits=Limits(1000, 3000)).test_client()
     json = {"content_type": "application/json", "auth": ("ls", "pw")}
     for path, size, status in (
         ("/webhook", 2000, 413),
@@ -375,7 +373,7 @@ def test_training_status_is_told():
 def test_no_secret_stands_in_the_log(backend, caplog, tmp_path):
     draw_spots(tmp_path / "a.png")
     caplog.set_level(logging.DEBUG)
-    client = create_app(backend=backend, basic_auth=("ls", "passw0rd"), webhook_secret="h00k").test_client()
+    client = create_app(backend=backend, access=Access(("ls", "passw0rd"), webhook_secret="h00k")).test_client()
     setup = {"project": "1.2", "schema": CONFIG, "hostname": "http://127.0.0.1:9", "access_token": "t0k3n"}
     client.post("/setup", json=setup, auth=("ls", "passw0rd"))
     tasks = [{"id": 1, "data": {"image": "/data/upload/1/a.png?sig=s1gn3d"}}]
@@ -439,6 +437,6 @@ def test_every_route_and_setting_is_documented(folder, backend):
     for rule in app.url_map.iter_rules():
         if rule.endpoint != "static":
             assert f"{rule.rule.replace('<path:', '<')}`" in text, f"{rule.rule}: expected it in README.md"
-    sources = " ".join(p.read_text() for p in (Path(ml_backend.__file__).parent).glob("*.py"))
-    names = set(re.findall(r'(?:environ\.get\(|environ\[)"(\w+)"', sources)) - {"MODEL_DIR"}
-    assert len(names) > 5 and all(f"`{name}`" in text for name in names), names
+    sources = " ".join(p.read_text() for p in Path(ml_backend.__file__).parent.rglob("*.py"))
+    names = set(re.findall(r'(?:environ\.get\(|environ\[|HOSTS = )"(\w+)"', sources)) - {"MODEL_DIR"}
+    assert len(names) >= 9 and all(f"`{name}`" in text for name in names), names

@@ -7,7 +7,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from ml_backend.masks.brush import decode_brush
-from ml_backend.server.app import create_app
+from ml_backend.server.app import Access, create_app
 from ml_backend.server.backend import Backend, Project
 from ml_backend.server.image_files import ImageFiles
 from ml_backend.server.push import PushThread, push_predictions
@@ -32,7 +32,7 @@ def backend(tmp_path):
 @pytest.fixture
 def served(backend):
     """The address of our server for `backend`."""
-    server = make_server("127.0.0.1", 0, create_app(backend=backend, basic_auth=AUTH), threaded=True)
+    server = make_server("127.0.0.1", 0, create_app(backend=backend, access=Access(AUTH)), threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"

@@ -1,0 +1,71 @@
+"""Who may ask the server: basic auth, the secret of webhooks, programs on this machine."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from flask import Response, abort, request
+
+SECRET_HEADER = "X-Campaign-Secret"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask, decided at each request.
+
+    basic_auth: (user, password) asked of Label Studio and Prometheus. this_machine: whether programs on this machine
+    need none; by default where there is none to ask for, and then nobody else is let in. webhook_secret: what the
+    header `X-Campaign-Secret` must hold in webhooks.
+    """
+
+    basic_auth: tuple[str, str] | None = field(default=None, repr=False)
+    this_machine: bool | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
+
+    def require(self) -> None:
+        """Ends the request with 401 unless it may be made."""
+        trusted = self.basic_auth is None if self.this_machine is None else self.this_machine
+        if not self._is_let_in(trusted):
+            _refuse()
+
+    def has_secret(self) -> bool:
+        """Whether the request carries the secret of webhooks."""
+        given = request.headers.get(SECRET_HEADER, "")
+        return bool(self.webhook_secret) and hmac.compare_digest(given.encode(), (self.webhook_secret or "").encode())
+
+    def require_of_events(self) -> None:
+        """Ends the request with 401 where there is a secret for webhooks that it lacks, and basic auth with it."""
+        if self.webhook_secret and not self.has_secret() and not self._is_let_in(this_machine=False):
+            _refuse()
+
+    def _is_let_in(self, this_machine: bool) -> bool:
+        given = request.authorization
+        if self.basic_auth is None or (given is None and "Authorization" not in request.headers):
+            return this_machine and _is_from_this_machine()
+        if given is None or given.type != "basic":
+            return False
+        pairs = zip(self.basic_auth, (given.username or "", given.password or ""), strict=True)
+        # Both are compared, whatever the first gives, so that the time tells nothing.
+        return all([hmac.compare_digest(want.encode(), got.encode()) for want, got in pairs])
+
+
+def _refuse() -> NoReturn:
+    abort(Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="campaign"'}))
+
+
+def _is_from_this_machine() -> bool:
+    """Whether a program here asks by itself: not a proxy for others, nor a page under another host's name."""
+    forwarded = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP"))
+    host = re.sub(r":\d*$", "", request.host).strip("[]")
+    return not forwarded and _is_loopback(request.remote_addr or "") and (host == "localhost" or _is_loopback(host))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
