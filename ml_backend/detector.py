@@ -44,7 +44,7 @@ class Detector(Protocol):
         progress: Progress | None = None,
         start_from: Path | None = None,
     ) -> Path:
-        """Trains into the folder `output` and gives the finished checkpoint; goes on where a killed run stopped."""
+        """Trains into the folder `output` and returns the finished checkpoint; goes on where a killed run stopped."""
         ...
 
 
@@ -55,10 +55,10 @@ def detector_names() -> list[str]:
 
 def load_detector_class(name: str) -> type[Detector]:
     """The detector class registered as `name`. Raises InputError for an unknown name or a missing package."""
-    found = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
-    if name not in found:
-        raise InputError("detector", f"one of {', '.join(sorted(found)) or 'none installed'}", name)
+    installed = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
+    if name not in installed:
+        raise InputError("detector", f"one of {', '.join(sorted(installed)) or 'none installed'}", name)
     try:
-        return found[name].load()
+        return installed[name].load()
     except ImportError as error:
         raise InputError(f"detector {name}", "its packages to be installed", error) from None

@@ -6,7 +6,7 @@ import re
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: the thing, what was expected, what was got.
+    """Bad input, said in one line: the thing, what was expected, what was got.
 
     >>> str(InputError("pool.json", "a COCO object", "a list"))
     'pool.json: expected a COCO object, got a list'

@@ -37,7 +37,7 @@ class Calibration:
         x = np.array([predicted[b].mean() for b in bins], float)
         y = np.array([true[b].mean() for b in bins], float)
         y = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, y)
-        # A strict rise, which leaves room for one more at either end.
+        # A strict rise, which leaves space for one more at either end.
         rise = np.arange(1, len(y) + 1) * 1e-4
         y = np.minimum(y + rise, 1 - rise[::-1])
         low, high = float(min(predicted.min(), x[0] - 1e-3)), float(max(predicted.max(), x[-1] + 1e-3))

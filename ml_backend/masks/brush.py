@@ -80,7 +80,7 @@ def _codes(lengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Each run as a number and the bits that it takes: a bit for "a run", two for the width, length less one, value."""
     longest = 1 << _WIDTHS[-1]
     if len(lengths) and lengths.max() > longest:
-        # A run longer than 16 bits can tell is written in several.
+        # A run longer than 16 bits can hold is written in several.
         pieces = -(-lengths // longest)
         values = np.repeat(values, pieces)
         split = np.full(int(pieces.sum()), longest, np.int64)

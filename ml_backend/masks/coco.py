@@ -232,7 +232,7 @@ def _images(path: Path, coco: dict, folder: Path) -> list[ImageRecord]:
 
 
 def _annotations(path: Path, coco: dict, images: dict[int, ImageRecord], classes: dict[int, str]) -> list[Annotation]:
-    found: list[Annotation] = []
+    annotations: list[Annotation] = []
     seen: set[int] = set()
     for number, row in enumerate(coco.get("annotations", []), 1):
         if not isinstance(row, dict):
@@ -253,8 +253,8 @@ def _annotations(path: Path, coco: dict, images: dict[int, ImageRecord], classes
             raise InputError(f"{name} segmentation", str(error), _brief(row.get("segmentation"))) from None
         if not mask_util.area(rle):
             raise InputError(f"{name} segmentation", "a mask of at least one pixel", "an empty mask")
-        found.append(Annotation(key, image.id, row["category_id"], rle, bool(row.get("iscrowd", 0))))
-    return found
+        annotations.append(Annotation(key, image.id, row["category_id"], rle, bool(row.get("iscrowd", 0))))
+    return annotations
 
 
 def _brief(value: Any) -> str:

@@ -97,14 +97,14 @@ def painted_masks(result: Iterable[dict], height: int, width: int) -> list[tuple
 
     Raises InputError where a region is malformed or of another size.
     """
-    found = []
+    masks = []
     for region in result:
         if region.get("from_name") == MASK and region.get("type") == "brushlabels":
             mask = _region(region, height, width)
             labels = region.get("value", {}).get("brushlabels") or []
             if mask.any() and labels:
-                found.append((str(labels[0]), mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))))
-    return found
+                masks.append((str(labels[0]), mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))))
+    return masks
 
 
 def _region(region: dict, height: int, width: int) -> np.ndarray:

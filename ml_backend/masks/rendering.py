@@ -15,7 +15,7 @@ import numpy as np
 from ml_backend.masks.images import read_rgb
 from ml_backend.masks.rle import decode_window
 
-# Yellow is told apart from every other colour by all three kinds of colour blindness, and the dark
+# Yellow is distinct from every other colour to all three kinds of colour blindness, and the dark
 # edge beside it keeps the outline visible on bright ground.
 LIGHT = (0, 225, 255)  # blue, green, red
 DARK = (0, 0, 0)

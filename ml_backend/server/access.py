@@ -49,7 +49,7 @@ class Access:
         if given is None or given.type != "basic":
             return False
         pairs = zip(self.basic_auth, (given.username or "", given.password or ""), strict=True)
-        # Both are compared, whatever the first gives, so that the time tells nothing.
+        # Both are compared, whatever the first comparison says, so that the time betrays nothing.
         return all([hmac.compare_digest(want.encode(), got.encode()) for want, got in pairs])
 
 

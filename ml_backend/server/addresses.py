@@ -34,13 +34,13 @@ class ImageHosts:
     def resolve(self, host: str, port: int) -> list[str]:
         """The addresses of `host` that may be connected to. Raises FetchError where there are none, else OSError."""
         host = host.strip("[]").lower()
-        found = _resolve(host, port)
+        addresses = _resolve(host, port)
         if host == self.own or host in self.named:
-            return found
+            return addresses
         allowed = {"public"} | ({kind_of(a) for a in self._own_addresses()} & {"private", "loopback"})
-        good = [address for address in found if kind_of(address) in allowed]
+        good = [address for address in addresses if kind_of(address) in allowed]
         if not good:
-            got = f"one at a {kind_of(found[0])} address" if found else "one without an address"
+            got = f"one at a {kind_of(addresses[0])} address" if addresses else "one without an address"
             raise FetchError(f"image host {host}", f"a public one, or one named in {HOSTS}", got)
         return good
 
@@ -68,10 +68,10 @@ def kind_of(address: str) -> str:
 
 def _resolve(host: str, port: int | None) -> list[str]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # an empty label, or one too long
         raise OSError("no name of a host") from None
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def _host(url: str) -> str:

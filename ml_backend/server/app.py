@@ -226,12 +226,12 @@ def _body(each: Callable[[dict], dict] | None = None) -> dict[str, Any]:
     return body
 
 
-def _slim(found: dict) -> dict:
+def _slim(item: dict) -> dict:
     """A task without what was annotated and predicted before, which is nearly all of it and which nobody here needs."""
-    if "data" in found:
+    if "data" in item:
         for key in ("annotations", "predictions", "drafts"):
-            found.pop(key, None)
-    return found
+            item.pop(key, None)
+    return item
 
 
 def _measure(app: Flask, metrics: Metrics) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 INLINE_TASKS = 24
 INLINE_SECONDS = 20.0
 INLINE_BYTES = 20 << 20
-# At most half of the threads that the server is told to have: the others are for health, crops and webhooks.
+# At most half of the threads that the server is started with: the others are for health, crops and webhooks.
 INLINE_REQUESTS = 4
 # Images in one turn at the model; between its turns the queue lets those pass who wait for an answer.
 CHUNK = 8
@@ -106,7 +106,7 @@ class Backend:
         self._projects: dict[str, Project] = {}
 
     def set_up(self, project: str | int, hostname: str = "", token: str = "") -> str:
-        """Remembers how to reach a project's images; gives the current model's version.
+        """Remembers how to reach a project's images; returns the current model's version.
 
         project: as Label Studio names it, "<id>.<time of creation>"; the id alone may be that of several servers.
         """
@@ -114,7 +114,7 @@ class Backend:
         return self.model.version
 
     def project(self, project: str | int) -> Project:
-        """What `set_up` was told of a project."""
+        """What `set_up` remembers of a project."""
         known = self._projects.get(str(project))
         if known is not None and known.hostname and known.token:
             return known
@@ -181,10 +181,10 @@ class Backend:
     ) -> None:
         """Fills in what can be answered within the limits of a request."""
         deadline = time.monotonic() + self.inline_seconds
-        room = float(self.inline_bytes)
+        quota = float(self.inline_bytes)
         for places in _chunks(range(len(tasks)), LOOK):
-            room = self._take_stored(project, labels, tasks, answers, places, deadline, room)
-            if room <= 0 or time.monotonic() > deadline:
+            quota = self._take_stored(project, labels, tasks, answers, places, deadline, quota)
+            if quota <= 0 or time.monotonic() > deadline:
                 return
         waiting = [i for i, answer in enumerate(answers) if answer is None]
         if waiting and (len(waiting) <= self.inline_tasks or self.enqueue is None) and self._has_model():
@@ -198,22 +198,22 @@ class Backend:
         answers: list[dict | list | None],
         places: Sequence[int],
         deadline: float | None = None,
-        room: float = math.inf,
+        quota: float = math.inf,
     ) -> float:
-        """Fills in the answers at `places` that are stored, until the deadline or for `room` bytes; gives what is left.
+        """Fills in the stored answers at `places`, until the deadline or for `quota` bytes; returns what is left of it.
 
-        Another version than /setup tells is not used: it would be asked for, and stored, again at each retrieve.
+        Another version than /setup answers is not used: it would be asked for, and stored, again at each retrieve.
         """
         version = self.model.version
         for i, known in zip(places, self._stored(project, [tasks[i] for i in places]), strict=True):
             if known is None or known.version != version:
                 continue
-            if room <= 0 or (deadline is not None and time.monotonic() > deadline):
+            if quota <= 0 or (deadline is not None and time.monotonic() > deadline):
                 break
             answer = self._guarded(tasks[i], _prediction, known, labels)
-            room -= _size(answer)
+            quota -= _size(answer)
             answers[i] = answer
-        return room
+        return quota
 
     def _predict(
         self,
@@ -239,8 +239,8 @@ class Backend:
                     records[i] = got
                 else:
                     answers[i] = got
-            found = self._detect(detector, list(records.values()), deadline)
-            for (i, record), masks in zip(records.items(), found, strict=True):
+            answered = self._detect(detector, list(records.values()), deadline)
+            for (i, record), masks in zip(records.items(), answered, strict=True):
                 if isinstance(masks, Predictions):
                     size = record.height, record.width
                     known = StoredMasks(masks, detector.classes, *size, detector.version)
@@ -249,7 +249,7 @@ class Backend:
                     answers[i] = masks
 
     def _guarded(self, task: Any, make: Callable[..., Any], *arguments: Any) -> Any:
-        """What `make` gives for one task; an empty prediction where it fails in a way that nobody thought of."""
+        """What `make` returns for one task; an empty prediction where it fails in a way that nobody thought of."""
         try:
             return make(*arguments)
         except Exception as failure:
@@ -282,19 +282,19 @@ class Backend:
                 return [None] * len(records)
             start = time.perf_counter()
             try:
-                found: list[Predictions | dict | list] = list(detector.predict(records))
-                if len(found) != len(records):
-                    raise InputError("detector", f"{len(records)} answers", len(found))
+                masks: list[Predictions | dict | list] = list(detector.predict(records))
+                if len(masks) != len(records):
+                    raise InputError("detector", f"{len(records)} answers", len(masks))
             except Exception as failure:
                 if len(records) > 1:
-                    found = [self._one(detector, record) for record in records]
+                    masks = [self._one(detector, record) for record in records]
                 else:
-                    found = [self._failed(detector, records[0], failure)]
+                    masks = [self._failed(detector, records[0], failure)]
             seconds = time.perf_counter() - start
         self.metrics.images.inc(len(records))
         self.metrics.image_seconds.inc(seconds)
         self.metrics.rate.set(len(records) / max(seconds, 1e-9))
-        return found
+        return masks
 
     def _one(self, detector: Detector, record: ImageRecord) -> Predictions | dict | list:
         try:

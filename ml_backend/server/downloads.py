@@ -63,8 +63,8 @@ class LimitedSession(requests.Session):
         self.trust_env = urlparse(str(url)).hostname not in ("localhost", "127.0.0.1", "::1")
         try:
             response = super().get(url, **kwargs)
-            told = response.headers.get("Content-Length", "")
-            body, size = io.BytesIO(), int(told) if told.isdigit() and len(told) < 19 else 0
+            length = response.headers.get("Content-Length", "")
+            body, size = io.BytesIO(), int(length) if length.isdigit() and len(length) < 19 else 0
             if size <= self.max_bytes:
                 size = 0
                 for part in _parts(response):

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 MAX_IMAGE_BYTES = 256 << 20
 FETCH_SECONDS = 60.0
-# Answers that tell of permissions and of a busy server, and nothing of the image.
+# Answers that speak of permissions and of a busy server, and nothing of the image.
 _PASSING = (401, 403, 407, 408, 425, 429)
 # After the limit was passed so much of it is kept, so that the next image does not pass it at once.
-_ROOM = 0.9
+_KEPT_SHARE = 0.9
 _PARTIAL = ".part"
 
 
@@ -95,7 +95,7 @@ class ImageFiles:
         try:
             hosts = ImageHosts(hostname or os.environ.get("LABEL_STUDIO_URL", ""))
             with LimitedSession(self.max_bytes, seconds, hosts) as session, io.http_session(session):
-                found = Path(
+                fetched = Path(
                     io.get_local_path(
                         url,
                         cache_dir=str(partial),
@@ -104,19 +104,19 @@ class ImageFiles:
                         task_id=task_id,
                     )
                 )
-            size = found.stat().st_size
+            size = fetched.stat().st_size
             if size > self.max_bytes:
                 raise InputError("image", f"at most {self.max_bytes} bytes", f"{size} bytes")
-            if found.parent != partial:
-                return found
+            if fetched.parent != partial:
+                return fetched
             with contextlib.suppress(OSError):
                 partial.rename(folder)
             self._count(size, folder.name)
-            return folder / found.name
+            return folder / fetched.name
         except InputError:
             raise
         except requests.RequestException as error:
-            raise _told(url, error) from None
+            raise _failure(url, error) from None
         except OSError as error:
             # The loader says so too where it has no Label Studio to ask; the rest is this machine's disk.
             kind = InputError if error.errno == errno.ENAMETOOLONG else FetchError
@@ -140,7 +140,7 @@ class ImageFiles:
             folder.rmdir()
 
     def _shrink(self, keep: str) -> int:
-        """Drops the longest unused images until the rest is within the limit; gives the bytes that are left."""
+        """Drops the longest unused images until the rest is within the limit; returns the bytes that are left."""
         held: list[tuple[float, int, Path]] = []
         with contextlib.suppress(OSError):
             for folder in self.folder.iterdir():
@@ -149,7 +149,7 @@ class ImageFiles:
                     held.append((folder.stat().st_mtime, size, folder))
         total = sum(size for _, size, _ in held)
         for _, size, folder in sorted(held):
-            if total <= self.limit * _ROOM:
+            if total <= self.limit * _KEPT_SHARE:
                 break
             if folder.name != keep:
                 self._drop(folder)
@@ -157,7 +157,7 @@ class ImageFiles:
         return total
 
 
-def _told(url: str, error: requests.RequestException) -> InputError:
+def _failure(url: str, error: requests.RequestException) -> InputError:
     """What the failure of a request says of the image, or of how it was asked for."""
     status = getattr(error.response, "status_code", None)
     malformed = isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema)

@@ -1,4 +1,4 @@
-"""What the server tells Prometheus."""
+"""What the server answers to Prometheus."""
 
 from __future__ import annotations
 

@@ -44,11 +44,11 @@ def push_predictions(
     batch: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Predicts on `tasks` and imports the predictions into their project; gives how many.
+    """Predicts on `tasks` and imports the predictions into their project; returns how many.
 
     Tasks that hold a prediction of the current version are left alone, so it may be run again after it was killed.
     Left out are tasks without a number, those whose image cannot be fetched, and those whose prediction Label Studio
-    refuses. `progress` is told of each batch's size. Raises InputError where Label Studio cannot be reached for a
+    refuses. `progress` is called with each batch's size. Raises InputError where Label Studio cannot be reached for a
     while, or refuses altogether.
     """
     labels = parse_labels(label_config)
@@ -127,7 +127,7 @@ def _key(project: Project, task: dict) -> tuple[str, int, int]:
 
 
 def _push_batch(backend: Backend, project: Project, labels: LabelMap, tasks: dict[int, dict]) -> int:
-    """Predicts on {number: task} and imports what was found; gives how many predictions."""
+    """Predicts on {number: task} and imports the answers; returns how many predictions."""
     version = backend.model.detector().version
     done = _predicted(project, version, tasks)
     missing = [task for number, task in tasks.items() if number not in done]
@@ -175,7 +175,7 @@ def _import_parts(backend: Backend, project: Project, rows: list[dict], refusal:
 
 def _predicted(project: Project, version: str, numbers: Collection[int]) -> set[int]:
     """Those of the tasks with these numbers that hold a prediction of `version`."""
-    found: set[int] = set()
+    done: set[int] = set()
     after = min(numbers) - 1
     while True:
         items = [
@@ -191,9 +191,9 @@ def _predicted(project: Project, version: str, numbers: Collection[int]) -> set[
         query = {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]}
         params = {"project": project.id, "page_size": 1000, "include": "id", "query": json.dumps(query)}
         page = _patiently(project, "GET", "/api/tasks/", params=params)["tasks"]
-        found.update(int(task["id"]) for task in page)
+        done.update(int(task["id"]) for task in page)
         if len(page) < 1000:
-            return found & set(numbers)
+            return done & set(numbers)
         after = page[-1]["id"]
 
 

@@ -21,7 +21,7 @@ class Turns:
 
     @contextmanager
     def turn(self, seconds: float | None = None) -> Iterator[bool]:
-        """Waits for its turn, `seconds` at most; gives whether it came."""
+        """Waits for its turn, `seconds` at most; yields whether it came."""
         came = self._take(seconds)
         try:
             yield came
@@ -34,14 +34,14 @@ class Turns:
             if not self._taken:
                 self._taken = True
                 return True
-            mine = threading.Event()
-            self._line.append(mine)
-        if mine.wait(seconds):
+            turn = threading.Event()
+            self._line.append(turn)
+        if turn.wait(seconds):
             return True
         with self._lock:
-            if mine.is_set():  # just now
+            if turn.is_set():  # just now
                 return True
-            self._line.remove(mine)
+            self._line.remove(turn)
             return False
 
     def _let_go(self) -> None:

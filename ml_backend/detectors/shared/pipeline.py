@@ -38,11 +38,11 @@ class Read:
 
 
 @dataclass
-class Found:
+class TileMasks:
     """Masks of one image or of a part of it, off the device; row i of everything belongs to the same mask.
 
     boxes (n, 4) as x0, y0, x1, y1 in pixels of the image; labels (n,) from 1; confidence, predicted_iou (n,); halves
-    (n,) bool, masks that a tile cut; features by kind, each (n, d) float16; edges as `device_pasting.edges` gives them.
+    (n,) bool, masks that a tile cut; features by kind, each (n, d) float16; edges as `device_pasting.edges`.
     """
 
     boxes: np.ndarray
@@ -94,13 +94,13 @@ class Pipeline:
             ThreadPoolExecutor(options.encoders) as encoder,
         ):
             encoding: deque[Future] = deque()
-            found: list[Found] = []
+            parts: list[TileMasks] = []
             for batch in _ahead(self._batches(self._decoded(images, reader)), cutter):
-                for (record, _, last), kept in zip(batch, self._found(batch), strict=True):
-                    found.append(kept)
+                for (record, _, last), kept in zip(batch, self._masks(batch), strict=True):
+                    parts.append(kept)
                     if last:
-                        encoding.append(encoder.submit(self._encode, record, found))
-                        found = []
+                        encoding.append(encoder.submit(self._encode, record, parts))
+                        parts = []
                 while encoding and (encoding[0].done() or len(encoding) > 2 * options.predict_batch):
                     yield encoding.popleft().result()
             while encoding:
@@ -147,33 +147,33 @@ class Pipeline:
             yield image.record, replace(tile, pixels=(tile.pixels - mean) / deviation), last
 
     @torch.inference_mode()
-    def _found(self, batch: Batch) -> list[Found]:
+    def _masks(self, batch: Batch) -> list[TileMasks]:
         pixels, sizes = batched([tile for _, tile, _ in batch])
         detections = self.detect(pixels, sizes)
-        return [self._kept(record, tile, found) for (record, tile, _), found in zip(batch, detections, strict=True)]
+        return [self._kept(record, tile, part) for (record, tile, _), part in zip(batch, detections, strict=True)]
 
-    def _kept(self, record: ImageRecord, tile: Tile, found: Detections) -> Found:
+    def _kept(self, record: ImageRecord, tile: Tile, detections: Detections) -> TileMasks:
         """The detections of a tile that count, brought off the device as little as they can be."""
-        corner = found.boxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
+        corner = detections.boxes.new_tensor([tile.x, tile.y, tile.x, tile.y])
         height, width = self._size(record)
-        zoom = found.boxes.new_tensor([width / record.width, height / record.height])
-        boxes = (found.boxes + corner) / zoom.repeat(2)
+        zoom = detections.boxes.new_tensor([width / record.width, height / record.height])
+        boxes = (detections.boxes + corner) / zoom.repeat(2)
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        rows = torch.nonzero(central(found, tile) & (area > (self.options.min_area or 0.0)))[:, 0]
-        boxes, masks = boxes[rows], found.masks[rows]
+        rows = torch.nonzero(central(detections, tile) & (area > (self.options.min_area or 0.0)))[:, 0]
+        boxes, masks = boxes[rows], detections.masks[rows]
         features = {}
         for kind in self.kinds:
-            raw = raw_feature(kind, found.roi_features[rows], masks, found.hidden[rows])
+            raw = raw_feature(kind, detections.roi_features[rows], masks, detections.hidden[rows])
             features[kind] = project(kind, raw, self.options.feature_width).cpu().numpy()
-        single = (found.labels, found.confidence, found.predicted_iou, cut(found, tile))
+        single = (detections.labels, detections.confidence, detections.predicted_iou, cut(detections, tile))
         columns = (boxes, *(c[rows, None] for c in single))
         # One transfer for all numbers: each waits for the device.
         numbers = torch.cat([c.float() for c in columns], 1).cpu().numpy()
         places = edges(masks, boxes, record.height, record.width, self.options.paste_pixels)
         labels, halves = numbers[:, 4].astype(int), numbers[:, 7] > 0
-        return Found(numbers[:, :4], labels, numbers[:, 5], numbers[:, 6], halves, features, places)
+        return TileMasks(numbers[:, :4], labels, numbers[:, 5], numbers[:, 6], halves, features, places)
 
-    def _encode(self, record: ImageRecord, parts: list[Found]) -> tuple[Predictions, dict[str, np.ndarray]]:
+    def _encode(self, record: ImageRecord, parts: list[TileMasks]) -> tuple[Predictions, dict[str, np.ndarray]]:
         boxes, labels, confidence, predicted, halves = (
             np.concatenate([getattr(p, name) for p in parts])
             for name in ("boxes", "labels", "confidence", "predicted_iou", "halves")

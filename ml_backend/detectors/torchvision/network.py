@@ -150,7 +150,7 @@ class MaskScoringNetwork(nn.Module):
         """(boxes, labels, confidence) of each image after the score threshold and suppression of doubles."""
         counts = [len(p) for p in proposals]
         decoded = self._decode(regression, proposals).split(counts)
-        found = []
+        selected = []
         for boxes, scores, size in zip(decoded, logits.float().softmax(1).split(counts), sizes, strict=True):
             rows, classes = torch.nonzero(scores[:, 1:] > self.settings.min_score, as_tuple=True)
             confidence = scores[rows, classes + 1]
@@ -159,8 +159,8 @@ class MaskScoringNetwork(nn.Module):
             solid = ((chosen[:, 2:] - chosen[:, :2]) >= 1).all(1)
             chosen, classes, confidence = chosen[solid], classes[solid], confidence[solid]
             keep = batched_nms(chosen, confidence, classes, self.settings.nms)[:limit]
-            found.append((chosen[keep], classes[keep] + 1, confidence[keep]))
-        return found
+            selected.append((chosen[keep], classes[keep] + 1, confidence[keep]))
+        return selected
 
     # --- training
 
@@ -282,15 +282,15 @@ class MaskScoringNetwork(nn.Module):
         """The IoU head learns from what the detector would give now: its boxes, its masks, its mistakes."""
         with torch.no_grad():
             used = [
-                (i, found)
-                for i, found in enumerate(self._select(logits, regression, proposals, sizes, 2**30))
+                (i, detected)
+                for i, detected in enumerate(self._select(logits, regression, proposals, sizes, 2**30))
                 if targets[i].exhaustive
             ]
             boxes = [logits.new_zeros((0, 4), dtype=torch.float32)] * len(proposals)
             classes = []
-            for i, (found, label, _) in used:
-                rows = torch.randperm(len(found), device=found.device)[: self.settings.scored_per_crop]
-                boxes[i] = found[rows]
+            for i, (detected, label, _) in used:
+                rows = torch.randperm(len(detected), device=detected.device)[: self.settings.scored_per_crop]
+                boxes[i] = detected[rows]
                 classes.append(label[rows])
             roi_features = self.mask_align(levels, boxes)
             joined = torch.cat(classes) if classes else torch.zeros(0, dtype=torch.long, device=roi_features.device)
@@ -315,10 +315,10 @@ class MaskScoringNetwork(nn.Module):
         levels = self._levels(features)
         proposals, _ = self.proposals(ImageList(images, sizes), features)
         logits, regression = self.box_predictor(self.box_head(self.box_align(levels, proposals)))
-        found = self._select(logits, regression, proposals, sizes, self.settings.max_detections)
-        boxes = [f[0] for f in found]
+        selected = self._select(logits, regression, proposals, sizes, self.settings.max_detections)
+        boxes = [part[0] for part in selected]
         counts = [len(b) for b in boxes]
-        labels, confidence = torch.cat([f[1] for f in found]), torch.cat([f[2] for f in found])
+        labels, confidence = torch.cat([part[1] for part in selected]), torch.cat([part[2] for part in selected])
         roi_features = self.mask_align(levels, boxes)
         masks = self._masks(roi_features, labels).sigmoid()
         predicted, hidden = self.iou_head(roi_features, masks)
