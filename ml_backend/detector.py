@@ -1,4 +1,42 @@
-"""The detector interface. A detector from elsewhere is one class and one entry point in `campaign.detectors`."""
+"""The detector interface. A detector from elsewhere is one class and one entry point in `campaign.detectors`.
+
+What it must keep:
+
+1. `predict` returns one `Predictions` per image, in order, also where there is no mask on it; masks best score first.
+2. `image_id` and `size` are those of the image's record, `class_id` is a key of `classes`, `box` the mask's box in
+   pixels, `rle` its COCO run lengths; `mask_id` counts from 0, as the store numbers masks anew.
+3. `confidence` is that of the class, `predicted_iou` how well the mask is thought to fit; without a better guess it
+   is 1. Their product is the score.
+4. `features` have one width, for all images and all versions that one campaign compares; the nearer two features,
+   the more alike the masks.
+5. The same weights have the same `version`, other weights another.
+6. `train` leaves a killed run so that the same call goes on with it, and returns a finished run as it is.
+7. Bad input is an `InputError`; an image that cannot be read is one.
+
+A detector that takes every image for one object, without anything to train:
+
+>>> import numpy as np
+>>> from pycocotools import mask as mask_util
+>>> class WholeImage:
+...     version, classes = "whole-1", {1: "scene"}
+...     def predict(self, images):
+...         for image in images:
+...             rle = mask_util.encode(np.ones((image.height, image.width), np.uint8, order="F"))
+...             yield Predictions(
+...                 mask_id=[0], image_id=[image.id], class_id=[1], box=[[0, 0, image.width, image.height]],
+...                 rle=[rle["counts"]], size=[rle["size"]], confidence=[0.5], predicted_iou=[1.0], features=[[1.0]],
+...             )
+...     @classmethod
+...     def load(cls, checkpoint, **options):
+...         return cls()
+...     @classmethod
+...     def train(cls, data, heldout, output, *, options, progress=None, start_from=None):
+...         return output
+>>> isinstance(WholeImage(), Detector)
+True
+>>> [part.score.tolist() for part in WholeImage().predict([ImageRecord(7, "a.png", 40, 30, Path("a.png"))])]
+[[0.5]]
+"""
 
 from __future__ import annotations
 

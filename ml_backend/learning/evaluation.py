@@ -127,7 +127,11 @@ def true_iou(
 
 
 def one_to_one_iou(iou: np.ndarray) -> np.ndarray:
-    """IoU of each row's partner, (n,), where rows and columns of `iou`, (n, m), are paired best first; else 0."""
+    """IoU of each row's partner, (n,), where rows and columns of `iou`, (n, m), are paired best first; else 0.
+
+    >>> one_to_one_iou(np.array([[0.75, 0.25], [0.875, 0.0]])).tolist()
+    [0.25, 0.875]
+    """
     result = np.zeros(iou.shape[0], np.float32)
     free_row, free_column = np.ones(iou.shape[0], bool), np.ones(iou.shape[1], bool)
     rows, columns = np.nonzero(iou > 0)

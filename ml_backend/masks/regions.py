@@ -47,7 +47,15 @@ class LabelMap:
 
     @classmethod
     def parse(cls, xml: str) -> LabelMap:
-        """The map of a labeling config. Raises InputError where it is too long, no XML or has no labels on an image."""
+        """The map of a labeling config. Raises InputError where it is too long, no XML or has no labels on an image.
+
+        >>> labels = LabelMap.parse(
+        ...     '<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i">'
+        ...     '<Label value="Car" predicted_values="car, truck"/></BrushLabels></View>'
+        ... )
+        >>> labels.data_key, labels.find("truck").label
+        ('image', 'Car')
+        """
         if len(xml or "") > MAX_CONFIG:
             raise InputError("labeling config", f"at most {MAX_CONFIG} characters", len(xml))
         try:

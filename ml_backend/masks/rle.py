@@ -10,6 +10,9 @@ def run_lengths(counts: bytes) -> np.ndarray:
 
     Each number lies in bytes of five bits, low bits first, and from the fourth on is the difference to the
     number two before it. Raises ValueError where the counts are malformed.
+
+    >>> run_lengths(b"142").tolist()
+    [1, 4, 2]
     """
     raw = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if len(raw) == 0:

@@ -52,7 +52,11 @@ class ImageHosts:
 
 
 def kind_of(address: str) -> str:
-    """What an IP address is: "public", "private", "loopback" or "reserved", which holds link-local ones too."""
+    """What an IP address is: "public", "private", "loopback" or "reserved", which holds link-local ones too.
+
+    >>> [kind_of(address) for address in ("8.8.8.8", "192.168.1.2", "::1", "169.254.169.254")]
+    ['public', 'private', 'loopback', 'reserved']
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = (

@@ -376,7 +376,11 @@ class Backend:
 
 
 def project_number(project: object) -> int:
-    """The id in Label Studio's "<id>.<time of creation>", 0 where it is none."""
+    """The id in Label Studio's "<id>.<time of creation>", 0 where it is none.
+
+    >>> project_number("31.1790000000"), project_number("")
+    (31, 0)
+    """
     head = str(project or "").partition(".")[0]
     return int(head) if head.isascii() and head.isdigit() and len(head) <= MAX_DIGITS else 0
 

@@ -20,7 +20,10 @@ class TokenError(PermissionError):
 def sign(secret: str, kind: Kind, key: int | str, expires: float) -> str:
     """A token for `key` of one `kind`, good until the Unix time `expires` (seconds).
 
-    The same arguments always give the same token, so that publishing a page again changes nothing.
+    The same arguments always make the same token, so that publishing a page again changes nothing.
+
+    >>> read("secret", "crop", sign("secret", "crop", 7, expires=2e9), now=1e9)
+    7
     """
     if not secret:
         raise ValueError("secret: expected at least one character, got none")

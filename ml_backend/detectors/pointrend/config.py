@@ -97,7 +97,11 @@ class PointRendOptions(DetectorOptions):
 
 
 def fit_edges(height: int, width: int, short: int, long: int) -> float:
-    """The zoom that brings the short side to `short` unless the long one would pass `long`."""
+    """The zoom that brings the short side to `short` unless the long one would pass `long`.
+
+    >>> fit_edges(400, 600, short=800, long=1333), fit_edges(100, 1000, short=800, long=1333)
+    (2.0, 1.333)
+    """
     return min(short / min(height, width), long / max(height, width))
 
 

@@ -35,6 +35,9 @@ def tile_spans(length: int, tile: int) -> list[tuple[int, int, float, float]]:
     """(start, length, core's start, core's end) of tiles along one side, which overlap by at least a quarter.
 
     Cores meet in the middle of the overlaps; the first and the last are open to the outside.
+
+    >>> tile_spans(300, 256)
+    [(0, 256, -inf, 150.0), (44, 256, 150.0, inf)]
     """
     if length <= tile:
         return [(0, length, -np.inf, np.inf)]
