@@ -19,6 +19,11 @@ class Turns:
         self._line: deque[threading.Event] = deque()
         self._taken = False
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return len(self._line)
+
     @contextmanager
     def turn(self, seconds: float | None = None) -> Iterator[bool]:
         """Waits for its turn, `seconds` at most; yields whether it came."""

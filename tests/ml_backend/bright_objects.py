@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,23 @@ SPOTS = ((0, (10, 12, 30, 20)), (1, (50, 5, 24, 28)), (0, (40, 60, 16, 16)))
 
 
 class BrightObjects:
-    """Finds connected spots of pure red ("apple") and pure green ("pear"); takes `delay` seconds per image."""
+    """Finds connected spots of pure red ("apple") and pure green ("pear").
+
+    `calls` holds the ids of the images, `before` is called ahead of each of them.
+    """
 
     version = "bright-1"
 
-    def __init__(self, delay: float = 0.0):
+    def __init__(self, before: Callable[[], object] = lambda: None):
         self.classes = {0: "apple", 1: "pear"}
-        self.delay = delay
+        self.before = before
         self.calls: list[int] = []
 
     def predict(self, images: Iterable[ImageRecord]) -> Iterator[Predictions]:
+        """The masks of each image, in order."""
         for record in images:
             self.calls.append(record.id)
-            time.sleep(self.delay)
+            self.before()
             yield self._masks(record)
 
     def _masks(self, record: ImageRecord) -> Predictions:
@@ -65,11 +69,44 @@ class BrightModel:
 
     version = BrightObjects.version
 
-    def __init__(self, delay: float = 0.0):
-        self._detector = BrightObjects(delay)
+    def __init__(self, before: Callable[[], object] = lambda: None):
+        self._detector = BrightObjects(before)
 
     def detector(self) -> BrightObjects:
+        """The one detector."""
         return self._detector
+
+
+class Gate:
+    """What a detector waits at, as `before`: `reached` says that it does, `open` lets it pass for good."""
+
+    def __init__(self) -> None:
+        self.reached, self._open = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(60)
+
+    def open(self) -> None:
+        """Lets pass whoever waits and whoever comes."""
+        self._open.set()
+
+
+class Clock:
+    """Stands in for the module `time` where only its monotonic clock is asked; goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+    perf_counter = monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass."""
+        self.now += seconds
 
 
 def draw_spots(path: Path, spots=SPOTS, size: tuple[int, int] = (100, 80)) -> Path:

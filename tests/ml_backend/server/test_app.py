@@ -20,7 +20,7 @@ from ml_backend.server.backend import Backend, Project
 from ml_backend.server.image_files import ImageFiles
 from ml_backend.server.push import push_predictions
 from ml_backend.server.signing import crop_url, image_url
-from tests.ml_backend.bright_objects import BrightModel, draw_spots
+from tests.ml_backend.bright_objects import BrightModel, Gate, draw_spots
 from tests.ml_backend.file_server import serve_folder
 
 SECRET = "s3cr3t"
@@ -411,9 +411,10 @@ def test_health_is_answered_while_the_model_works(tmp_path):
     import requests
 
     draw_spots(tmp_path / "a.png")
-    backend = Backend(BrightModel(delay=0.4), ImageFiles(tmp_path / "cache"))
+    gate = Gate()
+    backend = Backend(BrightModel(gate), ImageFiles(tmp_path / "cache"))
     server = make_server("127.0.0.1", 0, create_app(backend=backend), threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
         with serve_folder(tmp_path) as (url, _):
@@ -422,11 +423,13 @@ def test_health_is_answered_while_the_model_works(tmp_path):
             address = f"http://127.0.0.1:{server.server_port}"
             sent = threading.Thread(target=lambda: requests.post(f"{address}/predict", json=body))
             sent.start()
-            time.sleep(0.3)
+            assert gate.reached.wait(60)
             answered_during = [requests.get(f"{address}/health").json()["status"] for _ in range(5)]
             assert sent.is_alive() and answered_during == ["UP"] * 5
+            gate.open()
             sent.join()
     finally:
+        gate.open()
         server.shutdown()
         thread.join()
 

@@ -77,7 +77,7 @@ def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     server.asked, server.stored, server.regions, server.statuses = [], {}, {}, []
     server.deleted, server.listed = set(), 0
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
     server.shutdown()
