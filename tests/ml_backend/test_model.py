@@ -107,9 +107,9 @@ def test_health_setup_and_predict(client, web):
     assert all(r["model_version"] == "bright-1" for r in results)
 
 
-def test_predictions_carry_the_version_that_setup_told(client, web):
+def test_predictions_carry_the_version_that_setup_answers(client, web):
     if not NEW and client.application.name != "ml_backend":
-        pytest.skip("the server of 1.0.9 tells a version of its own")
+        pytest.skip("the server of 1.0.9 answers a version of its own")
     version = client.post("/setup", json=setup_body()).json["model_version"]
     results = client.post("/predict", json=predict_body(web)).json["results"]
     assert {r["model_version"] for r in results} == {version} == {"bright-1"}
@@ -156,11 +156,11 @@ def test_making_a_model_is_cheap_and_writes_nothing(backend, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("told", "number"),
+    ("project", "number"),
     [("31.179", 31), ("31", 31), (31, 31), ("", 0), (None, 0), ("a.b", 0), ("²", 0), ("1" * 5000, 0)],
 )
-def test_a_project_is_known_by_its_number(told, number):
-    assert project_number(told) == number
+def test_a_project_is_known_by_its_number(project, number):
+    assert project_number(project) == number
 
 
 def test_without_a_checkpoint_it_says_what_is_missing(monkeypatch):
@@ -217,8 +217,8 @@ def test_label_studio_ml_starts_the_folder(tmp_path, web):
         results = requests.post(f"{url}/predict", json=body, timeout=30).json()["results"]
         assert version and {r["model_version"] for r in results} == {version}, log.read_text()
         assert [r["value"]["brushlabels"] for r in results[0]["result"]] == [["fruit"]]
-        told = log.read_text()
-        assert "/predict" in told and not any(secret in told for secret in ("s1gn3d", "t0k3n"))
+        logged = log.read_text()
+        assert "/predict" in logged and not any(secret in logged for secret in ("s1gn3d", "t0k3n"))
     finally:
         os.killpg(process.pid, 15)
         process.wait(10)

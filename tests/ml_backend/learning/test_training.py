@@ -67,8 +67,8 @@ def test_the_error_falls(tmp_path, seed):
 @pytest.mark.parametrize("last", [0, 9, 10, 25, 39])
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, last):
     (tmp_path / "straight").mkdir()
-    straight, told = trained(tmp_path / "straight")
-    assert told == {"step": 40}
+    straight, known = trained(tmp_path / "straight")
+    assert known == {"step": 40}
     with pytest.raises(KilledError):
         trained(tmp_path, learner(losses=killed_at(last)))
     seen = []
@@ -127,15 +127,15 @@ def test_the_best_weights_are_kept_whether_killed_or_not(tmp_path, scores, step,
     if last is not None:
         with pytest.raises(KilledError):
             trained(tmp_path, learner(losses=killed_at(last), measure=measure), schedule)
-    weights, told = trained(tmp_path, learner(measure=measure), schedule)
-    assert told == {"step": step, "ap": ap}
+    weights, known = trained(tmp_path, learner(measure=measure), schedule)
+    assert known == {"step": step, "ap": ap}
     assert len(measured) == 3 and digest(weights) == measured[step // 10 - 2]
 
 
 def test_weights_that_are_alone_are_not_measured(tmp_path):
     schedule = Schedule(steps=4, learning_rate=0.02, measure_every=100)
-    weights, told = trained(tmp_path, learner(measure=lambda weights: pytest.fail("nothing to compare")), schedule)
-    assert told == {"step": 4} and weights
+    weights, known = trained(tmp_path, learner(measure=lambda weights: pytest.fail("nothing to compare")), schedule)
+    assert known == {"step": 4} and weights
 
 
 def test_the_data_of_a_step_are_the_same_however_many_read(tmp_path):

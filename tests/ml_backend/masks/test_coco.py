@@ -97,11 +97,11 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "told"), BAD.values(), ids=BAD.keys())
-def test_bad_files_get_one_line(folder, changes, told):
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_files_get_one_line(folder, changes, message):
     with pytest.raises(InputError) as caught:
         CocoDataset.load(write(folder, **changes), folder / "images")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

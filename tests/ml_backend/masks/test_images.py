@@ -36,7 +36,7 @@ def test_an_image_is_turned_upright(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "options"), [("AVIF", {}), ("BLP", {}), ("DDS", {}), ("GIF", {}), ("JPEG", {"exif": True}), ("TIFF", {})]
 )
-def test_a_damaged_image_of_any_kind_is_told_as_such(tmp_path, kind, options):
+def test_a_damaged_image_of_any_kind_is_an_error(tmp_path, kind, options):
     """Whatever Pillow's readers raise: a struct.error, a RuntimeError, errors of their own."""
     random = np.random.default_rng(3)
     image = Image.fromarray(random.integers(0, 255, (20, 25, 3), np.uint8))

@@ -140,7 +140,7 @@ def test_images_are_decoded_once_and_dropped_beyond_the_limit(tmp_path, monkeypa
     assert read == [paths[0], paths[1], paths[2], paths[0]]
 
 
-def test_a_changed_file_is_read_again_and_a_missing_one_is_told(tmp_path):
+def test_a_changed_file_is_read_again_and_a_missing_one_is_an_error(tmp_path):
     path, cache = tmp_path / "a.png", ImageCache()
     Image.new("RGB", (4, 4), (0, 0, 0)).save(path)
     assert cache.get(path).max() == 0

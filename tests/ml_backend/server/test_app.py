@@ -1,4 +1,4 @@
-"""The web server: who is let in, what is shown, and what is never told."""
+"""The web server: who is let in, what is shown, and what is never shown."""
 
 import io
 import logging
@@ -110,7 +110,7 @@ def test_what_may_not_or_cannot_be_shown_is_refused_briefly(folder, path, status
     assert str(folder.path.parent) not in answer.text and "Traceback" not in answer.text and len(answer.text) < 200
 
 
-def test_an_image_is_given_as_it_is_or_brightened(folder):
+def test_an_image_is_shown_as_it_is_or_brightened(folder):
     client = create_app(folder, secret=SECRET).test_client()
     path = path_of(image_url("http://h", SECRET, 1, time.time() + 86400))
     assert client.get(path).data == folder.path.read_bytes()
@@ -143,7 +143,7 @@ def test_pictures_are_nothing_but_pictures(folder, path, query):
     assert answer.headers["Content-Security-Policy"] == "sandbox"
 
 
-def test_a_truncated_image_is_told_in_the_log_only(folder, caplog):
+def test_a_truncated_image_is_named_in_the_log_only(folder, caplog):
     folder.path.write_bytes(folder.path.read_bytes()[:60])
     answer = create_app(folder, secret=SECRET).test_client().get(crop())
     assert answer.status_code == 404 and answer.json == {"error": "the image cannot be shown"}
@@ -334,7 +334,7 @@ def test_tasks_come_with_all_that_was_predicted_before(tmp_path):
     assert queued == [{"id": i, "data": data} for i in range(1, 161)]
 
 
-def test_metrics_tell_what_happened(backend, tmp_path):
+def test_metrics_count_what_happened(backend, tmp_path):
     draw_spots(tmp_path / "a.png")
     app = create_app(backend=backend, queue_depth=lambda: 3)
     client = app.test_client()
@@ -364,7 +364,7 @@ def test_a_queue_that_is_away_does_not_break_the_metrics():
     assert "campaign_queue_depth NaN" in create_app(queue_depth=away).test_client().get("/metrics").text
 
 
-def test_training_status_is_told():
+def test_training_status_is_answered():
     app = create_app(training=lambda project: {"is_training": True, "project": project})
     assert app.test_client().get("/is_training?project=31.179").json == {"is_training": True, "project": 31}
     assert create_app().test_client().get("/is_training").json == {"is_training": False}

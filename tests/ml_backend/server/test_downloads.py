@@ -110,7 +110,7 @@ def url(server, path: str) -> str:
 
 
 @pytest.mark.parametrize("path", ["plain", "packed", "on", "on_endlessly"])
-def test_an_honest_answer_is_given_whole(server, path):
+def test_an_honest_answer_is_returned_whole(server, path):
     with session() as limited:
         assert limited.get(url(server, path)).content == BODY
 

@@ -112,7 +112,7 @@ def test_too_large_an_image_is_refused_and_leaves_nothing(web, tmp_path):
         ("http://127.0.0.1:9/" + "a" * 5000, "expected an answer"),
     ],
 )
-def test_what_cannot_be_had_is_told_without_secrets(tmp_path, url, message, monkeypatch):
+def test_errors_name_an_image_without_its_secrets(tmp_path, url, message, monkeypatch):
     monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
     with pytest.raises(InputError, match=message) as caught:
         ImageFiles(tmp_path / "cache").get(url, task_id=1)

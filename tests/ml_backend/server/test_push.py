@@ -25,7 +25,7 @@ CONFIG = (
 class Stub(BaseHTTPRequestHandler):
     """Lists tasks with predictions, and takes predictions of the tasks that are not `server.deleted`.
 
-    `server.statuses` are answered first; one below 0 stores the predictions and gives its absolute value.
+    `server.statuses` are answered first; one below 0 stores the predictions and answers its absolute value.
     """
 
     def do_GET(self) -> None:
@@ -97,7 +97,7 @@ def backend(tmp_path):
 
 @pytest.fixture
 def tasks(tmp_path):
-    """A function that gives so many tasks with a good image."""
+    """A function that makes so many tasks with a good image."""
     folder = tmp_path / "web"
     folder.mkdir()
     draw_spots(folder / "a.png")

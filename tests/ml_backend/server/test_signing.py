@@ -7,7 +7,7 @@ from ml_backend.server.signing import TokenError, crop_url, image_url, read, sig
 NOW = 1_800_000_000
 
 
-def test_a_token_gives_back_its_key_until_it_expires():
+def test_a_token_returns_its_key_until_it_expires():
     token = sign("secret", "crop", 2**52 + 1, NOW + 10)
     assert read("secret", "crop", token, NOW + 9) == 2**52 + 1
     with pytest.raises(TokenError, match="expired"):

@@ -1,4 +1,4 @@
-"""Turns: in the order they were asked for, and not waited for longer than told."""
+"""Turns: in the order they were asked for, and not waited for longer than asked."""
 
 import threading
 import time

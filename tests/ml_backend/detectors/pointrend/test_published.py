@@ -121,12 +121,12 @@ def test_files_with_former_names(theirs, ours, tmp_path, caplog):
         assert "iou_head" in name or torch.equal(state[name], value)
 
 
-def test_missing_heads_are_told_in_one_line(theirs, tmp_path, caplog):
+def test_missing_heads_are_named_in_one_line(theirs, tmp_path, caplog):
     state = {k: v for k, v in theirs.state_dict().items() if ".fpn_output3." not in k and "point_head" not in k}
     build(options(write(tmp_path / "part.pkl", state)), 80)
-    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len(told) == 1
-    assert told[0].endswith(
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].endswith(
         "part.pkl: no weights for backbone.fpn_output3, roi_heads.mask_head.point_head, which start anew"
     )
 

@@ -50,7 +50,7 @@ def test_boxes_fit_their_masks(data):
                 assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
 
 
-def test_a_step_gives_the_same_crops_whatever_came_before(data):
+def test_a_step_has_the_same_crops_whatever_came_before(data):
     one, other = sampler(data), sampler(data)
     for step in range(4):
         one.batch(step)
@@ -76,7 +76,7 @@ def test_threads_share_the_decoded_images(data, monkeypatch, cache):
     if cache == 1:
         assert len(shared._scenes) == 1
     else:
-        # Of 72 crops; two threads may have begun the same image at once.
+        # Of 72 crops; two threads may have opened the same image at once.
         assert len(shared._scenes) == 4
         assert len(read) <= 4 * 4
 

@@ -20,7 +20,7 @@ def pipeline(detect, device="cpu", options=OPTIONS):
 
 
 def one_square(pixels, sizes):
-    """In the middle of each tile a square of 20 network pixels, told by the tile's mean."""
+    """In the middle of each tile a square of 20 network pixels, with the tile's mean as its feature."""
     found = []
     for part, (height, width) in zip(pixels, sizes, strict=True):
         middle = torch.tensor([width, height, width, height], device=pixels.device) / 2
@@ -60,7 +60,7 @@ def test_images_of_several_tiles_keep_their_order(batch, tmp_path, device):
     assert whole[[0, -1]].tolist() == [[59.0, 59.0], [211.0, 211.0]]
 
 
-def test_what_fails_in_a_thread_is_told(tmp_path):
+def test_what_fails_in_a_thread_is_raised(tmp_path):
     images = draw(tmp_path, 2, seed=1).images
     with pytest.raises(InputError, match="expected an image file, got no such file"):
         list(pipeline(one_square)([images[0], replace(images[1], path=tmp_path / "nowhere.png")]))
