@@ -68,27 +68,9 @@ def parse(name: str, xml: str) -> LabelingConfig:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
         raise ConfigError(f"labeling config {name}: expected XML, got {error}") from None
-    controls: dict[str, str] = {}
-    objects: dict[str, str] = {}
-    data_keys: list[str] = []
-    choices: dict[str, tuple[str, ...]] = {}
-    hotkeys: dict[str, str] = {}
-    for element in root.iter():
-        attributes = element.attrib
-        for value in attributes.values():
-            data_keys += re.findall(r"\$(\w+)", value)
-        if "hotkey" in attributes:
-            value = attributes.get("value", element.tag)
-            other = hotkeys.setdefault(attributes["hotkey"], value)
-            if other != value:
-                raise ConfigError(
-                    f"labeling config {name}: expected hotkeys that differ, got {other} and {value} alike"
-                )
-        if element.tag in _OBJECTS:
-            objects[attributes.get("name", "")] = element.tag
-        elif element.tag not in _PARTS and "toName" in attributes:
-            controls[attributes.get("name", "")] = element.tag
-            choices[attributes.get("name", "")] = tuple(c.get("value", "") for c in element.iter() if c is not element)
+    objects = {e.get("name", ""): e.tag for e in root.iter() if e.tag in _OBJECTS}
+    controls = {e.get("name", ""): e for e in root.iter() if e.tag not in _OBJECTS | _PARTS and "toName" in e.attrib}
+    _check_hotkeys(name, root)
     # Label Studio counts every name="…" in the text, styles included, so that is what is counted here.
     named = re.findall(r'\sname="([^"]*)"', xml) + re.findall(r'\[name="([^"]*)"', xml)
     doubled = sorted({n for n in named if named.count(n) > 1})
@@ -102,4 +84,19 @@ def parse(name: str, xml: str) -> LabelingConfig:
             )
     if not controls:
         raise ConfigError(f"labeling config {name}: expected a control that takes an answer, got none")
-    return LabelingConfig(name, xml, controls, objects, tuple(dict.fromkeys(data_keys)), choices)
+    data_keys = [key for e in root.iter() for value in e.attrib.values() for key in re.findall(r"\$(\w+)", value)]
+    choices = {key: tuple(c.get("value", "") for c in e.iter() if c is not e) for key, e in controls.items()}
+    tags = {key: e.tag for key, e in controls.items()}
+    return LabelingConfig(name, xml, tags, objects, tuple(dict.fromkeys(data_keys)), choices)
+
+
+def _check_hotkeys(name: str, root: ElementTree.Element) -> None:
+    hotkeys: dict[str, str] = {}
+    for element in root.iter():
+        if "hotkey" in element.attrib:
+            value = element.get("value", element.tag)
+            other = hotkeys.setdefault(element.attrib["hotkey"], value)
+            if other != value:
+                raise ConfigError(
+                    f"labeling config {name}: expected hotkeys that differ, got {other} and {value} alike"
+                )

@@ -74,14 +74,14 @@ class Instructions:
 
 
 def to_html(markdown: str, crop_url: Callable[[int], str] | None = None) -> str:
-    """HTML of `markdown`, in which raw HTML is shown as text; `crop_url` gives the address of a mask's crop."""
+    """HTML of `markdown`, in which raw HTML is shown as text; `crop_url` returns the address of a mask's crop."""
     if crop_url is not None:
-        markdown = _CROP.sub(lambda found: crop_url(int(found[1])), markdown)
+        markdown = _CROP.sub(lambda match: crop_url(int(match[1])), markdown)
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown).strip()
 
 
 def examples_html(good: list[str], bad: list[str]) -> str:
-    """Two rows of example crops, given by their addresses: masks that are correct and masks that are not."""
+    """Two rows of example crops, named by their addresses: masks that are correct and masks that are not."""
     rows = [("Correct", good), ("Wrong", bad)]
     return "".join(f"<h4>{word}</h4><p>{''.join(map(_picture, urls))}</p>" for word, urls in rows if urls)
 

@@ -1,0 +1,1 @@
+"""From decisions to masks: propagation, duplicates, certification and the COCO export; pure functions."""

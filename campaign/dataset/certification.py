@@ -171,8 +171,8 @@ def certify(
     label = np.array([draw.class_id for draw in audit.draws])
     classes = {}
     for class_id, size in audit.population.items():
-        mine = wrong[label == class_id]
-        count, n = int(mine.sum()), len(mine)
+        of_class = wrong[label == class_id]
+        count, n = int(of_class.sum()), len(of_class)
         if annotators.fallible or n < _SIMPLE_SHARE * size:
             most = _binomial_upper(count, n, annotators.alpha)
         else:

@@ -30,13 +30,18 @@ def export_coco(
 ) -> int:
     """Write the masks to `path` as one COCO file and return how many there are.
 
-    Images, categories and licences keep their ids; rows given as mappings are written as they are. Annotations are
+    Images, categories and licences keep their ids; rows that are mappings are written as they are. Annotations are
     numbered from 1 in the order of the masks, and each carries under `attributes` what it rests on: `mask_id`,
     `round`, `cluster`, `asked`, `yes`, `rule`, `source` ("voted yes", "propagated" or "edited"), `model_version`,
     `score`, `class_confidence` and `predicted_iou`. Masks may come in any number of pieces; memory is that of one
     piece.
 
     Args:
+        path: the file to write.
+        masks: what becomes annotations, whole or in pieces.
+        images: all images of the export, also those without a mask.
+        categories: {class id: name}, or COCO's own rows.
+        licenses: COCO's own rows.
         info: goes into the file's `info`.
         certificate: what is known about the quality of the export; goes into `info` under "certificate".
         progress: called with the number of masks written so far, once per piece.

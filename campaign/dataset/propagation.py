@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
+from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from ml_backend.predictions import Predictions
 
@@ -27,15 +28,24 @@ class Decided(Protocol):
     """A decision as far as it is needed here: one of `campaign.search.tree_search`, or the store's row of one."""
 
     @property
-    def cluster(self) -> Any: ...
+    def cluster(self) -> Any:
+        """The cluster's id in its tree."""
+
     @property
-    def kind(self) -> Any: ...
+    def kind(self) -> Any:
+        """Accept, reject or split."""
+
     @property
-    def rule(self) -> Any: ...
+    def rule(self) -> Any:
+        """The rule that decided."""
+
     @property
-    def asked(self) -> Any: ...
+    def asked(self) -> Any:
+        """The masks whose answers were weighed."""
+
     @property
-    def yes(self) -> Any: ...
+    def yes(self) -> Any:
+        """How many of those were voted "yes"."""
 
 
 def propagate(
@@ -67,7 +77,7 @@ def propagate(
     cluster = np.full(n, -1, np.int64) if tree is None else nearest_decided(tree.parent, n, decisions)
     by_cluster = {d.cluster: d for d in decisions}
     known = np.array(sorted(by_cluster), np.int64)
-    found = [by_cluster[int(c)] for c in known]
+    ordered = [by_cluster[int(c)] for c in known]
     at = np.searchsorted(known, cluster)  # position of each mask's decision; len(known) or wrong where cluster is -1
     decided = cluster >= 0
 
@@ -76,9 +86,9 @@ def propagate(
         table[:-1], table[-1] = values, missing
         return table[np.where(decided, at, len(values))]
 
-    accepted = column([d.kind == "accept" for d in found], False, bool)
+    accepted = column([d.kind == Kind.ACCEPT for d in ordered], False, bool)
     keep = (verdict == Verdict.YES) | (accepted & (verdict == -1))
-    rule = np.where(accepted, column([d.rule for d in found], "", object), VOTED_RULE)
+    rule = np.where(accepted, column([d.rule for d in ordered], "", object), VOTED_RULE)
     masks = DatasetMasks(
         **{
             name: getattr(predictions, name)
@@ -86,8 +96,8 @@ def propagate(
         },
         round=np.full(n, round_number),
         cluster=cluster,
-        asked=column([d.asked for d in found], 0, np.int32),
-        yes=column([d.yes for d in found], 0, np.int32),
+        asked=column([d.asked for d in ordered], 0, np.int32),
+        yes=column([d.yes for d in ordered], 0, np.int32),
         rule=rule,
         model_version=np.full(n, model_version, object),
         voted=verdict == Verdict.YES,
@@ -208,7 +218,7 @@ def _covered(rle: dict, touching: list[dict], sum_of_shares: float, limit: float
 
 
 def _groups(masks: DatasetMasks | Predictions, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of one image and class at a time, each in the given order."""
+    """Rows of one image and class at a time, each in the order of `order`."""
     if not len(order):
         return
     by_group = order[np.lexsort((masks.class_id[order], masks.image_id[order]))]  # lexsort is stable
@@ -227,7 +237,7 @@ def _rles(masks: DatasetMasks | Predictions, index: np.ndarray | slice) -> list[
 
 
 def _verdict_column(mask_ids: np.ndarray, verdicts: Mapping[int, Verdict]) -> np.ndarray:
-    """Verdict of each mask, (n,) int8; -1 where none was given."""
+    """Verdict of each mask, (n,) int8; -1 where there is none."""
     column = np.full(len(mask_ids), -1, np.int8)
     if not verdicts or not len(mask_ids):
         return column

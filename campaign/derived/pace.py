@@ -41,7 +41,7 @@ def page_answers(store: Store) -> dict[str, list[PageAnswer]]:
                 verdicts=tuple(Verdict.parse(answers[mask].verdict) for mask in shown),
                 seconds=first.lead_time,
                 at=_seconds(first.answered_at),
-                traps=sum(mask in wrong[key] for mask in shown),
+                wrong_gold=sum(mask in wrong[key] for mask in shown),
             )
         )
     return {user: sorted(of_user, key=lambda p: (p.at or 0.0, p.key)) for user, of_user in pages.items()}

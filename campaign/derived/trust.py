@@ -66,7 +66,7 @@ class TrustView:
             return False
         end = ended.get(asked.round)
         return not any(
-            t.holds(fact.answered_at) and not (end is not None and end <= t.found)
+            t.holds(fact.answered_at) and not (end is not None and end <= t.noticed)
             for t in self.intervals.get(fact.annotator, ())
         )
 

@@ -28,7 +28,7 @@ PAGE_SIZE = 1000
 
 
 class LabelStudioError(InputError):
-    """Label Studio did not do what was asked of it, told in one line."""
+    """Label Studio did not do what was asked of it; one line says what."""
 
 
 class LabelStudioUnavailable(LabelStudioError):  # noqa: N818
@@ -87,7 +87,7 @@ class Client:
         return self.call(lambda sdk: sdk._client_wrapper._tokens_client.api_key)
 
     def call(self, function: Callable[[LabelStudio], T], *, thing: str | None = None, repeatable: bool = True) -> T:
-        """What `function(sdk)` gives, tried again where that may help.
+        """What `function(sdk)` returns, tried again where that may help.
 
         With `repeatable=False` it is tried again only where the request cannot have arrived. `thing` names what is
         asked for in errors. Raises LabelStudioUnavailable, LabelStudioUnauthorized, ProjectGone (a 404 of
@@ -235,8 +235,8 @@ def _body(response: httpx.Response) -> Any:
 def _detail(body: Any) -> str:
     """Label Studio's own words on an error, in at most 200 characters."""
     if isinstance(body, dict):
-        told = body.get("validation_errors") or body.get("detail") or body
-        body = told if isinstance(told, str) else json.dumps(told)
+        detail = body.get("validation_errors") or body.get("detail") or body
+        body = detail if isinstance(detail, str) else json.dumps(detail)
     text = " ".join(str(body).split())
     if text.startswith("<"):
         return "an HTML page"

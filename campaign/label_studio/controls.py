@@ -45,7 +45,7 @@ def mask_controls(xml: str) -> MaskControls:
         for element in root.iter()
         if element.tag.lower() == "image" and element.get("value", "").startswith("$")
     }
-    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    masks: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for element in root.iter():
         tag, to_name = element.tag.lower(), element.get("toName", "")
         if tag in LABELS | PLAIN and to_name in images:
@@ -55,19 +55,19 @@ def mask_controls(xml: str) -> MaskControls:
                 for label in element.iter()
                 if label.tag.lower() == "label"
             )
-            found[element.get("name", "")] = (tag, to_name, labels)
-    if not found:
+            masks[element.get("name", "")] = (tag, to_name, labels)
+    if not masks:
         raise InputError(
             "labeling config", "an Image with BrushLabels, PolygonLabels or RectangleLabels", f"<{root.tag}> without"
         )
     # A config may show several images; the one that most controls are about is the one.
-    targets = [to_name for _, to_name, _ in found.values()]
+    targets = [to_name for _, to_name, _ in masks.values()]
     image = max(dict.fromkeys(targets), key=targets.count)
-    mine = {name: (tag, labels) for name, (tag, to_name, labels) in found.items() if to_name == image}
+    chosen = {name: (tag, labels) for name, (tag, to_name, labels) in masks.items() if to_name == image}
     return MaskControls(
         image_name=image,
         data_key=images[image][1:],
-        controls={name: tag for name, (tag, _) in mine.items()},
-        labels={name: labels for name, (_, labels) in mine.items()},
-        classes=tuple(dict.fromkeys(label for _, labels in mine.values() for label in labels)),
+        controls={name: tag for name, (tag, _) in chosen.items()},
+        labels={name: labels for name, (_, labels) in chosen.items()},
+        classes=tuple(dict.fromkeys(label for _, labels in chosen.values() for label in labels)),
     )

@@ -42,10 +42,10 @@ def parse_drawn(task: dict[str, Any], unknown: Counter[str]) -> DrawnTask | None
     if not isinstance(key, str):
         unknown["a task that is no page"] += 1
         return None
-    found = []
+    annotations = []
     for row in task.get("annotations") or []:
         user, result = row.get("completed_by"), row.get("result")
-        found.append(
+        annotations.append(
             DrawnAnnotation(
                 id=int(row["id"]),
                 user=int(user["id"] if isinstance(user, dict) else user or 0),
@@ -55,4 +55,4 @@ def parse_drawn(task: dict[str, Any], unknown: Counter[str]) -> DrawnTask | None
                 result=[region for region in result if isinstance(region, dict)] if isinstance(result, list) else [],
             )
         )
-    return DrawnTask(int(task["id"]), key, sorted(found, key=lambda a: a.id))
+    return DrawnTask(int(task["id"]), key, sorted(annotations, key=lambda a: a.id))

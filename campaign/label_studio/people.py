@@ -16,7 +16,7 @@ SUBMIT = "annotation:annotation:submit"
 
 @dataclass(frozen=True)
 class Account:
-    """A user who was signed up; `password` is told here once and stored nowhere."""
+    """A user who was signed up; `password` is returned here once and stored nowhere."""
 
     email: str
     password: str

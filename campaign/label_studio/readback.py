@@ -54,22 +54,23 @@ class TaskSnapshot:
 
 @dataclass(frozen=True)
 class _Cursor:
-    """`since`: Label Studio's own time of the last change seen. `told`: content of the tasks told of near that time."""
+    """`since`: Label Studio's time of the newest change. `seen`: digests of the tasks returned near that time."""
 
     since: str
-    told: dict[str, str]
+    seen: dict[str, str]
 
     @classmethod
     def parse(cls, text: str) -> _Cursor:
+        """The cursor that `str` made. Campaigns of version 0.1 stored `seen` under another name."""
         try:
             value = json.loads(text)
             datetime.strptime(value["since"], FORMAT)
-            return cls(value["since"], dict(value["told"]))
+            return cls(value["since"], dict(value["seen"] if "seen" in value else value["told"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError("read-back cursor", "one that read_changes gave", error) from None
+            raise InputError("read-back cursor", "one that read_changes returned", error) from None
 
     def __str__(self) -> str:
-        return json.dumps({"since": self.since, "told": self.told})
+        return json.dumps({"since": self.since, "seen": self.seen})
 
 
 def read_changes(client: Client, project_id: int, cursor: str | None = None) -> tuple[list[TaskSnapshot], str | None]:
@@ -85,9 +86,9 @@ def read_tasks(
 ) -> tuple[list[Snapshot], str | None]:
     """What the pages that changed since `cursor` say now, and the next cursor. None reads all pages.
 
-    Every create, edit, delete and skip is told at least once, whenever it was committed; a page that did not change
-    since it was told is left out where that is known. The cursor is only ever Label Studio's own time. Drafts do
-    not count, and a page whose task is deleted is not told of. Raises LabelStudioUnavailable, ProjectGone.
+    Every create, edit, delete and skip is returned at least once, whenever it was committed; a page that did not change
+    since is left out where that is known. The cursor is only ever Label Studio's own time. Drafts do
+    not count, and a page whose task is deleted is absent. Raises LabelStudioUnavailable, ProjectGone.
     """
     old = _Cursor.parse(cursor) if cursor else None
     start = _format(_time(old.since) - OVERLAP) if old else None
@@ -98,21 +99,21 @@ def read_tasks(
     since = max(newest, old.since) if old else newest
     horizon = _format(_time(since) - OVERLAP)
     changes: list[Snapshot] = []
-    told: dict[str, str] = {}
+    seen: dict[str, str] = {}
     unknown: Counter[str] = Counter()
     filters = [_since(start)] if start else []
     for task in client.tasks(project_id, FIELDS, filters=filters, annotations=True):
         digest = _digest(task)
         if task["updated_at"] >= horizon:
-            told[str(task["id"])] = digest
-        if old and old.told.get(str(task["id"])) == digest:
+            seen[str(task["id"])] = digest
+        if old and old.seen.get(str(task["id"])) == digest:
             continue
         snapshot = parse(task, unknown)
         if snapshot is not None:
             changes.append(snapshot)
     for what, count in sorted(unknown.items()):
         logger.warning("project %d: left out %s (%d times)", project_id, what, count)
-    return changes, str(_Cursor(since, told))
+    return changes, str(_Cursor(since, seen))
 
 
 def parse_task(task: dict[str, Any], unknown: Counter[str] | None = None) -> TaskSnapshot | None:
@@ -212,8 +213,8 @@ def _format(time: datetime) -> str:
 
 def _digest(task: dict[str, Any]) -> str:
     """A short digest of what a page's annotations say."""
-    told = [
+    content = [
         (a.get("id"), a.get("updated_at"), a.get("was_cancelled"), a.get("completed_by"), a.get("result"))
         for a in task.get("annotations") or []
     ]
-    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -43,17 +43,17 @@ def find_command(command: str | Path | None = None) -> Path:
     beside = Path(sys.prefix)
     asked = command or os.environ.get("LABEL_STUDIO_COMMAND")
     if asked:
-        found = shutil.which(str(asked))
-        if not found:
+        path = shutil.which(str(asked))
+        if not path:
             raise InputError("label-studio command", "an executable", asked)
-        return Path(found)
+        return Path(path)
     for candidate in (beside / "label-studio/bin/label-studio", beside / "bin/label-studio"):
         if os.access(candidate, os.X_OK):
             return candidate
-    found = shutil.which("label-studio")
-    if not found:
+    path = shutil.which("label-studio")
+    if not path:
         raise InputError("label-studio command", "Label Studio on PATH or in $LABEL_STUDIO_COMMAND", "none")
-    return Path(found)
+    return Path(path)
 
 
 class LabelStudioServer:
@@ -119,8 +119,8 @@ class LabelStudioServer:
     def start(self, timeout: float = 180.0, progress: Callable[[str], None] | None = None) -> LabelStudioServer:
         """Starts the server and returns once it answers. The very first start on a machine takes about 50 s.
 
-        `progress` is told in a few words what is being waited for. Raises InputError where the port asked for is
-        taken, and RuntimeError with the end of the log where the server ends or is not up within `timeout` seconds.
+        `progress` is called with what is being waited for. Raises InputError where the port asked for is taken,
+        and RuntimeError with the end of the log where the server ends or is not up within `timeout` seconds.
         """
         if self.pid:
             return self
@@ -339,15 +339,15 @@ def _submit_form(url: str, email: str, password: str) -> requests.Session:
     # A form that was taken sends on to the projects; one that was not is shown again with what is wrong.
     if answer.status_code not in (301, 302):
         lists = re.findall(r'class="field_errors">(.*?)</ul>|class="error">(.*?)</p>', answer.text, re.DOTALL)
-        told = [" ".join(re.sub("<[^>]*>", " ", "".join(parts)).split()) for parts in lists]
-        raise InputError(f"Label Studio user {email}", "a form that is taken", "; ".join(told) or answer.status_code)
+        reasons = [" ".join(re.sub("<[^>]*>", " ", "".join(parts)).split()) for parts in lists]
+        raise InputError(f"Label Studio user {email}", "a form that is taken", "; ".join(reasons) or answer.status_code)
     return session
 
 
 def prepare_database(command: str | Path | None = None, timeout: float = 180.0) -> Path | None:
     """An empty database with all of Label Studio's migrations applied, made once per version and user of the machine.
 
-    Applying them takes 40 s, copying the outcome none. None where the version is not found out: then the server
+    Applying them takes 40 s, copying the outcome none. None where the version is not known: then the server
     applies them itself, as it also does where the copy is behind.
     """
     executable = find_command(command)
@@ -374,7 +374,7 @@ def prepare_database(command: str | Path | None = None, timeout: float = 180.0) 
             )
             made = Path(scratch) / "label_studio.sqlite3"
             if done.returncode or not made.exists():
-                logger.info("no database is kept for the next start: label-studio version gave %d", done.returncode)
+                logger.info("no database is kept for the next start: label-studio ended with %d", done.returncode)
                 return None
             made.replace(template)
     return template

@@ -80,7 +80,7 @@ def read_source(
 
     A task counts as annotated where an annotation was not skipped: the ground truth, else the latest. Of the
     annotated tasks the share `heldout_share` (0 to 1) is held out, chosen by `seed` and task id alone. `progress` is
-    told (images done, images). Raises InputError where the config takes no masks, a task has no image, an image
+    called with (images done, images). Raises InputError where the config takes no masks, a task has no image, an image
     cannot be had or read, or a mask is malformed or not of its image's size; LabelStudioError as a client does.
     """
     if not 0 <= heldout_share < 1:
@@ -136,35 +136,40 @@ def parse_regions(
             parts.setdefault(str(part.get("id", number)), []).append(part)
         elif part.get("type") != "relation":
             left_out[f"{part.get('type', 'unknown')} regions"] += 1
-    found = []
+    regions = []
     for region_id, members in parts.items():
-        value: dict[str, Any] = {}
-        for member in members:
-            value |= member["value"]
-        labels = tuple(
-            dict.fromkeys(str(label) for m in members for label in m["value"].get(str(m.get("type")).lower(), []))
-        )
-        name = f"{thing} region {region_id}"
-        if not labels:
-            left_out["regions without a class"] += 1
-            continue
-        if any(m.get("image_rotation") for m in members):
-            left_out["regions on a turned image"] += 1
-            continue
-        width, height = members[0].get("original_width"), members[0].get("original_height")
-        if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-            raise InputError(name, "the width and height of its image", f"{width}x{height}")
-        try:
-            rle = _mask(value, width, height)
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{name} of a {width}x{height} image", "a brush, polygon or rectangle", error) from None
-        if rle is None:
-            left_out["regions that are no mask"] += 1
-        elif not mask_util.area(rle):
-            left_out["empty masks"] += 1
+        region = _region(members, f"{thing} region {region_id}")
+        if isinstance(region, Region):
+            regions.append(region)
         else:
-            found.append(Region(labels, rle, width, height))
-    return found
+            left_out[region] += 1
+    return regions
+
+
+def _region(members: list[dict[str, Any]], name: str) -> Region | str:
+    """The region that the parts of one id make, or what it is instead of a mask with a class."""
+    value: dict[str, Any] = {}
+    for member in members:
+        value |= member["value"]
+    labels = tuple(
+        dict.fromkeys(str(label) for m in members for label in m["value"].get(str(m.get("type")).lower(), []))
+    )
+    if not labels:
+        return "regions without a class"
+    if any(m.get("image_rotation") for m in members):
+        return "regions on a turned image"
+    width, height = members[0].get("original_width"), members[0].get("original_height")
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise InputError(name, "the width and height of its image", f"{width}x{height}")
+    try:
+        rle = _mask(value, width, height)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{name} of a {width}x{height} image", "a brush, polygon or rectangle", error) from None
+    if rle is None:
+        return "regions that are no mask"
+    if not mask_util.area(rle):
+        return "empty masks"
+    return Region(labels, rle, width, height)
 
 
 def held_out(task_ids: list[int], share: float, seed: int) -> set[int]:
@@ -242,7 +247,7 @@ def _size(path: Path, task_id: int, address: str) -> tuple[int, int]:
 
 def _classes(controls: MaskControls, regions: dict[int, list[Region]]) -> dict[int, str]:
     """Class ids from 1 on, in the config's order; labels that only annotations have (dynamic ones) by name after it."""
-    used = {label for found in regions.values() for region in found for label in region.labels}
+    used = {label for of_task in regions.values() for region in of_task for label in region.labels}
     names = [*controls.classes, *sorted(used - set(controls.classes))]
     if not names:
         raise InputError("labeling config", "at least one label", "none")

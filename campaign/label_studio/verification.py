@@ -65,7 +65,7 @@ def create_project(
 ) -> int:
     """The id of the project of this title, made where there is none, with its webhook.
 
-    Run again after it was killed halfway it gives the same project and mends what is missing. `overlap` is the
+    Run again after it was killed halfway it returns the same project and mends what is missing. `overlap` is the
     number of users who answer each page, `predictions` says whether what a task brings is shown to be changed.
     Raises LabelStudioError where Label Studio refuses.
     """
@@ -83,8 +83,8 @@ def create_project(
 
 def find_project(client: Client, title: str) -> int | None:
     """The oldest project with exactly this title, or None."""
-    found = client.request("GET", "api/projects/", params={"title": title, "page_size": 1000, "include": "id,title"})
-    return min((int(p["id"]) for p in found["results"] if p["title"] == title), default=None)
+    projects = client.request("GET", "api/projects/", params={"title": title, "page_size": 1000, "include": "id,title"})
+    return min((int(p["id"]) for p in projects["results"] if p["title"] == title), default=None)
 
 
 def shorten(title: str) -> str:
@@ -146,7 +146,7 @@ def publish_pages(
 
     Killed halfway and run again, no page is doubled or lost: the keys of the project's tasks with an id above `after`
     are read first. Where many pages were published before, `after` is the highest task id known to hold none of
-    these. `published` is told of each batch once its tasks are known, `progress` of each batch's size.
+    these. `published` is called with each batch once its tasks are known, `progress` with each batch's size.
     Raises LabelStudioUnavailable, LabelStudioUnauthorized, ProjectGone.
     """
     pages = list(pages)
@@ -167,24 +167,24 @@ def publish_tasks(
 ) -> dict[str, int]:
     """`publish_pages` for tasks of any kind, by key; each has its key under `meta`."""
     held = read_keys(client, project_id, after)
-    found = {key: task for key, task in held.items() if key in bodies}
-    if found:
-        logger.info("%d of %d pages are in project %d already", len(found), len(bodies), project_id)
+    known = {key: task for key, task in held.items() if key in bodies}
+    if known:
+        logger.info("%d of %d pages are in project %d already", len(known), len(bodies), project_id)
         if published:
-            published(dict(found))
+            published(dict(known))
         if progress:
-            progress(len(found))
-    missing = [key for key in bodies if key not in found]
+            progress(len(known))
+    missing = [key for key in bodies if key not in known]
     newest = max(held.values(), default=after)
     for part in _batches(missing, batch):
         tasks = _import(client, project_id, {key: bodies[key] for key in part}, newest)
-        found |= tasks
+        known |= tasks
         newest = max(newest, *tasks.values())
         if published:
             published(tasks)
         if progress:
             progress(len(part))
-    return found
+    return known
 
 
 def read_keys(client: Client, project_id: int, after: int = 0) -> dict[str, int]:
@@ -220,7 +220,7 @@ def _import(client: Client, project_id: int, bodies: dict[str, dict[str, Any]], 
     """Imports one batch. Where the connection fails it may have arrived or not, so look before trying again."""
     thing = f"project {project_id}"
     missing = list(bodies)
-    found: dict[str, int] = {}
+    arrived: dict[str, int] = {}
     for _ in range(3):
         try:
             answer = client.request(
@@ -232,15 +232,15 @@ def _import(client: Client, project_id: int, bodies: dict[str, dict[str, Any]], 
             logger.warning("%s; looking which pages arrived", error)
         else:
             ids = answer.get("task_ids") or []
-            # Label Studio gives the ids in the order of the tasks; where it gives none, the keys are read back.
+            # Label Studio returns the ids in the order of the tasks; where it returns none, the keys are read back.
             if len(ids) == len(missing):
-                return found | {key: int(i) for key, i in zip(missing, ids, strict=True)}
+                return arrived | {key: int(i) for key, i in zip(missing, ids, strict=True)}
             problem = LabelStudioUnavailable(thing, f"{len(missing)} tasks imported", len(ids))
         held = read_keys(client, project_id, newest)
-        found |= {key: held[key] for key in missing if key in held}
-        missing = [key for key in missing if key not in found]
+        arrived |= {key: held[key] for key in missing if key in held}
+        missing = [key for key in missing if key not in arrived]
         if not missing:
-            return found
+            return arrived
     raise problem
 
 

@@ -37,18 +37,18 @@ def write_back(
     annotations: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Gives each task one prediction that holds its masks as brush regions; returns how many tasks got theirs.
+    """Writes one prediction to each task, its masks as brush regions; returns how many tasks got theirs.
 
     `version` names what is written: a task that has a prediction of this version is left as it is, so that a run
     that was killed goes on where it was. With `annotations` the predictions then become annotations of the token's
-    user, each once. `progress` is told the number of tasks of each batch. Raises InputError where the project's
+    user, each once. `progress` is called with the number of tasks of each batch. Raises InputError where the project's
     labeling config has no BrushLabels for a class, LabelStudioError as a client does.
     """
     controls = mask_controls(client.project(project_id)["label_config"])
     by_task: dict[int, list[WrittenMask]] = defaultdict(list)
     for mask in masks:
         by_task[mask.task_id].append(mask)
-    names = {m.class_name for found in by_task.values() for m in found}
+    names = {m.class_name for own in by_task.values() for m in own}
     targets = {name: Target("BrushLabels", controls.brush(name), controls.image_name, name) for name in sorted(names)}
     held = _written(client, project_id, version)
     todo = [task for task in sorted(by_task) if task not in held]

@@ -25,7 +25,7 @@ def keep_watch(store: Store, client: Client) -> None:
         store.values.add_people(client.users())
     known = dict(store.values.get(Key.WITHDRAWALS) or {})
     names = store.values.people()
-    now = {f"{user} {t.found}": [user, *t] for user, times in intervals.items() for t in times}
+    now = {f"{user} {t.noticed}": [user, *t] for user, times in intervals.items() for t in times}
     for user, (since, at, until, wrong, asked) in [(user, t) for user, times in intervals.items() for t in times]:
         key, name = f"{user} {at}", names.get(user, user)
         if key not in known:

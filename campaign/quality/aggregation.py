@@ -27,7 +27,7 @@ class Opinion:
 class Aggregate:
     """Verdicts by mask, the probability of "yes" behind each, and each annotator's (sensitivity, specificity).
 
-    Rates are None for an annotator whose answers do not tell.
+    Rates are None for an annotator none of whose answers can be judged.
     """
 
     verdicts: dict[Hashable, Verdict]
@@ -45,22 +45,22 @@ def aggregate(opinions: Iterable[Opinion], method: str = "majority", certainty: 
         raise InputError("aggregation", "one of " + ", ".join(METHODS), method)
     if not 0.5 <= certainty < 1:
         raise InputError("certainty", "a probability from 0.5 to below 1", certainty)
-    given = list(opinions)
-    certain = [o for o in given if o.verdict != Verdict.UNSURE]
+    opinions = list(opinions)
+    certain = [o for o in opinions if o.verdict != Verdict.UNSURE]
     probability = METHODS[method](certain) if certain else {}
     verdicts = {}
-    for mask in dict.fromkeys(o.mask for o in given):
+    for mask in dict.fromkeys(o.mask for o in opinions):
         p = probability.get(mask, 0.5)
         verdicts[mask] = Verdict.YES if p > certainty else Verdict.NO if p < 1 - certainty else Verdict.UNSURE
     return Aggregate(verdicts, probability, _rates(certain, probability))
 
 
-def majority(opinions: Iterable[Opinion]) -> dict[Hashable, float]:
-    """Share of yes among the yes and no of each mask."""
+def share_of_yes(opinions: Iterable[Opinion]) -> dict[Hashable, float]:
+    """{mask: share of yes among its opinions}; opinions are yes or no."""
     votes: dict[Hashable, list[int]] = defaultdict(list)
     for o in opinions:
         votes[o.mask].append(int(o.verdict == Verdict.YES))
-    return {mask: sum(given) / len(given) for mask, given in votes.items()}
+    return {mask: sum(own) / len(own) for mask, own in votes.items()}
 
 
 def dawid_skene(opinions: Iterable[Opinion], iterations: int = 100) -> dict[Hashable, float]:
@@ -73,9 +73,10 @@ def dawid_skene(opinions: Iterable[Opinion], iterations: int = 100) -> dict[Hash
     # sorted, so that the order of facts changes nothing
     rows = sorted((repr(o.mask), repr(o.annotator), int(o.verdict)) for o in opinions)
     names = {repr(o.mask): o.mask for o in opinions}
-    found = DawidSkene(n_iter=iterations).fit_predict_proba(DataFrame(rows, columns=["task", "worker", "label"]))
+    answers = DataFrame(rows, columns=["task", "worker", "label"])
+    probabilities = DawidSkene(n_iter=iterations).fit_predict_proba(answers)
     yes = int(Verdict.YES)
-    return {names[task]: float(row.get(yes, 0.0)) for task, row in found.iterrows()}
+    return {names[task]: float(row.get(yes, 0.0)) for task, row in probabilities.iterrows()}
 
 
 def _rates(
@@ -92,4 +93,4 @@ def _rates(
     return {who: (s[2] / s[0] if s[0] else None, s[3] / s[1] if s[1] else None) for who, s in right.items()}
 
 
-METHODS = {"majority": majority, "dawid-skene": dawid_skene}
+METHODS = {"majority": share_of_yes, "dawid-skene": dawid_skene}

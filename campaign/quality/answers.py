@@ -16,15 +16,24 @@ class AnswerFact(Protocol):
     """What an annotation said of a mask when it was read, as far as it is needed here."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """Its number in the store: a later fact has a higher one."""
+
     @property
-    def annotation_id(self) -> int: ...
+    def annotation_id(self) -> int:
+        """The annotation in Label Studio."""
+
     @property
-    def mask_id(self) -> int: ...
+    def mask_id(self) -> int:
+        """The mask that was asked about."""
+
     @property
-    def verdict(self) -> str: ...
+    def verdict(self) -> str:
+        """The word of a verdict, or `WITHDRAWN`."""
+
     @property
-    def answered_at(self) -> str: ...
+    def answered_at(self) -> str:
+        """Label Studio's time of the annotation's newest change; it orders as text."""
 
 
 F = TypeVar("F", bound=AnswerFact)
@@ -48,4 +57,4 @@ def verdicts(facts: Iterable[AnswerFact]) -> dict[int, Verdict]:
     votes: dict[int, list[Verdict]] = defaultdict(list)
     for fact in standing_answers(facts):
         votes[fact.mask_id].append(Verdict.parse(fact.verdict))
-    return {mask: majority(given) for mask, given in votes.items()}
+    return {mask: majority(own) for mask, own in votes.items()}

@@ -1,6 +1,6 @@
 """How far an annotator can be trusted: gold, agreement and speed. Pure functions of answers.
 
-Hidden gold tells most. Each user's gold answers, in the order in which they were given, run through a cumulative sum
+Hidden gold shows most. Each user's gold answers, in the order in which they came, run through a cumulative sum
 test (Page 1954, "Continuous inspection schemes") of the accepted share of errors against the limit. It finds a user
 who was careless from the start as well as one who grew tired, and it says since when: the answers since then are the
 ones not to trust. A user counts again once as strong evidence speaks for them.
@@ -19,7 +19,7 @@ import numpy as np
 
 from campaign.records.verdict import Verdict
 
-ALARM = 2.5  # log likelihood ratio at which a user is found careless; the same the other way makes up for it
+ALARM = 2.5  # log likelihood ratio at which a user counts as careless; the same the other way makes up for it
 CREDIT = 3.0  # the most that right answers of long ago speak for a user
 FAST_PAGES, PATTERN_PAGES, UNTOUCHED_PAGES = 3, 5, 3  # pages before a flag is raised
 LONGEST_GAP = 60.0  # seconds between two pages; more is a break and no part of the work
@@ -74,7 +74,7 @@ class Reliability:
 
 
 def reliability(answers: Iterable[GoldAnswer]) -> Reliability:
-    """What gold tells of a user, or of all users together."""
+    """How reliable a user is on gold, or all users together."""
     count = Counter((a.truth, a.verdict) for a in answers)
     yes, no = count[Verdict.YES, Verdict.YES], count[Verdict.NO, Verdict.NO]
     unsure = count[Verdict.YES, Verdict.UNSURE] + count[Verdict.NO, Verdict.UNSURE]
@@ -103,20 +103,20 @@ def passed(answers: Sequence[GoldAnswer], limit: float) -> bool:
 
 
 class WithdrawnInterval(NamedTuple):
-    """A user's answers after `since` up to `until` do not count; found at `found`.
+    """A user's answers after `since` up to `until` do not count; the test noticed at `noticed`.
 
     `since` "" is from their first answer on, `until` None is until further notice. `wrong` of `asked` gold answers
-    after `since` were wrong when it was found.
+    after `since` were wrong by then.
     """
 
     since: str
-    found: str
+    noticed: str
     until: str | None
     wrong: int
     asked: int
 
     def holds(self, at: str) -> bool:
-        """Whether an answer given then is among those withdrawn."""
+        """Whether an answer of that time is among those withdrawn."""
         return self.since < at and (self.until is None or at <= self.until)
 
 
@@ -127,10 +127,10 @@ def watch(
 
     The score is the log likelihood ratio of an error share of `limit` to one of `accepted`, never below `-CREDIT`. At
     `alarm` the answers since its last lowest point are withdrawn, and those to come until the score has fallen by
-    twice as much. Answers count once per mask; unsure ones tell nothing.
+    twice as much. Answers count once per mask; unsure ones say nothing.
     """
     wrong_step, right_step = math.log(limit / accepted), math.log((1 - limit) / (1 - accepted))
-    found: list[WithdrawnInterval] = []
+    intervals: list[WithdrawnInterval] = []
     score, lowest, since, wrong, asked = 0.0, 0.0, "", 0, 0
     distrusted = False
     for answer in first_answers(answers):
@@ -142,16 +142,16 @@ def watch(
         if distrusted:
             score = min(score, alarm)
             if score <= -alarm:
-                found[-1] = found[-1]._replace(until=answer.at)
+                intervals[-1] = intervals[-1]._replace(until=answer.at)
                 distrusted, score, lowest, since, wrong, asked = False, 0.0, 0.0, answer.at, 0, 0
             continue
         score = max(score, -CREDIT)
         if score <= lowest:
             lowest, since, wrong, asked = score, answer.at, 0, 0
         elif score >= alarm:
-            found.append(WithdrawnInterval(since, answer.at, None, wrong, asked))
+            intervals.append(WithdrawnInterval(since, answer.at, None, wrong, asked))
             distrusted, score = True, alarm
-    return found
+    return intervals
 
 
 # Gold among the questions
@@ -214,7 +214,7 @@ def draw_gold(
 def page_order(key: str, masks: Iterable[tuple[int, bool]]) -> list[int]:
     """The masks of a page, (mask id, whether it is gold), in the order in which they are shown.
 
-    Masks of neighbouring images stay together; gold lies among them where nobody can tell.
+    Masks of neighbouring images stay together; gold lies among them where nobody can see it.
     """
     rows = sorted(masks)
     shown = [mask for mask, gold in rows if not gold]
@@ -240,7 +240,7 @@ def stable_hash(*parts: object) -> int:
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
     """Cohen's kappa of two raters of the same things (Cohen 1960); None where there are none.
 
-    Raters who both give one and the same category throughout agree fully, and kappa is 1.
+    Raters who both choose one and the same category throughout agree fully, and kappa is 1.
     """
     n = len(first)
     if n == 0:
@@ -282,9 +282,9 @@ def agreement(votes: Votes) -> dict[str, Agreement]:
     """Each user against the others on the masks that several answered; `votes` are verdicts by mask and user."""
     own: dict[str, list[Verdict]] = defaultdict(list)
     others: dict[str, list[Verdict]] = defaultdict(list)
-    for given in votes.values():
-        for user, verdict in given.items():
-            for other, theirs in given.items():
+    for verdicts in votes.values():
+        for user, verdict in verdicts.items():
+            for other, theirs in verdicts.items():
                 if other != user:
                     own[user].append(verdict)
                     others[user].append(theirs)
@@ -294,8 +294,8 @@ def agreement(votes: Votes) -> dict[str, Agreement]:
 def vote_counts(votes: Votes) -> np.ndarray:
     """The table that `fleiss_kappa` takes: no, yes and unsure of each mask, (masks, 3)."""
     table = np.zeros((len(votes), 3), int)
-    for row, given in enumerate(votes.values()):
-        for verdict in given.values():
+    for row, verdicts in enumerate(votes.values()):
+        for verdict in verdicts.values():
             table[row, verdict] += 1
     return table
 
@@ -307,7 +307,8 @@ def vote_counts(votes: Votes) -> np.ndarray:
 class PageAnswer:
     """One page as one user answered it.
 
-    `verdicts` in the order in which the masks are shown; `traps` counts wrong gold masks among them. `seconds` from
+    `verdicts` in the order in which the masks are shown; `wrong_gold` counts the gold masks among them that
+    are wrong. `seconds` from
     the page's showing to its submission, `at` Unix time of that; both None where they are not known.
     """
 
@@ -316,7 +317,7 @@ class PageAnswer:
     verdicts: tuple[Verdict, ...]
     seconds: float | None
     at: float | None
-    traps: int = 0
+    wrong_gold: int = 0
 
     @property
     def untouched(self) -> bool:
@@ -326,11 +327,11 @@ class PageAnswer:
 
 def flags(pages: Sequence[PageAnswer], seconds_least: float) -> list[str]:
     """What looks careless in the pages of one user, one line each."""
-    found = []
+    reasons = []
     timed = [p for p in pages if p.seconds is not None and p.verdicts]
     fast = sum((p.seconds or 0) < seconds_least * len(p.verdicts) for p in timed)
     if fast >= FAST_PAGES and fast * 10 >= len(timed):
-        found.append(f"{fast} of {len(timed)} pages answered in less than {seconds_least:g} s per mask")
+        reasons.append(f"{fast} of {len(timed)} pages answered in less than {seconds_least:g} s per mask")
     patterns = Counter(
         tuple(place for place, verdict in enumerate(p.verdicts) if verdict != Verdict.YES)
         for p in pages
@@ -340,12 +341,12 @@ def flags(pages: Sequence[PageAnswer], seconds_least: float) -> list[str]:
         pattern, times = patterns.most_common(1)[0]
         if times >= PATTERN_PAGES and times * 2 > patterns.total():
             places = ", ".join(str(place + 1) for place in pattern)
-            found.append(f"the same places marked on {times} of {patterns.total()} pages: {places}")
-    traps = [p for p in pages if p.traps]
-    careless = [p for p in traps if p.untouched]
-    if len(careless) >= UNTOUCHED_PAGES and len(careless) * 2 >= len(traps):
-        found.append(f"{len(careless)} of {len(traps)} pages that hold a wrong gold mask submitted untouched")
-    return found
+            reasons.append(f"the same places marked on {times} of {patterns.total()} pages: {places}")
+    checked = [p for p in pages if p.wrong_gold]
+    careless = [p for p in checked if p.untouched]
+    if len(careless) >= UNTOUCHED_PAGES and len(careless) * 2 >= len(checked):
+        reasons.append(f"{len(careless)} of {len(checked)} pages that hold a wrong gold mask submitted untouched")
+    return reasons
 
 
 class Pace(NamedTuple):

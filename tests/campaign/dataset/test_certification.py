@@ -97,10 +97,10 @@ def test_coverage(error, gold, draws, per_class):
         classes, cluster, correct = dataset(rng)
         audit = audit_sample(classes, cluster, draws, per_class=per_class, seed=seed)
         rows = np.array(audit.rows)
-        told = correct[rows] ^ (rng.random(len(rows)) < error)
+        yes = correct[rows] ^ (rng.random(len(rows)) < error)
         right = rng.binomial(gold, 1 - error, 2)
         count = GoldCount(gold, int(right[0]), gold, int(right[1]))
-        certificate = certify(audit, dict(zip(rows.tolist(), told.astype(int).tolist(), strict=True)), count)
+        certificate = certify(audit, dict(zip(rows.tolist(), yes.astype(int).tolist(), strict=True)), count)
         covered += certificate.overall.lower_bound <= correct.mean() + 1e-12
         for class_id, bound in certificate.classes.items():
             covered_class += bound.lower_bound <= correct[classes == class_id].mean() + 1e-12

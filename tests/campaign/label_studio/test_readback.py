@@ -46,13 +46,13 @@ def test_parse_task_takes_no_other_tasks() -> None:
     assert counted.total() == 5
 
 
-@pytest.mark.parametrize("cursor", ["x", "{}", '{"since": "yesterday", "told": {}}', "[]"])
+@pytest.mark.parametrize("cursor", ["x", "{}", '{"since": "yesterday", "seen": {}}', "[]"])
 def test_bad_cursor(cursor: str) -> None:
     with pytest.raises(InputError, match="read-back cursor"):
         read_changes(Client("http://127.0.0.1:9", "t"), 1, cursor)
 
 
-def told(changes: list[TaskSnapshot]) -> dict[str, list[dict[int, Verdict]]]:
+def verdicts_by_page(changes: list[TaskSnapshot]) -> dict[str, list[dict[int, Verdict]]]:
     return {c.page_key: [a.verdicts for a in c.annotations] for c in changes}
 
 
@@ -63,7 +63,7 @@ class TestReadChanges:
         assert read_changes(client, project) == ([], None)
         tasks = publish_pages(client, project, [page(f"k{i}", 10 * i) for i in range(4)])
         changes, cursor = read_changes(client, project)
-        assert told(changes) == {f"k{i}": [] for i in range(4)}
+        assert verdicts_by_page(changes) == {f"k{i}": [] for i in range(4)}
         assert read_changes(client, project, cursor) == ([], cursor)
 
         def annotate(key: str, **body: Any) -> int:
@@ -72,7 +72,10 @@ class TestReadChanges:
         first = annotate("k0", result=answer(wrong=[1]))
         annotate("k1", result=answer(), was_cancelled=True)
         changes, cursor = read_changes(client, project, cursor)
-        assert told(changes) == {"k0": [{0: YES, 1: NO, 2: YES}], "k1": [{10: UNSURE, 11: UNSURE, 12: UNSURE}]}
+        assert verdicts_by_page(changes) == {
+            "k0": [{0: YES, 1: NO, 2: YES}],
+            "k1": [{10: UNSURE, 11: UNSURE, 12: UNSURE}],
+        }
         assert [(a.user, a.lead_time, a.skipped) for c in changes for a in c.annotations] == [
             (1, 3.5, False),
             (1, 3.5, True),
@@ -81,7 +84,7 @@ class TestReadChanges:
 
         client.request("PATCH", f"api/annotations/{first}/", body={"result": answer("unsure")})
         changes, cursor = read_changes(client, project, cursor)
-        assert told(changes) == {"k0": [{0: UNSURE, 1: UNSURE, 2: UNSURE}]}
+        assert verdicts_by_page(changes) == {"k0": [{0: UNSURE, 1: UNSURE, 2: UNSURE}]}
 
         second = annotate("k0", result=answer())
         client.request("DELETE", f"api/annotations/{first}/")
@@ -90,27 +93,32 @@ class TestReadChanges:
 
         client.request("DELETE", f"api/annotations/{second}/")
         changes, cursor = read_changes(client, project, cursor)
-        assert told(changes) == {"k0": []}
+        assert verdicts_by_page(changes) == {"k0": []}
         assert read_changes(client, project, cursor) == ([], cursor)
-        # From the start, everything is told as it is now.
+        # From the start, everything is returned as it is now.
         everything, _ = read_changes(client, project)
-        assert told(everything) == {"k0": [], "k1": [{10: UNSURE, 11: UNSURE, 12: UNSURE}], "k2": [], "k3": []}
+        assert verdicts_by_page(everything) == {
+            "k0": [],
+            "k1": [{10: UNSURE, 11: UNSURE, 12: UNSURE}],
+            "k2": [],
+            "k3": [],
+        }
 
         client.request("DELETE", f"api/projects/{project}/")
         with pytest.raises(ProjectGone):
             read_changes(client, project, cursor)
 
     def test_change_committed_late_is_found(self, label_studio_client: Client, verification_project) -> None:
-        """A change whose time lies before the cursor, because its transaction took long, is told all the same."""
+        """A change whose time lies before the cursor, because its transaction took long, is returned all the same."""
         client, project = label_studio_client, verification_project()
         tasks = publish_pages(client, project, [page("early"), page("late", 10)])
         client.request("POST", f"api/tasks/{tasks['late']}/annotations/", body={"result": answer()})
         _, cursor = read_changes(client, project)
         value = json.loads(str(cursor))
         # As if the annotation had not been visible yet when the cursor was taken.
-        del value["told"][str(tasks["late"])]
+        del value["seen"][str(tasks["late"])]
         changes, _ = read_changes(client, project, json.dumps(value))
-        assert told(changes) == {"late": [{10: YES, 11: YES, 12: YES}]}
+        assert verdicts_by_page(changes) == {"late": [{10: YES, 11: YES, 12: YES}]}
         assert OVERLAP.total_seconds() >= 1
 
     def test_pages_of_several_requests(self, label_studio_client: Client, verification_project, monkeypatch) -> None:

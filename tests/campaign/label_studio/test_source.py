@@ -115,8 +115,8 @@ def drawn(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     ids=["brush", "polygon", "rectangle", "turned", "two labels"],
 )  # fmt: skip
 def test_parse_regions(regions: list[dict], expected: list[tuple[str, np.ndarray]]) -> None:
-    found = parse_regions(regions, mask_controls(CONFIG), "task 1")
-    got = [(label, mask_util.decode(r.rle)) for r in found for label in r.labels]
+    masks = parse_regions(regions, mask_controls(CONFIG), "task 1")
+    got = [(label, mask_util.decode(r.rle)) for r in masks for label in r.labels]
     assert [label for label, _ in got] == [label for label, _ in expected]
     for (_, mask), (_, true) in zip(got, expected, strict=True):
         assert np.array_equal(mask, true)
@@ -127,9 +127,9 @@ def test_parse_regions_of_labels_with_a_plain_brush() -> None:
     <Polygon name="p" toName="img"/></View>"""
     value = polygon((4, 4), (24, 4), (24, 20), (4, 20))
     parts = [region("p", "polygon", value, None, id="x"), region("l", "labels", value, "a", id="x")]
-    (found,) = parse_regions(parts, mask_controls(xml), "task 1")
-    assert found.labels == ("a",)
-    assert np.array_equal(mask_util.decode(found.rle), drawn(4, 4, 24, 20))
+    (parsed,) = parse_regions(parts, mask_controls(xml), "task 1")
+    assert parsed.labels == ("a",)
+    assert np.array_equal(mask_util.decode(parsed.rle), drawn(4, 4, 24, 20))
 
 
 def test_what_is_no_mask_is_counted() -> None:
@@ -182,8 +182,8 @@ def test_bad_regions_are_named(bad: dict, message: str) -> None:
     ],
 )
 def test_standing_annotation(annotations: list[dict], expected: int | None) -> None:
-    found = standing_annotation({"annotations": annotations})
-    assert (found and found["id"]) == expected
+    standing = standing_annotation({"annotations": annotations})
+    assert (standing and standing["id"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -361,10 +361,10 @@ class TestWriteBack:
         assert write_back(client, project, masks, "round 1", annotations=True) == 0
         assert write_back(client, project, masks, "round 1", annotations=True) == 0
         fields = "id,predictions,annotations,result,score,model_version"
-        found = {t["id"]: t for t in client.tasks(project, fields, annotations=True)}
-        assert [len(found[t]["predictions"]) for t in tasks] == [1, 1, 0]
-        assert [len(found[t]["annotations"]) for t in tasks] == [1, 1, 0]
-        assert (found[tasks[0]]["predictions"][0]["score"], found[tasks[1]]["predictions"][0]["score"]) == (0.5, None)
+        held = {t["id"]: t for t in client.tasks(project, fields, annotations=True)}
+        assert [len(held[t]["predictions"]) for t in tasks] == [1, 1, 0]
+        assert [len(held[t]["annotations"]) for t in tasks] == [1, 1, 0]
+        assert (held[tasks[0]]["predictions"][0]["score"], held[tasks[1]]["predictions"][0]["score"]) == (0.5, None)
         # What was written is read as a source project's masks, down to the pixel.
         source = read_source(client, project, tmp_path / "cache", heldout_share=0)
         got = {(a.image_id, source.classes[a.class_id]): mask_util.decode(a.rle) for a in source.labelled.annotations}

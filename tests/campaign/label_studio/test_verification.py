@@ -108,12 +108,12 @@ class TestPublish:
         assert killed.exitcode == 9
         before = read_keys(label_studio_client, project)
         assert len(before) == 20
-        told: dict[str, int] = {}
+        known: dict[str, int] = {}
         counts: list[int] = []
-        tasks = publish_pages(label_studio_client, project, pages, counts.append, batch=10, published=told.update)
+        tasks = publish_pages(label_studio_client, project, pages, counts.append, batch=10, published=known.update)
         assert tasks.keys() == {p.key for p in pages}
         assert before.items() <= tasks.items()
-        assert (told, sum(counts)) == (tasks, 45)
+        assert (known, sum(counts)) == (tasks, 45)
         held = [t["meta"]["key"] for t in label_studio_client.tasks(project, "id,meta")]
         assert sorted(held) == [p.key for p in pages]
         assert read_keys(label_studio_client, project) == tasks
@@ -122,7 +122,7 @@ class TestPublish:
         assert publish_pages(label_studio_client, project, [page("later")], after=max(tasks.values())) == later
 
     def test_answer_lost_on_the_way_back(self, label_studio_client: Client, verification_project) -> None:
-        """The import arrives but its answer does not: the pages are found and not imported again."""
+        """The import arrives but its answer does not: the pages are seen and not imported again."""
 
         class Lossy(Client):
             lost = 0

@@ -13,11 +13,11 @@ NO, YES, UNSURE = Verdict
 
 
 def opinions(table: dict[str, list[Verdict]]) -> list[Opinion]:
-    return [Opinion(mask, f"user{i}", v) for mask, given in table.items() for i, v in enumerate(given)]
+    return [Opinion(mask, f"user{i}", v) for mask, verdicts in table.items() for i, v in enumerate(verdicts)]
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("verdicts", "expected"),
     [
         ([YES], YES),
         ([NO], NO),
@@ -28,13 +28,13 @@ def opinions(table: dict[str, list[Verdict]]) -> list[Opinion]:
         ([YES, NO, UNSURE], UNSURE),
     ],
 )
-def test_majority(given, expected):
-    assert aggregate(opinions({"m": given})).verdicts == {"m": expected}
+def test_majority(verdicts, expected):
+    assert aggregate(opinions({"m": verdicts})).verdicts == {"m": expected}
 
 
 def test_certainty():
-    found = aggregate(opinions({1: [YES, YES, NO], 2: [YES] * 4 + [NO]}), certainty=0.7)
-    assert found.verdicts == {1: UNSURE, 2: YES}
+    outcome = aggregate(opinions({1: [YES, YES, NO], 2: [YES] * 4 + [NO]}), certainty=0.7)
+    assert outcome.verdicts == {1: UNSURE, 2: YES}
 
 
 def test_dawid_skene_listens_to_the_careful():
@@ -42,25 +42,25 @@ def test_dawid_skene_listens_to_the_careful():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 300)
     error = [0.03, 0.03, 0.42, 0.42, 0.42]
-    given = [
+    answers = [
         Opinion(mask, user, Verdict(int(truth[mask] ^ (rng.random() < error[user]))))
         for mask in range(300)
         for user in range(5)
     ]
     wrong = {}
     for method in ("majority", "dawid-skene"):
-        found = aggregate(given, method)
-        wrong[method] = sum(found.verdicts[mask] != truth[mask] for mask in range(300))
+        outcome = aggregate(answers, method)
+        wrong[method] = sum(outcome.verdicts[mask] != truth[mask] for mask in range(300))
     assert wrong["dawid-skene"] < 20 < wrong["majority"]
-    rates = found.annotators
+    rates = outcome.annotators
     assert min(rates[0]) > 0.9 and max(rates[4]) < 0.75
-    shuffled = [given[i] for i in rng.permutation(len(given))]
-    assert aggregate(shuffled, "dawid-skene").verdicts == found.verdicts
+    shuffled = [answers[i] for i in rng.permutation(len(answers))]
+    assert aggregate(shuffled, "dawid-skene").verdicts == outcome.verdicts
 
 
 def test_nothing_certain():
-    found = aggregate(opinions({"a": [UNSURE]}), "dawid-skene")
-    assert found.verdicts == {"a": UNSURE} and found.annotators == {}
+    outcome = aggregate(opinions({"a": [UNSURE]}), "dawid-skene")
+    assert outcome.verdicts == {"a": UNSURE} and outcome.annotators == {}
     assert aggregate([]).verdicts == {}
 
 

@@ -41,16 +41,16 @@ def gold(pairs, start=0):
     [(0, 10, 0.0, 0.3085), (10, 10, 0.6915, 1.0), (9, 10, 0.5550, 0.9975), (45, 50, 0.7819, 0.9667)],
 )
 def test_intervals_are_exact(right, asked, low, high):
-    found = rate(right, asked)
-    assert found.value == right / asked and found.asked == asked
-    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    share = rate(right, asked)
+    assert share.value == right / asked and share.asked == asked
+    assert (share.low, share.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
     assert rate(0, 0) is None
 
 
 def test_sensitivity_and_specificity_leave_unsure_answers_out():
-    found = reliability(gold([(Y, Y), (Y, Y), (Y, N), (N, N), (N, Y), (N, U), (Y, U)]))
-    assert found.sensitivity.value == pytest.approx(2 / 3) and found.specificity.value == 0.5
-    assert found.unsure.value == pytest.approx(2 / 7) and found.asked == 7
+    own = reliability(gold([(Y, Y), (Y, Y), (Y, N), (N, N), (N, Y), (N, U), (Y, U)]))
+    assert own.sensitivity.value == pytest.approx(2 / 3) and own.specificity.value == 0.5
+    assert own.unsure.value == pytest.approx(2 / 7) and own.asked == 7
     assert reliability([]).asked == 0
 
 
@@ -69,15 +69,15 @@ def test_qualification(pairs, limit, out):
 def test_withdrawal_begins_where_carelessness_began_and_ends_where_it_ended():
     good, bad = [(Y, Y), (N, N)] * 20, [(Y, N), (N, Y)] * 5
     answers = gold(good + bad + good + good)
-    (found,) = watch(answers, 0.06, 0.22)
-    assert found.since == answers[39].at, "since the last answer before the first wrong one"
-    assert found.found < answers[50].at and answers[50].at < found.until < answers[90].at
-    assert not found.holds(answers[10].at) and found.holds(answers[45].at) and not found.holds(answers[-1].at)
+    (interval,) = watch(answers, 0.06, 0.22)
+    assert interval.since == answers[39].at, "since the last answer before the first wrong one"
+    assert interval.noticed < answers[50].at and answers[50].at < interval.until < answers[90].at
+    assert not interval.holds(answers[10].at) and interval.holds(answers[45].at) and not interval.holds(answers[-1].at)
 
 
 def test_a_user_who_is_careless_from_the_start_loses_every_answer():
-    (found,) = watch(gold([(Y, N)] * 8), 0.06, 0.22)
-    assert found.since == "" and found.until is None and found.holds("000000")
+    (interval,) = watch(gold([(Y, N)] * 8), 0.06, 0.22)
+    assert interval.since == "" and interval.until is None and interval.holds("000000")
 
 
 def test_unsure_answers_withdraw_nothing():
@@ -85,17 +85,17 @@ def test_unsure_answers_withdraw_nothing():
 
 
 def simulate(error: float, seed: int, answers: int) -> bool:
-    """Whether a user with this share of errors is found within so many answers, gold being hidden as planned."""
+    """Whether a user with this share of errors is noticed within so many answers, gold being hidden as planned."""
     settings = QualitySettings(gold_share=0.1)
     rng = np.random.default_rng(seed)
-    told: list[GoldAnswer] = []
+    gold_answers: list[GoldAnswer] = []
     for page in range(answers // 15):
-        opening = opening_wanted({"a": len(told)}, 0, settings.gold_opening, newcomers=0)
+        opening = opening_wanted({"a": len(gold_answers)}, 0, settings.gold_opening, newcomers=0)
         for _ in range(gold_quota(15, page, settings.gold_share, opening)):
-            truth = Verdict(len(told) % 2)
-            given = Verdict(1 - truth) if rng.random() < error else truth
-            told.append(GoldAnswer("a", len(told), truth, given, f"{len(told):06d}"))
-        if watch(told, settings.error_accepted, settings.error_limit):
+            truth = Verdict(len(gold_answers) % 2)
+            verdict = Verdict(1 - truth) if rng.random() < error else truth
+            gold_answers.append(GoldAnswer("a", len(gold_answers), truth, verdict, f"{len(gold_answers):06d}"))
+        if watch(gold_answers, settings.error_accepted, settings.error_limit):
             return True
     return False
 
@@ -177,8 +177,8 @@ def test_agreement_names_the_one_who_differs():
     rng = np.random.default_rng(1)
     truth = [Verdict(int(v)) for v in rng.integers(0, 2, 100)]
     votes = {i: {"a": t, "b": t, "c": Verdict(int(rng.integers(0, 2)))} for i, t in enumerate(truth)}
-    found = agreement(votes)
-    assert found["c"].kappa < 0.3 < 0.5 < found["a"].kappa and found["a"].shared == 200
+    users = agreement(votes)
+    assert users["c"].kappa < 0.3 < 0.5 < users["a"].kappa and users["a"].shared == 200
     assert fleiss_kappa(vote_counts(votes)) == pytest.approx(1 / 3, abs=0.15)
     assert agreement({1: {"a": Y}}) == {}
 
@@ -188,7 +188,7 @@ def page(n, verdicts, seconds=15.0, **more):
 
 
 @pytest.mark.parametrize(
-    ("pages", "told"),
+    ("pages", "reasons"),
     [
         ([page(n, [Y] * 15) for n in range(20)], []),
         ([page(n, [Y] * 15, seconds=1.0) for n in range(5)], ["5 of 5 pages answered in less than 0.2 s per mask"]),
@@ -199,13 +199,13 @@ def page(n, verdicts, seconds=15.0, **more):
         ),
         ([page(n, [N if place == n else Y for place in range(8)]) for n in range(8)], []),
         (
-            [page(n, [Y] * 15, traps=1) for n in range(4)],
+            [page(n, [Y] * 15, wrong_gold=1) for n in range(4)],
             ["4 of 4 pages that hold a wrong gold mask submitted untouched"],
         ),
     ],
 )
-def test_what_looks_careless_is_flagged(pages, told):
-    assert flags(pages, 0.2) == told
+def test_what_looks_careless_is_flagged(pages, reasons):
+    assert flags(pages, 0.2) == reasons
 
 
 def test_gaps_count_and_breaks_do_not():
@@ -215,6 +215,6 @@ def test_gaps_count_and_breaks_do_not():
         PageAnswer("a", "3", (Y,) * 15, 15.0, 4000.0),  # after lunch
         PageAnswer("b", "4", (Y,) * 15, None, 116.0),
     ]
-    found = pace(pages)
-    assert found == (45, 45.0, 1.0) and found.per_answer == pytest.approx(46 / 45)
+    time = pace(pages)
+    assert time == (45, 45.0, 1.0) and time.per_answer == pytest.approx(46 / 45)
     assert pace([]).per_answer is None
