@@ -8,6 +8,7 @@ import sys
 import typer
 
 from campaign.cli import lifecycle, manual, people, results, steps, trial
+from campaign.clustering.blas import prefer_wide_kernels
 from ml_backend.errors import InputError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assi
 
 def main() -> None:
     """Runs the command line: exit status 0, 1 for a failure and 2 for bad usage, each failure in one line."""
+    prefer_wide_kernels()  # before NumPy is first imported, here and in the processes that are started
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         code = app(standalone_mode=False)
