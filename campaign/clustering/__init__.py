@@ -1,6 +1,6 @@
 """Complete-linkage trees of a class's masks, from a handful to millions.
 
-`linkage` gives a SciPy linkage array for the fused distance ‖f_i − f_j‖ / σ_f + |s_i − s_j| / σ_s, and `Tree`
+`linkage` returns a SciPy linkage array for the fused distance ‖f_i − f_j‖ / σ_f + |s_i − s_j| / σ_s, and `Tree`
 holds it in flat, memory-mappable arrays in which the members of any cluster are a slice.
 
 Which engine runs when (`LinkageOptions(engine="auto")`), for n masks of d features:
@@ -16,8 +16,8 @@ Which engine runs when (`LinkageOptions(engine="auto")`), for n masks of d featu
   bounds each merge.
 
 `join` adds masks to an exact tree where most of its merges still hold, and says why where it rebuilds instead.
-`cluster_class` does one class into a folder and finds it there again. OpenBLAS should know its processor:
-`campaign.clustering.blas`. Names are loaded on first use, so importing this package costs nothing.
+`cluster_class` does one class into a folder and finds it there again. The command line has OpenBLAS know its
+processor, see `campaign.clustering.blas`. Names are loaded on first use, so importing this package costs nothing.
 """
 
 from __future__ import annotations

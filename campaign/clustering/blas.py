@@ -1,4 +1,4 @@
-"""A hint for OpenBLAS, to be given before NumPy is first imported."""
+"""A hint for OpenBLAS, which has to come before NumPy is first imported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NEEDED = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}
 
 
 def prefer_wide_kernels(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
-    """Have OpenBLAS use its AVX-512 kernels where the processor has them; whether the hint was given.
+    """Have OpenBLAS use its AVX-512 kernels where the processor has them; whether the hint was set.
 
     OpenBLAS up to 0.3.29 takes AMD's Zen 5 for a processor without AVX-512 and then multiplies at half the speed.
     Does nothing where OPENBLAS_CORETYPE is set, on other processors, or off Linux. Costs a millisecond.

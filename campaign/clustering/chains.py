@@ -6,13 +6,13 @@ import numba
 import numpy as np
 
 from campaign.clustering.kernels import CONTEST, FAST, INF, SAME, TIED, UNSURE, pair
-from campaign.clustering.walks import root_of
+from campaign.clustering.walks import union_find_root
 
 COSTLY = 1 << 23  # pairs of masks from which a look in double precision is not worth it
 
 
 @numba.njit(cache=True, nogil=True)
-def _insert(near, far, bound, own, other, value) -> None:
+def _insert(near: np.ndarray, far: np.ndarray, bound: np.ndarray, own: int, other: int, value: np.float32) -> None:
     """Put a cluster in the place of the farthest one of a list; `bound` is the list's largest distance."""
     worst = 0
     for e in range(1, far.shape[1]):
@@ -26,7 +26,9 @@ def _insert(near, far, bound, own, other, value) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def list_rows(tile, rows, columns, near, far, bound) -> None:
+def list_rows(
+    tile: np.ndarray, rows: np.ndarray, columns: np.ndarray, near: np.ndarray, far: np.ndarray, bound: np.ndarray
+) -> None:
     """Enter a tile's columns in the lists of its rows wherever they beat the bound."""
     for i in range(tile.shape[0]):
         own, line, hits = rows[i], tile[i], 0
@@ -40,7 +42,15 @@ def list_rows(tile, rows, columns, near, far, bound) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
+def list_columns(
+    tile: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    limits: np.ndarray,
+    near: np.ndarray,
+    far: np.ndarray,
+    bound: np.ndarray,
+) -> None:
     """Enter a tile's rows in the lists of its columns; `limits` is scratch for the columns' bounds."""
     for j in range(tile.shape[1]):
         limits[j] = bound[columns[j]]
@@ -56,7 +66,15 @@ def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def centres(x, mark, following, ids, out, out_mark, variance) -> None:
+def centres(
+    x: np.ndarray,
+    mark: np.ndarray,
+    following: np.ndarray,
+    ids: np.ndarray,
+    out: np.ndarray,
+    out_mark: np.ndarray,
+    variance: np.ndarray,
+) -> None:
     """Write mean features, mean mark and mean squared distance from the mean of clusters (chains of leaves)."""
     for c in range(len(ids)):
         count, leaf, mean = 0, ids[c], out[c]
@@ -77,7 +95,15 @@ def centres(x, mark, following, ids, out, out_mark, variance) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def any_near(tile, row_mark, column_mark, row_variance, column_variance, row_bound, column_bound) -> bool:
+def any_near(
+    tile: np.ndarray,
+    row_mark: np.ndarray,
+    column_mark: np.ndarray,
+    row_variance: np.ndarray,
+    column_variance: np.ndarray,
+    row_bound: np.ndarray,
+    column_bound: np.ndarray,
+) -> bool:
     """Whether a lower bound of any two clusters' distance is below either one's bound; the tile holds centres'."""
     for i in range(tile.shape[0]):
         line, mark, variance, limit, hits = tile[i], row_mark[i], row_variance[i], row_bound[i], 0
@@ -91,7 +117,15 @@ def any_near(tile, row_mark, column_mark, row_variance, column_variance, row_bou
 
 
 @numba.njit(cache=True, nogil=True)
-def _resolve(own, near, far, part, bound, parent, size) -> int:
+def _resolve(
+    own: int,
+    near: np.ndarray,
+    far: np.ndarray,
+    part: np.ndarray,
+    bound: np.ndarray,
+    parent: np.ndarray,
+    size: np.ndarray,
+) -> int:
     """Bring a list up to date with merges, drop what is no longer certain; where the nearest stands, or -1.
 
     A listed cluster that has merged keeps its place only where all its parts were listed (the largest
@@ -102,7 +136,7 @@ def _resolve(own, near, far, part, bound, parent, size) -> int:
         other = near[own, e]
         if other < 0:
             continue
-        root = root_of(parent, other)
+        root = union_find_root(parent, other)
         value, count = far[own, e], part[own, e]
         near[own, e] = -1
         if root == own:
@@ -130,8 +164,8 @@ def _resolve(own, near, far, part, bound, parent, size) -> int:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def _farthest(x, mark, following, a, b, least) -> np.float32:
-    """Complete-linkage distance of two clusters given by their chains of leaves, or more than it is known to be."""
+def _farthest(x: np.ndarray, mark: np.ndarray, following: np.ndarray, a: int, b: int, least: np.float32) -> np.float32:
+    """Complete-linkage distance of two clusters named by their chains of leaves, or more than it is known to be."""
     most, i = least, a
     while i >= 0:
         j = b
@@ -144,7 +178,17 @@ def _farthest(x, mark, following, a, b, least) -> np.float32:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
+def represent(
+    x: np.ndarray,
+    mark: np.ndarray,
+    order: np.ndarray,
+    starts: np.ndarray,
+    low: int,
+    high: int,
+    most: int,
+    chosen: np.ndarray,
+    reach: np.ndarray,
+) -> None:
     """Choose up to `most` members of pieces [low:high], farthest first, and how far the others are from them."""
     for piece in range(low, high):
         members = order[starts[piece] : starts[piece + 1]]
@@ -170,7 +214,7 @@ def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def _apart(x, mark, following, a, b) -> float:
+def _apart(x: np.ndarray, mark: np.ndarray, following: np.ndarray, a: int, b: int) -> float:
     """Complete-linkage distance of two clusters, in double precision where float32 cannot tell what is farthest."""
     most, rough, i = 0.0, np.float32(0), a
     while i >= 0:
@@ -190,7 +234,15 @@ def _apart(x, mark, following, a, b) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def apart(x, mark, following, size, first, second, out) -> None:
+def apart(
+    x: np.ndarray,
+    mark: np.ndarray,
+    following: np.ndarray,
+    size: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Complete-linkage distances of pairs of clusters in double precision, -1 where that costs too much."""
     for p in range(len(first)):
         out[p] = -1
@@ -199,7 +251,16 @@ def apart(x, mark, following, size, first, second, out) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def decide(x, mark, following, size, owner, candidate, best, exact) -> None:
+def decide(
+    x: np.ndarray,
+    mark: np.ndarray,
+    following: np.ndarray,
+    size: np.ndarray,
+    owner: np.ndarray,
+    candidate: np.ndarray,
+    best: np.ndarray,
+    exact: np.ndarray,
+) -> None:
     """Which of its candidates each owner (leaves that stand for clusters, equal ones in a row) is nearest to.
 
     Writes the row of the choice to all rows of the owner, and its distance, -1 where nothing was computed.
@@ -219,7 +280,7 @@ def decide(x, mark, following, size, owner, candidate, best, exact) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def append(following, last, size, kept, gone) -> None:
+def append(following: np.ndarray, last: np.ndarray, size: np.ndarray, kept: np.ndarray, gone: np.ndarray) -> None:
     """Append the chains of leaves of some clusters to those of others."""
     for p in range(len(kept)):
         a, b = kept[p], gone[p]
@@ -229,7 +290,16 @@ def append(following, last, size, kept, gone) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _choose(own, place, x, mark, following, size, near, far) -> tuple[int, float]:
+def _choose(
+    own: int,
+    place: int,
+    x: np.ndarray,
+    mark: np.ndarray,
+    following: np.ndarray,
+    size: np.ndarray,
+    near: np.ndarray,
+    far: np.ndarray,
+) -> tuple[int, float]:
     """The listed cluster that is nearest in double precision, where several are too near to tell.
 
     With it its distance, -1 where nothing was computed.
@@ -251,7 +321,22 @@ def _choose(own, place, x, mark, following, size, near, far) -> tuple[int, float
 
 @numba.njit(cache=True, nogil=True)
 def settle(
-    x, mark, alive, near, far, part, bound, parent, size, following, last, version, first, second, height, count
+    x: np.ndarray,
+    mark: np.ndarray,
+    alive: np.ndarray,
+    near: np.ndarray,
+    far: np.ndarray,
+    part: np.ndarray,
+    bound: np.ndarray,
+    parent: np.ndarray,
+    size: np.ndarray,
+    following: np.ndarray,
+    last: np.ndarray,
+    version: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    height: np.ndarray,
+    count: int,
 ) -> int:
     """Merge mutually nearest clusters for as long as the lists prove that they are; returns the merges so far.
 
@@ -309,11 +394,11 @@ def settle(
                 if third < 0 or third == added:
                     near[base, e] = -1
                     continue
-                value, found = far[base, e], False
+                value, listed = far[base, e], False
                 for q in range(length):
                     if near[added, q] == third:
-                        value, found = max(value, far[added, q]), True
-                if not found:
+                        value, listed = max(value, far[added, q]), True
+                if not listed:
                     if size[added] * size[third] <= 64:
                         value = _farthest(x, mark, following, added, third, value)
                     else:

@@ -1,6 +1,6 @@
 """Exact complete linkage on a square float32 matrix of distances.
 
-Rounds merge every pair of mutually nearest clusters at once; for complete linkage that gives the same tree as
+Rounds merge every pair of mutually nearest clusters at once; for complete linkage that makes the same tree as
 one merge at a time (Müllner 2011, section 2; Bruynooghe 1978 on reducibility). Three things keep it near the
 speed of memory:
 

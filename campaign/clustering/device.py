@@ -35,7 +35,7 @@ class DeviceClusters(Clusters):
             for part in (points.x, points.norm, points.mark)
         )
 
-    def room(self) -> int:
+    def matrix_budget(self) -> int:
         """Bytes of the device that a matrix may take."""
         if self.device.type != "cuda":
             return 1 << 62
@@ -196,20 +196,20 @@ class DeviceRows(Rows):
                 place[some] = torch.where(lines[some] == value[some, None], steps, self.width).argmin(1)
             near[(near > kernels.CONTEST) | (value == 0)] = 1
             own = rows[done : done + len(part)]
-            for goal, found in ((self.nearest, place), (self.least, value), (self.rivals, near)):
-                goal[own] = found.cpu().numpy()
+            for goal, column in ((self.nearest, place), (self.least, value), (self.rivals, near)):
+                goal[own] = column.cpu().numpy()
             done += len(part)
 
     def contest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Owner, rival for its nearest and their distance, for the rows that have several rivals."""
         several = rows[self.rivals[rows] > 1]
-        found = []
+        parts = []
         for part in np.array_split(several, -(-len(several) * self.width // SLAB)):
             lines = self.matrix[self._index(part), : self.width]
             limit = torch.from_numpy(self.least[part] * kernels.UNSURE).to(lines.device)
             i, j = (lines <= limit[:, None]).nonzero(as_tuple=True)
-            found.append((part[i.cpu().numpy()], j.cpu().numpy(), lines[i, j].cpu().numpy()))
-        owner, rival, distance = (np.concatenate(column) for column in zip(*found, strict=True))
+            parts.append((part[i.cpu().numpy()], j.cpu().numpy(), lines[i, j].cpu().numpy()))
+        owner, rival, distance = (np.concatenate(column) for column in zip(*parts, strict=True))
         return owner, rival, distance
 
     def unite(self, a: np.ndarray, b: np.ndarray) -> None:

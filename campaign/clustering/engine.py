@@ -54,7 +54,7 @@ def linkage(
     """Complete linkage of n masks under ‖f_i − f_j‖ / σ_f + |s_i − s_j| / σ_s.
 
     features: (n, d) of any real dtype, d may be 0. scores: (n,).
-    Gives SciPy's (n-1, 4) float64 array, (0, 4) for fewer than two masks. InputError on NaN, wrong shapes, or a
+    Returns SciPy's (n-1, 4) float64 array, (0, 4) for fewer than two masks. InputError on NaN, wrong shapes, or a
     memory budget below what the engine needs. Papadopoulos et al., section 3.2.
     """
     return cluster(features, scores, options, progress).linkage
@@ -71,7 +71,7 @@ def cluster(
     features, scores = checked(features, scores)
     device = find_device(options.device)
     engine = choose_engine(len(features), device, options)
-    room = room_for(features, options)
+    budget = matrix_budget(features, options)
     with workers(options.threads) as team:
         scales = options.feature_scale, options.score_scale
         points = prepare(features, scores, *scales, options.seed, provisional=engine == "exact")
@@ -79,18 +79,18 @@ def cluster(
         if engine == "approximate":
 
             def exact(part: Points, pieces: np.ndarray | None = None, report: Progress | None = None) -> Merges:
-                return exact_merges(part, room, team, report, pieces, device)
+                return exact_merges(part, budget, team, report, pieces, device)
 
             merges, reach = approximate_merges(points, options.micro_size, exact, team, options.seed, progress)
         else:
-            merges = exact_merges(points, room, team, progress, None, device)
+            merges = exact_merges(points, budget, team, progress, None, device)
     return finished(merges, reach, device, points)[0]
 
 
 def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Points) -> tuple[Clustering, np.ndarray]:
     """The clustering of all merges, each after its parts, and the row of its linkage that each one became."""
-    left, right, given = merges
-    height = given.copy()
+    left, right, own = merges
+    height = own.copy()
     walks.lift(left, right, height)
     order = np.argsort(height, kind="stable")
     linkage = np.empty((len(order), 4))
@@ -98,20 +98,20 @@ def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Poin
     error = None
     if reach is not None:
         error = np.empty(len(linkage))
-        walks.bounds(linkage, given[order], reach, error)
+        walks.bounds(linkage, own[order], reach, error)
     row = np.empty_like(order)
     row[order] = np.arange(len(order))
     engine = "exact" if reach is None else "approximate"
     return Clustering(linkage, engine, device, error, points.feature_scale, points.score_scale), row
 
 
-def room_for(features: np.ndarray, options: LinkageOptions) -> int:
+def matrix_budget(features: np.ndarray, options: LinkageOptions) -> int:
     """Bytes of the budget left to a matrix; InputError where there is not even enough for the rest."""
-    budget = options.memory or int(psutil.virtual_memory().available * FREE_SHARE)
-    room = budget - _fixed(len(features), features.shape[1], options.threads or os.cpu_count() or 1)
-    if room < 0:
-        raise InputError("memory", f"at least {budget - room} bytes for {features.shape} features", budget)
-    return room
+    memory = options.memory or int(psutil.virtual_memory().available * FREE_SHARE)
+    left = memory - _fixed(len(features), features.shape[1], options.threads or os.cpu_count() or 1)
+    if left < 0:
+        raise InputError("memory", f"at least {memory - left} bytes for {features.shape} features", memory)
+    return left
 
 
 def choose_engine(n: int, device: str, options: LinkageOptions) -> str:
@@ -124,16 +124,16 @@ def choose_engine(n: int, device: str, options: LinkageOptions) -> str:
 
 def exact_merges(
     points: Points,
-    room: int,
+    budget: int,
     team: Workers,
     progress: Progress | None = None,
     pieces: np.ndarray | None = None,
     device: str = "cpu",
 ) -> Merges:
-    """All merges of exact complete linkage within `room` bytes for the matrix of distances.
+    """All merges of exact complete linkage within `budget` bytes for the matrix of distances.
 
     Passes of neighbour lists merge clusters until the matrix of those left fits. pieces: as in `Clusters`.
-    device: "cpu", or a PyTorch device; its own free memory is then the room.
+    device: "cpu", or a PyTorch device; its own free memory is then the budget.
     """
     if device == "cpu":
         clusters = Clusters(points, team, pieces)
@@ -141,8 +141,8 @@ def exact_merges(
         from campaign.clustering.device import DeviceClusters
 
         clusters = DeviceClusters(points, team, pieces, device)
-        room = clusters.room()
-    fits = int((room / 4) ** 0.5)
+        budget = clusters.matrix_budget()
+    fits = int((budget / 4) ** 0.5)
     direct = min(fits, DIRECT) if device == "cpu" else 0
     if device != "cpu" or len(clusters) <= direct:
         clusters.measure(_step(progress, "scale"))
@@ -154,7 +154,7 @@ def exact_merges(
         clusters.settle()
         if (before - len(clusters)) * 100 < before - fits:
             # a hundred more passes like this one would not do
-            raise InputError("memory", f"room for a matrix of {4 * len(clusters) ** 2} bytes", room)
+            raise InputError("memory", f"{4 * len(clusters) ** 2} bytes for a matrix", budget)
     if len(clusters) < 2:
         return clusters.merges
     rest = clusters.finish(_step(progress, "matrix"), _step(progress, "merge"))
@@ -164,14 +164,14 @@ def exact_merges(
 
 def find_device(wanted: str) -> str:
     """The device that a setting stands for; InputError where it asks for CUDA and there is none."""
-    found = False
+    has_cuda = False
     if wanted != "cpu" and _cuda_driver():  # PyTorch alone is half a gigabyte: not without a reason
         import torch
 
-        found = torch.cuda.is_available()
-    if wanted.startswith("cuda") and not found:
+        has_cuda = torch.cuda.is_available()
+    if wanted.startswith("cuda") and not has_cuda:
         raise InputError("device", "a CUDA device", "none")
-    return "cpu" if not found else "cuda" if wanted == "auto" else wanted
+    return "cpu" if not has_cuda else "cuda" if wanted == "auto" else wanted
 
 
 def _cuda_driver() -> bool:

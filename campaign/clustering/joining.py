@@ -15,7 +15,7 @@ from campaign.clustering.engine import (
     exact_merges,
     find_device,
     finished,
-    room_for,
+    matrix_budget,
 )
 from campaign.clustering.options import LinkageOptions
 from campaign.clustering.points import BLOCK, Points, checked, prepare
@@ -60,7 +60,7 @@ def join(
     features, scores: (n, d) and (n,) of all masks, the old ones first and unchanged.
     A merge of the old tree still holds where neither a new mask nor anything that the new masks set free is
     nearer to either side than the two are to each other. Those merges are taken over, the others made anew, so
-    the tree is the one a rebuild with the old σ would give. It is rebuilt, with new σ, where the old tree is
+    the tree is the one of a rebuild with the old σ. It is rebuilt, with new σ, where the old tree is
     approximate or the whole is too large to be exact, where σ_f / σ_s has moved by 2 %, or where more than half
     of the old merges fall.
     """
@@ -76,7 +76,7 @@ def join(
     elif known < 2:
         reason = "no tree to join"
     if not reason:
-        room = room_for(features, options)
+        budget = matrix_budget(features, options)
         with workers(options.threads) as team:
             sample = np.random.default_rng(options.seed).permutation(total)[: 4 * BLOCK]
             now = prepare(features[np.sort(sample)], scores[np.sort(sample)])
@@ -93,7 +93,7 @@ def join(
                 if holds is None:
                     reason = "too few of the old merges still hold"
                 else:
-                    return _extended(old, points, holds, room, team, device, progress)
+                    return _extended(old, points, holds, budget, team, device, progress)
     rebuilt = cluster(features, scores, options, progress)
     return Joined(rebuilt, np.full(max(0, 2 * known - 1), -1, np.int64), reason)
 
@@ -156,7 +156,7 @@ def _extended(
     old: Clustering,
     points: Points,
     holds: np.ndarray,
-    room: int,
+    budget: int,
     team: Workers,
     device: str,
     progress: Progress | None,
@@ -165,8 +165,8 @@ def _extended(
     first, second = walks.leaves_of(old.linkage)
     kept = np.flatnonzero(holds)
     piece = np.empty(total, np.int64)
-    walks.join(first[kept], second[kept], piece)
-    above = exact_merges(points, room, team, progress, piece, device)
+    walks.union_find_sets(first[kept], second[kept], piece)
+    above = exact_merges(points, budget, team, progress, piece, device)
     merges = tuple(
         np.concatenate(pair) for pair in zip((first[kept], second[kept], old.linkage[kept, 2]), above, strict=True)
     )

@@ -20,6 +20,7 @@ INF = np.float32(np.inf)
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 def pair(x: np.ndarray, y: np.ndarray) -> np.float32:
+    """Euclidean distance of two points."""
     total = np.float32(0)
     for k in range(len(x)):
         total += (x[k] - y[k]) * (x[k] - y[k])
@@ -134,7 +135,21 @@ def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, least, rivals):
+def scan(
+    matrix: np.ndarray,
+    slot: np.ndarray,
+    low: int,
+    high: int,
+    width: int,
+    stamp: np.ndarray,
+    kept: np.ndarray,
+    gone: np.ndarray,
+    now: int,
+    rows: np.ndarray,
+    nearest: np.ndarray,
+    least: np.ndarray,
+    rivals: np.ndarray,
+) -> None:
     """Bring rows[low:high] up to date with the merges since their stamp and find their nearest clusters."""
     for r in range(low, high):
         own = rows[r]
@@ -149,7 +164,19 @@ def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, 
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def merge(matrix, slot, low, high, width, stamp, kept, gone, now, first, second):
+def merge(
+    matrix: np.ndarray,
+    slot: np.ndarray,
+    low: int,
+    high: int,
+    width: int,
+    stamp: np.ndarray,
+    kept: np.ndarray,
+    gone: np.ndarray,
+    now: int,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> None:
     """For pairs [low:high], make the first one's row the larger of both (complete linkage)."""
     for p in range(low, high):
         a, b = first[p], second[p]
@@ -163,7 +190,18 @@ def merge(matrix, slot, low, high, width, stamp, kept, gone, now, first, second)
 
 
 @numba.njit(cache=True, nogil=True)
-def compact(matrix, slot, low, high, width, stamp, kept, gone, now, keep):
+def compact(
+    matrix: np.ndarray,
+    slot: np.ndarray,
+    low: int,
+    high: int,
+    width: int,
+    stamp: np.ndarray,
+    kept: np.ndarray,
+    gone: np.ndarray,
+    now: int,
+    keep: np.ndarray,
+) -> None:
     """Close the gaps that merged clusters left in rows keep[low:high]."""
     for r in range(low, high):
         line = matrix[slot[keep[r]]]
@@ -173,7 +211,16 @@ def compact(matrix, slot, low, high, width, stamp, kept, gone, now, keep):
 
 
 @numba.njit(cache=True, nogil=True)
-def pair_up(count, nearest, least, known, alive, exact, first, second) -> int:
+def pair_up(
+    count: int,
+    nearest: np.ndarray,
+    least: np.ndarray,
+    known: np.ndarray,
+    alive: np.ndarray,
+    exact: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> int:
     """Disjoint pairs of clusters that are each other's nearest (ties allowed); returns how many.
 
     `exact` has distances in double precision where they were needed to tell what ties are, otherwise -1.
@@ -192,7 +239,16 @@ def pair_up(count, nearest, least, known, alive, exact, first, second) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def contest(matrix, slot, rows, width, least, rivals, owner, candidate) -> int:
+def contest(
+    matrix: np.ndarray,
+    slot: np.ndarray,
+    rows: np.ndarray,
+    width: int,
+    least: np.ndarray,
+    rivals: np.ndarray,
+    owner: np.ndarray,
+    candidate: np.ndarray,
+) -> int:
     """List the rivals for nearest cluster of the rows that have several; returns how many."""
     count = 0
     for r in range(len(rows)):
@@ -207,7 +263,9 @@ def contest(matrix, slot, rows, width, least, rivals, owner, candidate) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def forget(count, nearest, known, alive, merged, out) -> int:
+def forget(
+    count: int, nearest: np.ndarray, known: np.ndarray, alive: np.ndarray, merged: np.ndarray, out: np.ndarray
+) -> int:
     """Clusters whose nearest one is not known or has just merged, into `out`; returns how many."""
     stale = 0
     for i in range(count):
@@ -221,7 +279,7 @@ def forget(count, nearest, known, alive, merged, out) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def tip(nearest, known, alive) -> int:
+def tip(nearest: np.ndarray, known: np.ndarray, alive: np.ndarray) -> int:
     """End of the chain of nearest clusters from the first cluster alive: one whose nearest is not known."""
     own = 0
     while not alive[own]:

@@ -6,7 +6,7 @@
    above the pieces with the distances of the representatives.
 
 Merges inside a piece are exact. One above is at most too low by how far the masks of either side are from
-their nearest representative: the bound given with it.
+their nearest representative: the bound returned with it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def approximate_merges(
 ) -> tuple[Merges, np.ndarray]:
     """All n-1 merges and, per leaf, how far it is from its piece's nearest representative.
 
-    exact: gives the merges of points, by local index; takes `pieces`, clusters to start from, as an array that
+    exact: returns the merges of points, by local index; takes `pieces`, clusters to start from, as an array that
     names each point's cluster by one of its points.
     """
     inner: list[Merges] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
@@ -54,7 +54,7 @@ def approximate_merges(
     keep = np.sort(np.argsort(height, kind="stable")[: max(0, len(points) - max(pieces, len(parts)))])
     left, right, height = left[keep], right[keep], height[keep]
     piece = np.empty(len(points), np.int64)
-    walks.join(left, right, piece)
+    walks.union_find_sets(left, right, piece)
     order = np.argsort(piece, kind="stable")
     starts = np.flatnonzero(np.diff(piece[order], prepend=-1))
     starts = np.append(starts, len(order))

@@ -57,12 +57,12 @@ class Clusters:
         self.bound = np.full(n, -1, np.float32)  # negative: the list has run out
         self.first, self.second = np.empty(n, np.int64), np.empty(n, np.int64)
         self.height, self.merged = np.empty(n, np.float32), 0
-        self.given = n
+        self.started = n
         self.prunes = True
         if pieces is not None:
             self.parent = pieces.astype(np.int32)
             self.alive = self.parent == np.arange(n)
-            self.given = int(self.alive.sum())
+            self.started = int(self.alive.sum())
             self.size = np.bincount(self.parent, minlength=n).astype(np.int32)
             for leaf in np.flatnonzero(~self.alive):
                 home = self.parent[leaf]
@@ -70,7 +70,7 @@ class Clusters:
                 self.last[home] = leaf
 
     def __len__(self) -> int:
-        return self.given - self.merged
+        return self.started - self.merged
 
     @property
     def merges(self) -> Merges:
@@ -116,13 +116,8 @@ class Clusters:
         # lists that are still good must not change: nothing is below their guard
         guard = np.full(self.n, -1, np.float32)
         guard[lost] = np.inf
-        pieces: list[Pieces] = []
-        if self.prunes and not measuring and len(ids) > 2 * BLOCK:
-            ids, centres, piece = self._arranged(ids, wanted)
-            blocks = self._blocks(ids)
-            pieces = [Pieces(centres.select(block.origin), piece[block.origin]) for block in blocks]
-        else:
-            blocks = self._blocks(ids)
+        prune = self.prunes and not measuring and len(ids) > 2 * BLOCK
+        blocks, pieces = self._pruned(ids, wanted) if prune else (self._blocks(ids), [])
         jobs = [(i, j) for i in range(-(-wanted // BLOCK)) for j in range(i, len(blocks))]
         if pieces:
             jobs.sort(key=lambda job: job[1] - job[0])  # near ones first: they lower the bounds
@@ -143,12 +138,12 @@ class Clusters:
             return _distances(rows, columns, centre, i == j)
 
         # entered here, in the order of the jobs, so that ties fall the same way whatever the threads do
-        for done, (job, found) in enumerate(zip(jobs, self.team.each(work, jobs), strict=True), 1):
-            if found is None:
+        for done, (job, tile) in enumerate(zip(jobs, self.team.each(work, jobs), strict=True), 1):
+            if tile is None:
                 skipped += 1
             else:
-                self._enter(blocks[job[0]], blocks[job[1]], found[0], guard, job[1] * BLOCK < wanted)
-                first, second = first + found[1][0], second + found[1][1]
+                self._enter(blocks[job[0]], blocks[job[1]], tile[0], guard, job[1] * BLOCK < wanted)
+                first, second = first + tile[1][0], second + tile[1][1]
             if progress:
                 progress(done, len(jobs))
         self.bound[lost] = guard[lost]
@@ -244,6 +239,12 @@ class Clusters:
         out = np.empty(len(first))
         chains.apart(self.points.x, self.points.mark, self.following, self.size, first, second, out)
         return out
+
+    def _pruned(self, ids: np.ndarray, wanted: int) -> tuple[list[_Block], list[Pieces]]:
+        """Blocks of near clusters, and what says of two blocks that none of their clusters can be near."""
+        ids, centres, piece = self._arranged(ids, wanted)
+        blocks = self._blocks(ids)
+        return blocks, [Pieces(centres.select(block.origin), piece[block.origin]) for block in blocks]
 
     def _arranged(self, ids: np.ndarray, wanted: int) -> tuple[np.ndarray, Centres, np.ndarray]:
         """The ids with near clusters together (the first `wanted` still first), their centres and pieces."""

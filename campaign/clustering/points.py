@@ -39,7 +39,7 @@ class Points:
         return np.float32(np.sqrt(2 * self.norm.sum(dtype=np.float64) / max(1, len(self) - 1)))
 
     def rescale(self, first: float, second: float) -> float:
-        """Take σ_f from the sums over all pairs of (distance - centre) and its square; gives the factor of x."""
+        """Take σ_f from the sums over all pairs of (distance - centre) and its square; returns the factor of x."""
         pairs = len(self) * (len(self) - 1) / 2
         spread = _spread(first / pairs + float(self.centre()), second / pairs - (first / pairs) ** 2)
         factor = 1 / (spread or 1 / self.feature_scale)
@@ -78,7 +78,7 @@ def prepare(
     seed: int = 0,
     provisional: bool = False,
 ) -> Points:
-    """The points of checked input. σ not given is the standard deviation of the distances over all pairs.
+    """The points of checked input. A σ of None is the standard deviation of the distances over all pairs.
 
     σ_s is exact. σ_f is measured on `pairs` pairs at least, in which every mask appears equally often: by default
     2²⁴, for a relative error of about 2e-4. With `provisional`, 2¹⁸ do, and whoever goes through all pairs anyway
@@ -92,7 +92,7 @@ def prepare(
     unit = largest or 1.0
     for low, block in _blocks(features):
         x[low : low + len(block)] = (block - centre) / unit
-    given = feature_scale is not None
+    is_set = feature_scale is not None
     if feature_scale is None:
         feature_scale = _sampled_scale(x, PROVISIONAL_PAIRS if provisional else SAMPLED_PAIRS, seed) * unit or 1.0
     marks = np.asarray(scores, np.float64)
@@ -101,7 +101,7 @@ def prepare(
         score_scale = _score_scale(marks) or 1.0
     x *= np.float32(unit / feature_scale)
     mark = (marks / score_scale).astype(np.float32)
-    return Points(x, _norms(x), mark, feature_scale, score_scale, given or not provisional or count < 2)
+    return Points(x, _norms(x), mark, feature_scale, score_scale, is_set or not provisional or count < 2)
 
 
 def tiles(count: int) -> list[tuple[slice, slice]]:

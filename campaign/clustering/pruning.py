@@ -33,7 +33,7 @@ class Centres:
 
     @classmethod
     def of(cls, points: Points, following: np.ndarray, ids: np.ndarray) -> Centres:
-        """The centres of clusters given as chains of leaves that begin at `ids`."""
+        """The centres of clusters as chains of leaves that start at `ids`."""
         x, mark = np.zeros((len(ids), points.x.shape[1]), np.float32), np.zeros(len(ids), np.float32)
         variance = np.zeros(len(ids), np.float32)
         chains.centres(points.x, points.mark, following, ids, x, mark, variance)

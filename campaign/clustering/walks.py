@@ -18,7 +18,8 @@ def descend(children: np.ndarray, size: np.ndarray, start: np.ndarray, n: int) -
 
 
 @numba.njit(cache=True, nogil=True)
-def root_of(parent: np.ndarray, leaf: int) -> int:
+def union_find_root(parent: np.ndarray, leaf: int) -> int:
+    """The leaf that stands for the set which a leaf is in; `parent` is compressed on the way."""
     root = leaf
     while parent[root] != root:
         root = parent[root]
@@ -29,25 +30,25 @@ def root_of(parent: np.ndarray, leaf: int) -> int:
 
 @numba.njit(cache=True, nogil=True)
 def lift(left: np.ndarray, right: np.ndarray, height: np.ndarray) -> None:
-    """Raise every merge to the height of its parts; each is given by one leaf of either side, parts first.
+    """Raise every merge to the height of its parts; each is named by one leaf of either side, parts first.
 
     Exact merges move by rounding alone; approximate ones may be estimated below their parts.
     """
     parent = np.arange(len(left) + 1)
     top = np.zeros(len(left) + 1)
     for t in range(len(left)):
-        a, b = root_of(parent, left[t]), root_of(parent, right[t])
+        a, b = union_find_root(parent, left[t]), union_find_root(parent, right[t])
         height[t] = max(height[t], top[a], top[b])
         parent[b], top[a] = a, height[t]
 
 
 @numba.njit(cache=True, nogil=True)
 def label(left: np.ndarray, right: np.ndarray, height: np.ndarray, out: np.ndarray) -> None:
-    """Write the SciPy array of merges sorted by height, each given by one leaf of either side."""
+    """Write the SciPy array of merges sorted by height, each named by one leaf of either side."""
     n = len(left) + 1
     parent, cluster, size = np.arange(n), np.arange(n), np.ones(n, np.int64)
     for t in range(n - 1):
-        a, b = root_of(parent, left[t]), root_of(parent, right[t])
+        a, b = union_find_root(parent, left[t]), union_find_root(parent, right[t])
         if size[a] < size[b]:
             a, b = b, a
         out[t, 0], out[t, 1] = min(cluster[a], cluster[b]), max(cluster[a], cluster[b])
@@ -57,14 +58,14 @@ def label(left: np.ndarray, right: np.ndarray, height: np.ndarray, out: np.ndarr
 
 
 @numba.njit(cache=True, nogil=True)
-def join(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
-    """Write, for each leaf, a leaf that names its cluster after these merges."""
+def union_find_sets(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """Write, for each leaf, the leaf that stands for its cluster after these merges."""
     n = len(out)
     parent = np.arange(n)
     for t in range(len(left)):
-        parent[root_of(parent, right[t])] = root_of(parent, left[t])
+        parent[union_find_root(parent, right[t])] = union_find_root(parent, left[t])
     for leaf in range(n):
-        out[leaf] = root_of(parent, leaf)
+        out[leaf] = union_find_root(parent, leaf)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -97,7 +98,9 @@ def leaves_of(linkage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @numba.njit(cache=True, nogil=True)
-def disturb(tile, since, left, right, height, broken) -> None:
+def disturb(
+    tile: np.ndarray, since: np.ndarray, left: np.ndarray, right: np.ndarray, height: np.ndarray, broken: np.ndarray
+) -> None:
     """Mark merges with a side that is nearer to a newcomer than to the other side.
 
     Each row of the tile is a newcomer's distances to all masks; it is there from the height `since` on.

@@ -1,4 +1,4 @@
-"""Labeling configs: every one loads, and what Label Studio would refuse is told in one line."""
+"""Labeling configs: every one loads, and what Label Studio would refuse is named in one line."""
 
 import pytest
 
@@ -72,5 +72,5 @@ CHOICE = '<Choices name="a" toName="t"><Choice value="x" hotkey="q"/></Choices>'
 )
 def test_what_label_studio_would_refuse_is_told(xml, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        parse("mine", xml)
+        parse("own", xml)
     assert "\n" not in str(caught.value)

@@ -26,9 +26,9 @@ def on_device(monkeypatch):
 @pytest.mark.usefixtures("on_device")
 @pytest.mark.parametrize("n", [2, 3, 21, 300])
 @pytest.mark.parametrize("kind", ["normal", "blobs", "duplicates", "grid"])
-@pytest.mark.parametrize("room", [1000, 60])
-def test_same_tree_as_scipy(monkeypatch, n, kind, room):
-    monkeypatch.setattr(device.DeviceClusters, "room", lambda self: 4 * room**2)
+@pytest.mark.parametrize("fits", [1000, 60])
+def test_same_tree_as_scipy(monkeypatch, n, kind, fits):
+    monkeypatch.setattr(device.DeviceClusters, "matrix_budget", lambda self: 4 * fits**2)
     monkeypatch.setattr(lists, "LIST", 6)
     features, scores = masks(kind, n, 6, n)
     merges = linkage(features, scores, LinkageOptions(threads=2))

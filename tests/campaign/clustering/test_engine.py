@@ -52,12 +52,12 @@ def test_what_float32_calls_a_tie_is_told_apart(monkeypatch, direct, order):
 @pytest.mark.usefixtures("small_passes")
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", ["normal", "blobs", "duplicates", "grid"])
-@pytest.mark.parametrize("room", [40, 12, 3])
-def test_passes_give_the_same_tree(monkeypatch, seed, kind, room):
+@pytest.mark.parametrize("fits", [40, 12, 3])
+def test_passes_make_the_same_tree(monkeypatch, seed, kind, fits):
     rng = np.random.default_rng(seed)
     features, scores = masks(kind, int(rng.integers(41, 160)), int(rng.integers(1, 8)), seed)
     monkeypatch.setattr(engine, "_fixed", lambda n, d, threads: 0)
-    merges = linkage(features, scores, LinkageOptions(device="cpu", threads=2, memory=4 * room**2))
+    merges = linkage(features, scores, LinkageOptions(device="cpu", threads=2, memory=4 * fits**2))
     check = assert_complete_linkage if kind == "grid" else assert_same_tree
     check(merges, fused(features, scores))
 
