@@ -13,5 +13,5 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def verification_project(label_studio_client: Client) -> Callable[[], int]:
-    """Makes a fresh verification project and returns its id."""
+    """Makes a fresh verification project and gives its id."""
     return lambda: create_project(label_studio_client, f"Verify [{next(_numbers)}]")
