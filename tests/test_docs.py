@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+import label_config
 from campaign.cli import app
 from campaign.settings import documented_settings
 from campaign.web.serving import build_app
@@ -166,6 +167,14 @@ def test_every_variable_of_compose_and_make_is_documented():
     assert [name for name in sorted(compose) if f"`{name}`" not in TEXTS["docker/README.md"]] == []
     make = set(re.findall(r"\$\(if \$\((\w+)\)", (ROOT / "Makefile").read_text()))
     assert [name for name in sorted(make) if f"`{name}=" not in TEXTS["README.md"]] == []
+
+
+@pytest.mark.parametrize("name", label_config.names())
+def test_every_key_of_a_screen_is_documented(name):
+    text = TEXTS["label_config/README.md"].partition(f"\n### {name.title()}: ")[2].partition("\n##")[0]
+    assert text
+    keys = re.findall(r'hotkey="(\w)"', (label_config.configs.FOLDER / f"{name}.xml").read_text())
+    assert [key for key in keys if f"`{key.upper()}`" not in text] == []
 
 
 def test_every_marker_of_tests_is_documented(pytestconfig):
