@@ -8,9 +8,12 @@ LABEL_STUDIO_VERSION := 1.23.2
 DETECTRON2 := git+https://github.com/facebookresearch/detectron2.git@02b5c4e295e990042a714712c21dc79b731e8833
 OUT ?= demo-out
 UV := $(BIN)/uv
+# Tests run in so many processes side by side, each with its share of the cores; long files are begun first.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 15
 export LABEL_STUDIO_COMMAND ?= $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 
-.PHONY: demo test lint clean install pointrend constraints
+.PHONY: demo test test-fast lint clean install pointrend constraints
 
 install: $(VENV)/.installed
 
@@ -35,7 +38,11 @@ demo: $(if $(filter pointrend,$(DETECTOR)),pointrend,install)
 	$(BIN)/campaign demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HUMAN),--human) $(if $(DETECTOR),--detector "$(DETECTOR)")
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# The tests without Label Studio, Chromium and training: a few minutes.
+test-fast: install
+	$(PYTEST) -m "not label_studio and not browser and not slow"
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and how tests are shared out between workers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,52 @@ from pathlib import Path
 
 import pytest
 
-# One Label Studio serves all tests of a session.
+# Workers share the cores; before NumPy and torch are imported, which read it once.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    side_by_side = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // side_by_side)))
+
+# One Label Studio serves all tests of a run.
 pytest_plugins = ["tests.label_studio_fixture"]
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
 
 # The tests' servers are on this machine; a proxy for the outside must not be asked for them.
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+# Files whose tests train a network; tests elsewhere that take long carry the marker themselves.
+TRAINING = (
+    "tests/ml_backend/detectors/",
+    "tests/ml_backend/learning/test_training.py",
+    "tests/ml_backend/test_model.py",
+)
+# Workers begin with these, so that none is left with a long file at the end.
+FIRST = ("redis", "browser", "slow", "label_studio")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what trains, and has workers take whole files: what the tests of a file share is then made once."""
+    rank: dict[str, int] = {}
+    for item in items:
+        if item.path.relative_to(ROOT).as_posix().startswith(TRAINING):
+            item.add_marker("slow")
+        group = _group(item)
+        first = next((i for i, name in enumerate(FIRST) if item.get_closest_marker(name)), len(FIRST))
+        rank[group] = min(rank.get(group, first), first)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: rank[_group(item)])
+
+
+def _group(item: pytest.Item) -> str:
+    """The name of the tests that run in one worker: a file, or all of Chromium's."""
+    marker = item.get_closest_marker("xdist_group")
+    if marker is None:
+        name = "browser" if item.get_closest_marker("browser") else item.path.relative_to(ROOT).as_posix()
+        marker = pytest.mark.xdist_group(name).mark
+        item.add_marker(pytest.mark.xdist_group(name))
+    return str(marker.args[0])
 
 
 @pytest.fixture(scope="session")

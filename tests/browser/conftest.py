@@ -145,6 +145,14 @@ class Screen:
             self.keep("stuck")
             raise AssertionError(f"{condition} never came true; on the page: {self.errors[-5:]}") from None
 
+    def asked_for(self, text: str, at_least: int) -> int:
+        """How many addresses with this text were asked for, once there are so many, and half a second later."""
+        until = time.monotonic() + 60
+        while sum(text in address for address in self.asked) < at_least and time.monotonic() < until:
+            self.page.wait_for_timeout(50)
+        self.page.wait_for_timeout(500)
+        return sum(text in address for address in self.asked)
+
     def keep(self, name: str) -> None:
         """A screenshot among the artifacts."""
         ARTIFACTS.mkdir(parents=True, exist_ok=True)

@@ -156,6 +156,6 @@ def test_a_single_mask_without_an_answer_is_not_submitted(screen, make_project, 
     project = make_project(label_config.load("single").xml, [{"data": data}])
     screen.open(project, ".cs img")
     screen.page.keyboard.press("Space")
-    screen.page.wait_for_timeout(1500)
-    assert screen.page.get_by_text("Press Y, N or U first").is_visible()
+    screen.page.get_by_text("Press Y, N or U first").wait_for()
+    screen.page.wait_for_timeout(500)
     assert annotations(label_studio_client, project) == {"k": []}

@@ -103,13 +103,11 @@ def test_pictures_of_other_views_are_loaded_only_when_asked_for(screen, project)
     crops = [u for u in screen.asked if "/crops/" in u]
     assert len(crops) == 15 and not any("?" in u for u in crops)
     screen.page.keyboard.press("o")
-    screen.page.wait_for_timeout(1500)
+    assert screen.asked_for("view=image", 15) == 15
     screen.keep("verification-whole-image")
-    assert sum("view=image" in u for u in screen.asked) == 15
     screen.page.keyboard.press("o")
     screen.page.keyboard.press("h")
-    screen.page.wait_for_timeout(1500)
-    assert sum("fill=0" in u for u in screen.asked) == 15
+    assert screen.asked_for("fill=0", 15) == 15
 
 
 def test_the_mouse_and_a_finger_do_as_the_keys_do(screen, project, label_studio_client):
@@ -140,20 +138,19 @@ def test_rules_and_instructions_are_a_key_or_click_away(screen, make_project, cr
     tasks = pages(crops, 1, rules=texts.class_html("disc"))
     project_id = make_project(xml, tasks, expert_instruction=texts.project_html(), show_instruction=True)
     screen.open(project_id, ".cv-crop, .ant-modal")
-    screen.page.wait_for_timeout(1000)
-    assert screen.page.get_by_text("How it works").first.is_visible()
+    guide = screen.page.get_by_text("How it works").first
+    guide.wait_for()
     screen.keep("instructions")
     screen.page.keyboard.press("Escape")
-    screen.page.wait_for_timeout(700)
+    guide.wait_for(state="hidden")
     rules = screen.page.locator(".cv-rules")
     assert not rules.is_visible()
     screen.page.keyboard.press("i")
-    screen.page.wait_for_timeout(300)
-    assert rules.is_visible() and rules.get_by_text("When is a mask correct?").is_visible()
+    rules.wait_for()
+    assert rules.get_by_text("When is a mask correct?").is_visible()
     screen.keep("verification-rules")
     screen.page.keyboard.press("i")
-    screen.page.wait_for_timeout(300)
-    assert not rules.is_visible()
+    rules.wait_for(state="hidden")
 
 
 def test_a_page_of_three_masks_is_answered_too(screen, make_project, crops, label_studio_client):

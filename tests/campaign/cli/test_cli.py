@@ -8,17 +8,7 @@ from pathlib import Path
 import pytest
 
 from campaign.demo.shapes import draw_shapes
-
-CAMPAIGN = str(Path(sys.executable).with_name("campaign"))
-
-
-def campaign(*args, **environment):
-    import os
-
-    env = {k: v for k, v in os.environ.items() if k != "LABEL_STUDIO_API_KEY"} | environment
-    return subprocess.run(
-        [CAMPAIGN, *map(str, args)], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env
-    )
+from tests.campaign.cli.builders import campaign
 
 
 @pytest.fixture(scope="module")

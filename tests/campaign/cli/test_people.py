@@ -6,7 +6,7 @@ import pytest
 
 from campaign.store import Store
 from tests.campaign.builders import answer, finish, gold_store, turn
-from tests.campaign.cli.test_cli import campaign
+from tests.campaign.cli.builders import campaign
 
 
 @pytest.fixture

@@ -14,45 +14,9 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from campaign.dataset.export import export_coco
-from campaign.records.dataset_masks import DatasetMasks
 from ml_backend.errors import InputError
-from ml_backend.masks.coco import CocoDataset, ImageRecord
-
-IMAGES = [ImageRecord(7, "a.png", 30, 20, Path("a.png")), ImageRecord(3, "b.png", 12, 16, Path("b.png"))]
-CLASSES = {5: "nut", 2: "bolt"}
-
-
-def dataset(masks, image=7, class_id=5):
-    n = len(masks)
-    rles = [mask_util.encode(np.asfortranarray(m, np.uint8)) for m in masks]
-    counts, rule, version = (np.empty(n, object) for _ in range(3))
-    counts[:] = [r["counts"] for r in rles]
-    rule[:], version[:] = "quality", "v1"
-    return DatasetMasks(
-        mask_id=(1 << 40) + np.arange(n),
-        image_id=np.broadcast_to(image, n),
-        class_id=np.broadcast_to(class_id, n),
-        box=mask_util.toBbox(rles) if n else np.zeros((0, 4)),
-        rle=counts,
-        size=[m.shape for m in masks],
-        confidence=np.full(n, 0.9),
-        predicted_iou=np.full(n, 0.8),
-        round=np.ones(n),
-        cluster=np.full(n, 11),
-        asked=np.full(n, 15),
-        yes=np.full(n, 14),
-        rule=rule,
-        model_version=version,
-        voted=np.arange(n) % 2 == 0,
-    )
-
-
-def ring_in_two_parts():
-    mask = np.zeros((20, 30), np.uint8)
-    mask[2:14, 2:14] = 1
-    mask[5:11, 5:11] = 0
-    mask[16:19, 20:29] = 1
-    return mask
+from ml_backend.masks.coco import CocoDataset
+from tests.campaign.dataset.builders import CLASSES, IMAGES, dataset, ring_in_two_parts
 
 
 def test_every_field(tmp_path):
@@ -180,7 +144,7 @@ def test_missing_folder_is_one_line(tmp_path):
 # A process that may write 64 KiB to one file meets the same error as one on a full disk.
 FULL_DISK = """
     import resource, sys
-    from tests.campaign.dataset.test_export import CLASSES, IMAGES, dataset, ring_in_two_parts
+    from tests.campaign.dataset.builders import CLASSES, IMAGES, dataset, ring_in_two_parts
     from campaign.dataset.export import export_coco
     from ml_backend.errors import InputError
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import itertools
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -8,10 +8,8 @@ import pytest
 from campaign.label_studio.client import Client
 from campaign.label_studio.verification import create_project
 
-_numbers = itertools.count()
-
 
 @pytest.fixture
 def verification_project(label_studio_client: Client) -> Callable[[], int]:
-    """Makes a fresh verification project and gives its id."""
-    return lambda: create_project(label_studio_client, f"Verify [{next(_numbers)}]")
+    """Makes a fresh verification project and returns its id. A title names a project, so no two are alike."""
+    return lambda: create_project(label_studio_client, f"Verify [{uuid.uuid4().hex[:12]}]")

@@ -10,7 +10,7 @@ from campaign.search.budget import Searches
 from campaign.search.policies import Paper
 from campaign.search.thresholds import Thresholds
 from campaign.search.tree_search import Search
-from tests.campaign.search.test_tree_search import random_tree, run
+from tests.campaign.search.builders import random_tree, run
 
 
 def run_all(searches: Searches, truth, limit=None) -> list[tuple[int, int]]:

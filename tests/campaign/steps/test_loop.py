@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,15 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from redis.exceptions import RedisError
+from rq.job import Job
 
-from campaign.demo import annotators
+from campaign.demo.annotators import Annotator, Habits, Truth
+from campaign.demo.trial import free_port
+from campaign.jobs.broker import connect
 from campaign.jobs.queues import running
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer
+from campaign.records.page import Screen
 from campaign.store import Store
+from ml_backend.errors import InputError
 from ml_backend.masks.brush import encode_brush
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, decode, to_rle
-from tests.campaign.cli.test_cli import CAMPAIGN
+from tests.campaign.cli.builders import CAMPAIGN
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.redis]
 
@@ -95,66 +101,78 @@ def settings(**more) -> list[str]:
 
 
 def free_url() -> str:
-    from campaign.demo.trial import free_port
-
     return f"http://127.0.0.1:{free_port()}"
 
 
-class Annotators:
-    """Simulated annotators in a process of their own, started once the verification project is there."""
+class Team(threading.Thread):
+    """Two simulated annotators over HTTP, who ask Label Studio for a page when the campaign has published one.
 
-    def __init__(self, server: LabelStudioServer, store: Store, truth: Path, log: Path):
-        self.server, self.store, self.truth, self.log = server, store, truth, log
-        self.process: subprocess.Popen | None = None
+    They answer by turns until every published page has an answer, then wait for the next ones.
+    """
 
-    def tick(self) -> None:
-        project = self.store.values.project("verification")
-        if self.process is not None:
-            assert self.process.poll() is None, self.log.read_text()
-        elif project is not None:
-            # Gold shows images that are not in the pool.
-            files = sorted(self.truth.parent.glob("*.json"))
-            command = [
-                sys.executable, annotators.__file__, "--url", self.server.url, "--project", str(project),
-                *(a for path in files for a in ("--truth", str(path))),
-                "--user", "loop-1@example.com", "--user", "loop-2@example.com",
-                "--invite", self.server.invite_token(), "--k-iou", "0.6",
-            ]  # fmt: skip
-            env = os.environ | {"ANNOTATORS_PASSWORD": "discs and bars 1"}
-            with self.log.open("wb") as out:
-                self.process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+    def __init__(self, server: LabelStudioServer, folder: Path, truth: Path):
+        super().__init__(daemon=True)
+        self.server, self.folder = server, folder
+        # Gold shows images that are not in the pool.
+        self.truth = Truth(*sorted(truth.parent.glob("*.json")))
+        self.over = threading.Event()
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._answer(Store.open(self.folder))
+        except BaseException as error:
+            self.problem = error
+
+    def _answer(self, store: Store) -> None:
+        people: list[Annotator] = []
+        while not self.over.wait(0.1):
+            published = sum(p.screen == Screen.VERIFICATION for p in store.pages.rows(published=True))
+            if not people and published:
+                people = [self._enter(f"loop-{n}@example.com") for n in (1, 2)]
+            if sum(person.counts.pages for person in people) < published:
+                project = store.values.project(Screen.VERIFICATION)
+                assert project is not None
+                while any([person.answer_next(project) for person in people]):
+                    pass
+
+    def _enter(self, email: str) -> Annotator:
+        person = Annotator(self.server.url, email, "discs and bars 1", self.truth, Habits(k_iou=0.6), 0.0)
+        person.enter(self.server.invite_token())
+        return person
 
     def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(20)
+        self.over.set()
+        self.join(60)
+        assert not self.is_alive() and self.problem is None, self.problem
 
 
-def run_campaign(server: LabelStudioServer, store: Store, truth: Path, on_tick=None, limit: float = 400) -> None:
-    """`campaign run` to its end, with annotators; `on_tick(run process)` is called all the time."""
+def run_campaign(server: LabelStudioServer, store: Store, truth: Path, on_tick=None, limit: float = 500) -> None:
+    """`campaign run` to its end, with annotators; `on_tick()` is called all the time."""
     env = os.environ | {"LABEL_STUDIO_API_KEY": server.token}
     log = store.folder.parent / f"{store.folder.name}.log"
-    people = Annotators(server, store, truth, log.with_suffix(".people"))
+    team = Team(server, store.folder, truth)
     with log.open("wb") as out:
         process = subprocess.Popen([CAMPAIGN, "run", str(store.folder)], stdout=out, stderr=out, env=env)
+    team.start()
     end = time.monotonic() + limit
     try:
         while process.poll() is None:
             assert time.monotonic() < end, log.read_text()[-2000:]
-            people.tick()
+            assert team.problem is None, team.problem
             if on_tick:
-                on_tick(process)
+                on_tick()
             time.sleep(0.005 if on_tick else 0.2)
         assert process.returncode == 0, log.read_text()[-2000:]
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait(30)
-        people.stop()
+        team.stop()
 
 
 def check_export(path: Path, truth_path: Path, store: Store) -> list[dict]:
-    """What must hold of every export; gives its annotations."""
+    """What must hold of every export; returns its annotations."""
     export, truth = COCO(path), COCO(truth_path)
     names = {i["file_name"]: i["id"] for i in truth.dataset["images"]}
     for image in export.dataset["images"]:
@@ -229,40 +247,34 @@ def brush_region(annotation: Annotation) -> dict:
 
 
 class Killer:
-    """Kills the worker of each station once, with SIGKILL, as soon as its job is seen to run."""
+    """Kills the worker of each step once, with SIGKILL, as soon as its job is seen to run."""
 
-    STATIONS = ("train", "detect", "assess", "cluster", "open", "sync", "propagate")
+    STEPS = ("train", "detect", "assess", "cluster", "open", "sync", "propagate")
 
     def __init__(self, store: Store):
         self.store = store
-        self.left = set(self.STATIONS)
+        self.left = set(self.STEPS)
         self.killed: list[str] = []
 
-    def __call__(self, run: subprocess.Popen) -> None:
-        from redis.exceptions import RedisError
-        from rq.job import Job
-
-        from campaign.jobs.broker import connect
-        from ml_backend.errors import InputError
-
+    def __call__(self) -> None:
         try:
             connection = connect(self.store)
             for job_id, _ in running(self.store, connection):
-                station = next((s for s in self.left if f"-{s}" in job_id), None)
-                worker = Job.fetch(job_id, connection=connection).worker_name if station else None
-                if not station or not worker:
+                step = next((s for s in self.left if f"-{s}" in job_id), None)
+                worker = Job.fetch(job_id, connection=connection).worker_name if step else None
+                if not step or not worker:
                     continue
-                if station == "sync" and self.store.questions.count() == 0:
+                if step == "sync" and self.store.questions.count() == 0:
                     continue  # the first turn that publishes is the one to be killed
                 os.kill(int(worker.rpartition("-")[2]), signal.SIGKILL)
-                self.left.discard(station)
-                self.killed.append(station)
+                self.left.discard(step)
+                self.killed.append(step)
         except (RedisError, InputError, ProcessLookupError, KeyError):
             return  # Redis is not up yet, or the job was over
 
 
 def test_killed_workers_change_nothing(data, tmp_path, label_studio):
-    """A worker is killed in each station, and the export is the one of a campaign that nobody disturbed."""
+    """A worker is killed in each step, and the export is the one of a campaign that nobody disturbed."""
     exports = []
     for name in ("quiet", "killed"):
         folder = tmp_path / name

@@ -11,7 +11,7 @@ from campaign.records.verdict import Verdict
 from campaign.steps.verify import turn
 from ml_backend.errors import InputError
 from tests.campaign.builders import is_good
-from tests.campaign.cli.test_cli import CAMPAIGN
+from tests.campaign.cli.builders import CAMPAIGN
 
 pytestmark = pytest.mark.label_studio
 

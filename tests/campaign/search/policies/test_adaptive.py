@@ -14,7 +14,7 @@ from campaign.search.policies.prior import QUALITIES, Prior, fit_prior
 from campaign.search.thresholds import Thresholds, learn_thresholds
 from campaign.search.tree_search import Search
 from ml_backend.errors import InputError
-from tests.campaign.search.test_tree_search import random_tree, run
+from tests.campaign.search.builders import random_tree, run
 
 THRESHOLDS = Thresholds(0.0, 0.0, prior=Prior())
 

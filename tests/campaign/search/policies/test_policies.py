@@ -12,7 +12,7 @@ from campaign.search.policies import ORDERS, Curtailed, Paper, lower_bound, make
 from campaign.search.thresholds import Thresholds
 from campaign.search.tree_search import Search
 from ml_backend.errors import InputError
-from tests.campaign.search.test_tree_search import LINKAGE, SCORES, random_tree, run
+from tests.campaign.search.builders import LINKAGE, SCORES, random_tree, run
 
 THRESHOLDS = Thresholds(0.2, 0.7)
 
