@@ -28,7 +28,7 @@ TRAINING = (
     "tests/ml_backend/test_model.py",
 )
 # Workers begin with these, so that none is left with a long file at the end.
-FIRST = ("redis", "browser", "slow", "label_studio")
+FIRST = ("label_studio", "slow", "browser")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -46,13 +46,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group(item: pytest.Item) -> str:
-    """The name of the tests that run in one worker: a file, or all of Chromium's."""
+    """The name of the tests that run in one worker: a file, or all that drive Label Studio.
+
+    Its SQLite refuses a transaction now and then where two write at once, and answers late where many do.
+    """
     marker = item.get_closest_marker("xdist_group")
-    if marker is None:
-        name = "browser" if item.get_closest_marker("browser") else item.path.relative_to(ROOT).as_posix()
-        marker = pytest.mark.xdist_group(name).mark
-        item.add_marker(pytest.mark.xdist_group(name))
-    return str(marker.args[0])
+    if marker is not None:
+        return str(marker.args[0])
+    name = item.path.relative_to(ROOT).as_posix()
+    group = "label_studio" if item.get_closest_marker("label_studio") else name
+    item.add_marker(pytest.mark.xdist_group(group))
+    return group
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 from pathlib import Path
 
+import psutil
 import pytest
 
 from campaign.label_studio.client import Client
@@ -46,9 +49,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Ends the server when the run ends, from the process that outlives all workers."""
     if hasattr(config, "workerinput") or not (_folder(config) / "started").exists():
         return
-    server = LabelStudioServer(_folder(config) / "server")
-    server._end_leftover()  # whichever worker started it
-    server.stop()
+    state = json.loads((_folder(config) / "server" / "server.json").read_text())
+    if not psutil.pid_exists(state["pid"]):
+        return
+    server = psutil.Process(state["pid"])
+    family = [server, *server.children(recursive=True)]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(family, 10)[1]:
+        process.kill()
 
 
 def _folder(config: pytest.Config) -> Path:

@@ -378,10 +378,10 @@ class TestWriteBack:
             write_back(label_studio_client, project, [WrittenMask(tasks[0], "dirt", encode(ring_and_dot()))], "v")
 
 
-def test_unreachable_and_unauthorized(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.label_studio
+def test_unreachable_and_unauthorized(label_studio: LabelStudioServer, tmp_path: Path) -> None:
     gone = Client("http://127.0.0.1:9", "t" * 40, retry_delays=(0.01,))
     with pytest.raises(LabelStudioUnavailable, match=r"http://127\.0\.0\.1:9: expected a running Label Studio, got"):
         read_source(gone, 1, tmp_path)
-    server = request.getfixturevalue("label_studio")
     with pytest.raises(LabelStudioUnauthorized, match="expected a token that Label Studio accepts, got 401"):
-        read_source(Client(server.url, "t" * 40), 1, tmp_path)
+        read_source(Client(label_studio.url, "t" * 40), 1, tmp_path)
