@@ -1,54 +1,177 @@
-"""How long answers took: every page as each user answered it, from the facts."""
+"""The work of the annotators: a view of every page as each of them answered it, kept up with the facts.
+
+Pages with new facts are read again as a whole, so edits and deletions come out as if they had always been so.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterable
 from datetime import datetime
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from campaign.quality.answers import standing_answers
-from campaign.quality.measures import Pace, PageAnswer, pace, page_order
+from campaign.quality.measures import Pace, page_order
+from campaign.quality.work import VOTES, WORK, marks, work_pace
 from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store.answers import Fact
+from campaign.store.pages import Asked
+from campaign.store.views import save_view
+
+NAME = "work"
+FORM = "1"  # of snapshots; another form is worked out anew
+# A snapshot holds all pages, so it is written once this share of them is new: a fact is written a few times, not once
+# a turn.
+NEW_SHARE, NEW_LEAST = 0.05, 100
+
+
+class WorkView:
+    """Every page as each annotation answered it, qualification tests left out. `refresh` before reading.
+
+    `work` has a row for each page and annotation, `votes` one for each answer on a question; `users` are whom their
+    numbers mean.
+    """
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.cursor = 0  # the newest fact taken in
+        self.users: list[str] = []
+        self.work: np.ndarray = np.zeros(0, WORK)
+        self.votes: np.ndarray = np.zeros(0, VOTES)
+        self._number: dict[str, int] = {}
+        self._loaded = False
+        self._unsaved = 0  # pages that no snapshot holds as they are
+        self._lock = Lock()
+
+    def refresh(self) -> WorkView:
+        """Takes in all facts that are new; returns itself."""
+        with self._lock:
+            if not self._loaded:
+                self._load()
+            if facts := self.store.answers.after(self.cursor):
+                keys = {f.page_key for f in facts}
+                self._replace(keys)
+                self.cursor = facts[-1].id
+                self._unsaved += len(keys)
+        return self
+
+    def pace(self) -> Pace:
+        """The time of all answers so far, gold among them."""
+        return work_pace(self.work)
+
+    def save(self) -> None:
+        """Writes a snapshot where enough is new. To be called under the campaign's lock."""
+        with self._lock:
+            row = self.store.views.row(NAME)
+            if row is not None and self._unsaved <= max(NEW_LEAST, NEW_SHARE * len(self.work)):
+                return
+            file = f"{NAME}-{self.cursor}.npz"
+            self.store.views.write(file, {"work": self.work, "votes": self.votes}, {"users": self.users})
+            with self.store.session() as session:
+                save_view(session, NAME, FORM, {"answer": self.cursor}, {}, file)
+            if row is not None and row.file not in (None, file):
+                self.store.views.remove([str(row.file)])
+            self._unsaved = 0
+
+    def _load(self) -> None:
+        self._loaded = True
+        row = self.store.views.row(NAME)
+        if row is None or row.version != FORM or row.file is None:
+            return
+        stored = self.store.views.read(row.file)
+        if stored is None:  # replaced while it was looked for, or gone
+            row = self.store.views.row(NAME)
+            stored = self.store.views.read(str(row.file)) if row is not None else None
+        if row is None or stored is None:
+            return
+        arrays, values = stored
+        self.work, self.votes, self.cursor = arrays["work"], arrays["votes"], int(row.cursor["answer"])
+        for user in values["users"]:
+            self._user(user)
+
+    def _replace(self, keys: Collection[str]) -> None:
+        """Reads what stands on these pages again."""
+        asked: dict[str, dict[int, Asked]] = defaultdict(dict)
+        for a in self.store.questions.on_pages(keys):
+            if a.kind != PageKind.QUALIFY:
+                asked[a.page_key][a.mask_id] = a
+        order = {
+            key: page_order(key, ((a.mask_id, a.gold is not None) for a in q.values())) for key, q in asked.items()
+        }
+        given: dict[tuple[str, int], dict[int, Fact]] = defaultdict(dict)
+        for fact in standing_answers(self.store.answers.rows(asked)):
+            if fact.mask_id in asked[fact.page_key]:
+                given[fact.page_key, fact.annotation_id][fact.mask_id] = fact
+        work, votes = [], []
+        for (key, annotation), facts in given.items():
+            shown = [facts[mask] for mask in order[key] if mask in facts]
+            user = self._user(shown[0].annotator)
+            work.append(_work_row(annotation, user, shown, asked[key]))
+            votes += _vote_rows(user, shown, asked[key])
+        pages = np.array(sorted({a.number for q in asked.values() for a in q.values()}), np.int64)
+        self.work = _exchanged(self.work, pages, work)
+        self.votes = _exchanged(self.votes, pages, votes)
+
+    def _user(self, annotator: str) -> int:
+        if annotator not in self._number:
+            self._number[annotator] = len(self.users)
+            self.users.append(annotator)
+        return self._number[annotator]
+
+
+_OF: WeakKeyDictionary[Store, WorkView] = WeakKeyDictionary()
+
+
+def work(store: Store) -> WorkView:
+    """The work of a campaign's annotators as it stands now."""
+    if store not in _OF:
+        _OF[store] = WorkView(store)
+    return _OF[store].refresh()
 
 
 def campaign_pace(store: Store) -> Pace:
     """The time of all answers so far, gold among them."""
-    return pace(page for pages in page_answers(store).values() for page in pages)
+    return work(store).pace()
 
 
-def page_answers(store: Store) -> dict[str, list[PageAnswer]]:
-    """Every page as each user answered it, in order of time; qualification tests left out."""
-    masks: dict[str, list[tuple[int, bool]]] = defaultdict(list)
-    wrong: dict[str, set[int]] = defaultdict(set)
-    for question, page in store.questions.rows(gold=True):
-        if page.kind != PageKind.QUALIFY:
-            masks[page.key].append((question.mask_id, question.gold is not None))
-            if question.gold == Verdict.NO.word:
-                wrong[page.key].add(question.mask_id)
-    given: dict[tuple[str, int], dict[int, Fact]] = defaultdict(dict)
-    for a in standing_answers(store.answers.rows(masks)):
-        given[a.page_key, a.annotation_id][a.mask_id] = a
-    pages: dict[str, list[PageAnswer]] = defaultdict(list)
-    for (key, _), answers in given.items():
-        first = next(iter(answers.values()))
-        shown = [mask for mask in page_order(key, masks[key]) if mask in answers]
-        pages[first.annotator].append(
-            PageAnswer(
-                user=first.annotator,
-                key=key,
-                verdicts=tuple(Verdict.parse(answers[mask].verdict) for mask in shown),
-                seconds=first.lead_time,
-                at=_seconds(first.answered_at),
-                wrong_gold=sum(mask in wrong[key] for mask in shown),
-            )
-        )
-    return {user: sorted(of_user, key=lambda p: (p.at or 0.0, p.key)) for user, of_user in pages.items()}
+def _work_row(annotation: int, user: int, shown: list[Fact], asked: dict[int, Asked]) -> tuple[Any, ...]:
+    """A row of `WORK` from the standing answers of one annotation on one page, in the order of its masks."""
+    questions = [asked[f.mask_id] for f in shown]
+    page = questions[0]
+    real = [f.verdict for f, q in zip(shown, questions, strict=True) if q.gold is None]
+    latest = max(shown, key=lambda f: (f.answered_at, f.id))
+    return (
+        page.number, annotation, user, page.class_id, page.round, len(shown),
+        sum(q.gold == Verdict.NO.word for q in questions), len(real), real.count(Verdict.UNSURE.word),
+        marks([place for place, f in enumerate(shown) if f.verdict != Verdict.YES.word]),
+        np.nan if latest.lead_time is None else latest.lead_time, _unix_time(latest.answered_at),
+        latest.answered_at.encode(),
+    )  # fmt: skip
 
 
-def _seconds(at: str) -> float | None:
+def _vote_rows(user: int, shown: list[Fact], asked: dict[int, Asked]) -> Iterable[tuple[Any, ...]]:
+    """Rows of `VOTES` from the same."""
+    for f in shown:
+        question = asked[f.mask_id]
+        if question.gold is None:
+            yield question.number, f.mask_id, f.id, user, question.class_id, Verdict.parse(f.verdict)
+
+
+def _exchanged(table: np.ndarray, pages: np.ndarray, rows: list[tuple[Any, ...]]) -> np.ndarray:
+    """The table with these rows in place of those of some pages."""
+    kept = table[~np.isin(table["page"], pages)] if len(table) else table
+    return np.concatenate([kept, np.array(rows, table.dtype)]) if rows else kept
+
+
+def _unix_time(at: str) -> float:
+    """A time of Label Studio in seconds, NaN where it is none."""
     try:
         return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
     except ValueError:
-        return None
+        return np.nan

@@ -1,34 +1,28 @@
-"""What the annotators did, and how well: one row per user and class, from the facts in the store."""
+"""What the annotators did, and how well: one row per user and class, from the views of their work and their gold."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-from campaign.derived.answers import counted_answers
-from campaign.derived.dataset import final_masks
+import numpy as np
+
 from campaign.derived.live import live
-from campaign.derived.pace import page_answers
-from campaign.quality.answers import standing_answers
-from campaign.quality.measures import (
-    Agreement,
-    GoldAnswer,
-    Pace,
-    Reliability,
-    agreement,
-    first_answers,
-    flags,
-    fleiss_kappa,
-    pace,
-    reliability,
-    vote_counts,
-)
+from campaign.derived.pace import WorkView, work
+from campaign.derived.trust import TrustView, ended_rounds
+from campaign.quality.measures import Agreement, GoldAnswer, Pace, Rate, Reliability, first_answers, reliability
+from campaign.quality.work import Opinions, work_flags, work_pace
 from campaign.records.page import PageKind
+from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.answers import Fact
+from campaign.store.pages import Asked
 from ml_backend.errors import InputError
 
 MODEL_MASKS = 30  # with three answers each, before annotators are estimated from each other
@@ -89,13 +83,18 @@ class ClassCost:
 
 @dataclass(frozen=True)
 class Team:
-    """All annotators, by number of answers, and what the campaign cost. `wage` is that of an hour, where it is set."""
+    """All annotators, by number of answers, and what the campaign cost. `wage` is that of an hour, where it is set.
+
+    `masks` are those of the rounds that ended and those decided so far of the running one; of the latter duplicates
+    are not dropped yet, which `provisional` says.
+    """
 
     users: tuple[AnnotatorFigures, ...]
     classes: tuple[ClassCost, ...]
     pace: Pace
     drawn: Pace
     masks: int
+    provisional: bool
     kappa: float | None
     gold: Reliability
     wage: float | None
@@ -119,104 +118,168 @@ def _total(pace: Pace, drawn: Pace) -> float:
     return pace.seconds + pace.gap_seconds + drawn.seconds
 
 
-def team(store: Store) -> Team:
-    """The annotators of a campaign as it stands."""
-    names = store.values.people()
-    pages = page_answers(store)
-    trust = live(store).trust
-    gold = {user: first_answers(answers) for user in trust.users if (answers := trust.gold_answers(user))}
-    real = {(q.page_key, q.mask_id) for q, p in store.questions.rows()}
-    class_of = {p.key: p.class_id for p in store.pages.rows() if p.kind != PageKind.QUALIFY}
-    standing = [a for a in standing_answers(store.answers.rows(class_of)) if (a.page_key, a.mask_id) in real]
-    counted = {a.id for a in counted_answers(store, class_of)}
-    votes = _votes(standing)
-    agreed, estimated = agreement(votes), _estimated(votes)
-    distrusted = {user for user, times in trust.intervals.items() if times[-1].until is None}
-    known = trust.qualified if store.settings.quality.qualification else None
-    of_user: dict[str, list[Fact]] = defaultdict(list)
-    for a in standing:
-        of_user[a.annotator].append(a)
-    drawings = [d for d in store.drawings.standing() if d.page_key in class_of]
-    rows = []
-    for user in sorted(of_user.keys() | pages.keys() | gold.keys() | {d.annotator for d in drawings}):
-        mine = of_user[user]
-        told = gold.get(user, [])
-        rows.append(
-            AnnotatorFigures(
-                user=user,
-                name=names.get(user, f"user {user}"),
-                answers=len(mine),
-                withdrawn=sum(a.id not in counted for a in mine),
-                pages=len(pages.get(user, [])),
-                unsure=sum(a.verdict == "unsure" for a in mine),
-                gold=reliability(told),
-                gold_wrong=tuple(a for a in told if a.verdict == Verdict(1 - a.truth)),
-                agreement=agreed.get(user, Agreement(None, 0)),
-                estimated=estimated.get(user, (None, None)),
-                pace=pace(pages.get(user, [])),
-                drawn=_drawn(d for d in drawings if d.annotator == user),
-                flags=tuple(flags(pages.get(user, []), store.settings.quality.seconds_least)),
-                trusted=user not in distrusted,
-                qualified=None if known is None else user in known,
-            )
-        )
-    every = [page for given in pages.values() for page in given]
-    masks = final_masks(store)
+def team(store: Store, estimates: bool = True) -> Team:
+    """The annotators of a campaign as it stands; without `estimates` Dawid and Skene's model is left out."""
+    view, trust = work(store), live(store).trust
+    opinions = Opinions.of(view.votes)
+    people = _People(store, view, trust, opinions, _estimated(view, opinions) if estimates else {})
+    drawings = _drawings(store)
+    of_user: dict[str, list[m.Drawing]] = defaultdict(list)
+    of_class: dict[int, list[m.Drawing]] = defaultdict(list)
+    for class_id, drawing in drawings:
+        of_user[drawing.annotator].append(drawing)
+        of_class[class_id].append(drawing)
+    rows = [people.figures(user, of_user[user]) for user in sorted(people.everybody() | of_user.keys())]
+    masks, kappas = dataset_counts(store), opinions.kappa_by_class()
     costs = [
         ClassCost(
             name,
-            pace(p for p in every if class_of.get(p.key) == class_id),
-            _drawn(d for d in drawings if class_of[d.page_key] == class_id),
-            int((masks.class_id == class_id).sum()),
-            fleiss_kappa(vote_counts(_votes(a for a in standing if class_of[a.page_key] == class_id))),
+            work_pace(view.work[view.work["class_id"] == class_id]),
+            _drawn(of_class[class_id]),
+            masks[class_id],
+            kappas.get(class_id),
         )
         for class_id, name in store.classes().items()
     ]
+    current = store.rounds.newest()
     return Team(
         users=tuple(sorted(rows, key=lambda r: (-r.answers, r.user))),
         classes=tuple(costs),
-        pace=pace(every),
-        drawn=_drawn(drawings),
-        masks=len(masks),
-        kappa=fleiss_kappa(vote_counts(votes)),
-        gold=reliability(a for told in gold.values() for a in told),
+        pace=view.pace(),
+        drawn=_drawn(drawing for _, drawing in drawings),
+        masks=masks.total(),
+        provisional=current is not None and current.stage in (Stage.VERIFY, Stage.PROPAGATE),
+        kappa=opinions.kappa(),
+        gold=reliability(a for answers in people.gold.values() for a in answers),
         wage=store.settings.quality.wage_per_hour,
     )
 
 
+def dataset_counts(store: Store) -> Counter[int]:
+    """{class: masks} of the rounds that ended, and of the running one by its decisions, duplicates included."""
+    counts: Counter[int] = Counter()
+    for row in store.rounds.all():
+        if row.stage in (Stage.VERIFY, Stage.PROPAGATE):
+            counts.update({c: figures["masks"] for c, figures in live(store).summaries(row.number).items()})
+        elif (path := store.datasets.path(row.number)).exists():
+            counts.update(_classes_in(path, path.stat().st_mtime_ns))
+    return counts
+
+
+@lru_cache(maxsize=32)
+def _classes_in(path: Path, _written: int) -> dict[int, int]:
+    """{class: masks} of a stored dataset, of which one column is read."""
+    import pyarrow.parquet as pq
+
+    column = pq.ParquetFile(path).read(columns=["class_id"])["class_id"].to_numpy()
+    classes, counts = np.unique(column, return_counts=True)
+    return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+class _People:
+    """Everyone who worked on a campaign, and what is known of each."""
+
+    def __init__(
+        self, store: Store, view: WorkView, trust: TrustView, opinions: Opinions, estimated: dict[str, _Rates]
+    ):
+        self.store, self.view, self.trust, self.estimated = store, view, trust, estimated
+        self.gold = {user: first_answers(answers) for user in trust.users if (answers := trust.gold_answers(user))}
+        self._names = store.values.people()
+        self._agreed = opinions.agreement(len(view.users))
+        self._ended = ended_rounds(store)
+        self._number = {user: number for number, user in enumerate(view.users)}
+        self._of_user = _grouped(view.work, len(view.users))
+
+    def everybody(self) -> set[str]:
+        """All who answered a page or gold."""
+        present = {user for user, number in self._number.items() if len(self._of_user[number])}
+        return present | self.gold.keys()
+
+    def figures(self, user: str, drawings: list[m.Drawing]) -> AnnotatorFigures:
+        """One user's row."""
+        number = self._number.get(user)
+        rows = self.view.work[:0] if number is None else self._of_user[number]
+        gold = self.gold.get(user, [])
+        times = self.trust.intervals.get(user)
+        quality = self.store.settings.quality
+        return AnnotatorFigures(
+            user=user,
+            name=self._names.get(user, f"user {user}"),
+            answers=int(rows["questions"].sum()),
+            withdrawn=self._withdrawn(user, rows),
+            pages=len(rows),
+            unsure=int(rows["unsure"].sum()),
+            gold=reliability(gold),
+            gold_wrong=tuple(a for a in gold if a.verdict == Verdict(1 - a.truth)),
+            agreement=Agreement(None, 0) if number is None else self._agreed[number],
+            estimated=self.estimated.get(user, (None, None)),
+            pace=work_pace(rows),
+            drawn=_drawn(drawings),
+            flags=tuple(work_flags(rows, quality.seconds_least)),
+            trusted=not times or times[-1].until is not None,
+            qualified=user in self.trust.qualified if quality.qualification else None,
+        )
+
+    def _withdrawn(self, user: str, rows: np.ndarray) -> int:
+        """How many of a user's answers on questions do not count."""
+        if user not in self.trust.intervals and not self.store.settings.quality.qualification:
+            return 0
+        columns = (rows[name].tolist() for name in ("page", "class_id", "round", "stamp", "questions"))
+        return sum(
+            questions
+            for page, class_id, number, stamp, questions in zip(*columns, strict=True)
+            if not self.trust.counts(
+                Fact(0, "", 0, 0, user, "", stamp.decode(), None),
+                Asked("", page, 0, None, PageKind.VERIFY, number, class_id),
+                self._ended,
+            )
+        )
+
+
+_Rates = tuple[float | None, float | None]
+
+
+def _grouped(table: np.ndarray, users: int) -> list[np.ndarray]:
+    """The rows of each user."""
+    order = np.argsort(table["user"], kind="stable")
+    ends = np.cumsum(np.bincount(table["user"], minlength=users))
+    return np.split(table[order], ends[:-1]) if users else []
+
+
+def _drawings(store: Store) -> list[tuple[int, m.Drawing]]:
+    """What stands of the masks drawn by hand, each with the class of its page."""
+    standing = store.drawings.standing()
+    class_of = {page.key: page.class_id for page in store.pages.some({d.page_key for d in standing}).values()}
+    return [(class_of[d.page_key], d) for d in standing if d.page_key in class_of]
+
+
 def _drawn(drawings: Iterable[m.Drawing]) -> Pace:
     """Masks and parts of images drawn by hand, and the time they took where it is known."""
-    found = list(drawings)
-    return Pace(len(found), float(sum(d.lead_time or 0 for d in found)), 0.0)
+    times = [d.lead_time or 0.0 for d in drawings]
+    return Pace(len(times), float(sum(times)), 0.0)
 
 
-def _votes(answers: Iterable[Fact]) -> dict[int, dict[str, Verdict]]:
-    votes: dict[int, dict[str, Verdict]] = defaultdict(dict)
-    for a in answers:
-        votes[a.mask_id][a.annotator] = Verdict[a.verdict.upper()]
-    return votes
-
-
-def _estimated(votes: dict[int, dict[str, Verdict]]) -> dict[str, tuple[float | None, float | None]]:
+def _estimated(view: WorkView, opinions: Opinions) -> dict[str, _Rates]:
     """Rates by Dawid and Skene's model, where enough masks have three answers and crowd-kit is installed."""
     from campaign.quality.aggregation import Opinion, aggregate
 
-    if sum(len(given) >= 3 for given in votes.values()) < MODEL_MASKS:
+    if int((opinions.counts.sum(1) >= 3).sum()) < MODEL_MASKS:
         return {}
-    opinions = [Opinion(mask, user, v) for mask, given in votes.items() if len(given) > 1 for user, v in given.items()]
+    columns = (opinions.votes[name].tolist() for name in ("mask", "user", "verdict"))
+    said = [Opinion(mask, view.users[user], Verdict(verdict)) for mask, user, verdict in zip(*columns, strict=True)]
     try:
-        return {str(user): rates for user, rates in aggregate(opinions, "dawid-skene").annotators.items()}
+        return {str(user): rates for user, rates in aggregate(said, "dawid-skene").annotators.items()}
     except InputError:  # an extra that is not installed leaves out a column
         return {}
 
 
-def as_json(found: Team) -> dict:
+def as_json(figures: Team) -> dict[str, Any]:
     """For programs: shares 0 to 1 and seconds."""
 
-    def share(value) -> dict | None:
+    def share(value: Rate | None) -> dict[str, float] | None:
         return None if value is None else value._asdict()
 
-    def trust(gold: Reliability) -> dict:
+    def trust(gold: Reliability) -> dict[str, Any]:
         return {
             "gold": gold.asked, "sensitivity": share(gold.sensitivity), "specificity": share(gold.specificity),
         }  # fmt: skip
@@ -227,28 +290,28 @@ def as_json(found: Team) -> dict:
                 "user": u.user, "name": u.name, "answers": u.answers, "withdrawn": u.withdrawn, "pages": u.pages,
                 "unsure": u.unsure, **trust(u.gold), "kappa": u.agreement.kappa, "shared": u.agreement.shared,
                 "dawid_skene": {"sensitivity": u.estimated[0], "specificity": u.estimated[1]},
-                "seconds_per_answer": u.pace.per_answer, "seconds": u.seconds, "cost": found.cost(u.seconds),
+                "seconds_per_answer": u.pace.per_answer, "seconds": u.seconds, "cost": figures.cost(u.seconds),
                 "drawn": u.drawn.answers, "seconds_per_drawing": u.drawn.per_answer,
                 "flags": list(u.flags), "trusted": u.trusted, "qualified": u.qualified,
             }
-            for u in found.users
+            for u in figures.users
         ],
         "classes": [
             {
                 "class": c.name, "masks": c.masks, "answers": c.pace.answers, "kappa": c.kappa,
                 "seconds_per_answer": c.pace.per_answer, "seconds_per_mask": c.seconds_per_mask,
-                "hours": c.seconds / 3600, "cost": found.cost(c.seconds),
-                "cost_per_mask": found.cost(c.seconds_per_mask),
+                "hours": c.seconds / 3600, "cost": figures.cost(c.seconds),
+                "cost_per_mask": figures.cost(c.seconds_per_mask),
             }
-            for c in found.classes
+            for c in figures.classes
         ],
-        "masks": found.masks, "kappa": found.kappa, **trust(found.gold),
-        "hours": found.seconds / 3600, "cost": found.cost(found.seconds),
-        "cost_per_mask": found.cost(found.seconds_per_mask), "wage_per_hour": found.wage,
-        "drawn": found.drawn.answers, "seconds_per_drawing": found.drawn.per_answer,
-        "published_cost_per_drawn_mask": found.cost(PUBLISHED_DRAWING),
-        "published_cost_per_answer": found.cost(PUBLISHED_ANSWER),
-        "seconds_per_answer": found.pace.per_answer, "seconds_per_mask": found.seconds_per_mask,
+        "masks": figures.masks, "masks_provisional": figures.provisional, "kappa": figures.kappa, **trust(figures.gold),
+        "hours": figures.seconds / 3600, "cost": figures.cost(figures.seconds),
+        "cost_per_mask": figures.cost(figures.seconds_per_mask), "wage_per_hour": figures.wage,
+        "drawn": figures.drawn.answers, "seconds_per_drawing": figures.drawn.per_answer,
+        "published_cost_per_drawn_mask": figures.cost(PUBLISHED_DRAWING),
+        "published_cost_per_answer": figures.cost(PUBLISHED_ANSWER),
+        "seconds_per_answer": figures.pace.per_answer, "seconds_per_mask": figures.seconds_per_mask,
         "published_seconds_per_answer": PUBLISHED_ANSWER, "published_seconds_per_drawn_mask": PUBLISHED_DRAWING,
     }  # fmt: skip
 
