@@ -186,10 +186,10 @@ class Store:
         with self.session() as session:
             session.add(m.Event(text=text))
 
-    def events(self) -> list[m.Event]:
-        """The campaign's log, oldest first."""
+    def events(self, newest: int | None = None) -> list[m.Event]:
+        """The campaign's log, oldest first; so many of its newest lines, or all."""
         with self.session() as session:
-            return list(session.scalars(select(m.Event).order_by(m.Event.id)))
+            return list(session.scalars(select(m.Event).order_by(m.Event.id.desc()).limit(newest)))[::-1]
 
     def state_mark(self) -> tuple:
         """Something that differs whenever facts, decisions, rounds or notes were added or changed, cheaply."""

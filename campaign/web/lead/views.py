@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Blueprint, Flask, Response, abort, redirect, render_template, request, send_file, url_for
 from flask.typing import ResponseReturnValue
@@ -16,8 +18,10 @@ from campaign.derived.team import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money, te
 from campaign.pages import editing
 from campaign.pages.painting import reference
 from campaign.pages.projects import connect, project_url
-from campaign.records.page import Screen
+from campaign.records.decision import Kind
+from campaign.records.page import PageKind, Screen
 from campaign.store import Store
+from campaign.store.models import ClassTree
 from campaign.web.lead.changes import KINDS, decide, foresee
 from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
 from campaign.web.lead.login import protect
@@ -29,6 +33,7 @@ WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
 MOST_EDITS = 1000  # masks put up for correction at once
 EVENTS, DECISIONS = 30, 60  # shown at most
 HOUR = 3600
+T = TypeVar("T")
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#14532d"/>'
     '<path d="M4 8.5l2.7 2.7L12 5.6" fill="none" stroke="#ffe100" stroke-width="2"/></svg>'
@@ -55,12 +60,12 @@ def mount(app: Flask, store: Store) -> None:
 
     @pages.errorhandler(HTTPException)
     def refused(error: HTTPException) -> ResponseReturnValue:
-        told = "There is no such page." if error.code == 404 else error.description
-        return render_template("trouble.html", title=error.name, told=told), error.code or 500
+        reason = "There is no such page." if error.code == 404 else error.description
+        return render_template("trouble.html", title=error.name, reason=reason), error.code or 500
 
     @pages.errorhandler(InputError)
     def unusable(error: InputError) -> ResponseReturnValue:
-        return render_template("trouble.html", title="That cannot be", told=str(error)), 400
+        return render_template("trouble.html", title="That cannot be", reason=str(error)), 400
 
     app.register_blueprint(pages)
 
@@ -85,33 +90,58 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
 
     @pages.get("/")
     def overview() -> str:
-        trees = [t for r in store.rounds.all() for t in store.trees.rows(r.number) if t.masks]
-        decisions = store.decisions.rows()
-        rows = []
-        for tree in trees:
-            mine = [d for d in decisions if (d.round, d.class_id) == (tree.round, tree.class_id)]
-            kinds = {kind: [d for d in mine if d.kind == kind] for kind in WORDS}
-            masks = {kind: sum(d.size for d in found) for kind, found in kinds.items() if kind != "split"}
-            rows.append({
-                "tree": tree, "clusters": {k: len(v) for k, v in kinds.items()}, "masks": masks,
-                "open": max(0, tree.masks - sum(masks.values())), "searched": tree.searched,
-            })  # fmt: skip
         return render_template(
             "overview.html",
             **figures.all(),
             edit_url=project_url(store, Screen.EDIT),
-            rows=rows,
-            events=store.events()[-EVENTS:][::-1],
+            rows=class_rows(store),
+            events=store.events(EVENTS)[::-1],
             published=(PUBLISHED_ANSWER, PUBLISHED_DRAWING),
             label_studio=store.settings.label_studio.url,
         )
 
+    @pages.get("/drawn")
+    def drawn() -> str:
+        return render_template(
+            "drawn.html",
+            edits=editing.summary(store),
+            reference=reference(store),
+            edit_url=project_url(store, Screen.EDIT),
+        )
+
     @pages.get("/annotators/<user>")
     def annotator(user: str) -> str:
-        found = next((u for u in figures.all()["team"].users if u.user == user), None)
-        if found is None:
+        row = next((u for u in team(store).users if u.user == user), None)
+        if row is None:
             abort(404)
-        return render_template("annotator.html", user=found)
+        return render_template("annotator.html", user=row)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of one round on the overview: its tree, its decisions by kind, and the masks that they settle."""
+
+    tree: ClassTree
+    clusters: dict[str, int]
+    masks: dict[str, int]
+
+    @property
+    def open(self) -> int:
+        """Masks in no cluster that is accepted or rejected."""
+        return max(0, self.tree.masks - sum(self.masks.values()))
+
+
+def class_rows(store: Store) -> list[ClassRow]:
+    """What was decided of every class that has a tree, by round and class."""
+    counts = {(number, class_id, kind): (n, size) for number, class_id, kind, n, size in store.decisions.counts()}
+    rows = []
+    for number in [r.number for r in store.rounds.all()]:
+        for tree in store.trees.rows(number):
+            of_kind = {kind: counts.get((number, tree.class_id, kind), (0, 0)) for kind in WORDS}
+            masks = {kind: size for kind, (_, size) in of_kind.items() if kind != Kind.SPLIT}
+            if tree.masks:
+                rows.append(ClassRow(tree, {kind: n for kind, (n, _) in of_kind.items()}, masks))
+    return rows
 
 
 class Figures:
@@ -123,15 +153,16 @@ class Figures:
         self._known: tuple[tuple, dict[str, Any]] | None = None
 
     def all(self) -> dict[str, Any]:
-        """The campaign's status, its annotators, what was corrected by hand, and what was painted."""
+        """The campaign's status, its annotators, and how many pages are drawn on by hand."""
         with self._lock:
             state = self.store.state_mark()
             if self._known is None or self._known[0] != state:
-                found = {
-                    "state": status(self.store), "team": team(self.store), "edits": editing.summary(self.store),
-                    "reference": reference(self.store),
-                }  # fmt: skip
-                self._known = state, found
+                figures = {
+                    "state": status(self.store),
+                    "team": team(self.store, estimates=False),
+                    "drawing_pages": {kind: self.store.pages.count(kind) for kind in (PageKind.EDIT, PageKind.PAINT)},
+                }
+                self._known = state, figures
             return self._known[1]
 
 
@@ -155,7 +186,7 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
     @pages.get("/clusters/<int:round_number>/<int:class_id>/<int:cluster>")
     def cluster(round_number: int, class_id: int, cluster: int) -> str:
         explorer = _explorer(store, round_number, class_id)
-        view = _found(explorer.cluster, cluster)
+        view = _or_404(explorer.cluster, cluster)
         blocks, rows = explorer.icicle(cluster)
         return render_template(
             "cluster.html",
@@ -169,7 +200,7 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
 
     @pages.get("/masks/<int:mask_id>")
     def mask(mask_id: int) -> str:
-        facts = _found(lambda i: mask_facts(store, i), mask_id)
+        facts = _or_404(lambda i: mask_facts(store, i), mask_id)
         try:
             explorer = ClassExplorer(store, facts["round"], facts["class_id"])
         except KeyError:
@@ -196,7 +227,7 @@ def _add_changes(pages: Blueprint, store: Store) -> None:
         change = foresee(store, round_number, class_id, cluster, kind)
         explorer = _explorer(store, round_number, class_id)
         return render_template(
-            "change.html", explorer=explorer, view=_found(explorer.cluster, cluster), kind=kind, change=change
+            "change.html", explorer=explorer, view=_or_404(explorer.cluster, cluster), kind=kind, change=change
         )
 
     @pages.post(route)
@@ -226,7 +257,7 @@ def _add_corrections(pages: Blueprint, store: Store) -> None:
 
     @pages.post("/masks/<int:mask_id>/edit")
     def edit_mask(mask_id: int) -> str:
-        _found(lambda i: mask_facts(store, i), mask_id)
+        _or_404(lambda i: mask_facts(store, i), mask_id)
         if is_drawn(mask_id) or is_heldout(mask_id):
             abort(400, "mask: expected a prediction on an image of the pool")
         return put_up([mask_id], url_for("lead.mask", mask_id=mask_id))
@@ -239,7 +270,8 @@ def _explorer(store: Store, round_number: int, class_id: int) -> ClassExplorer:
         abort(404)
 
 
-def _found(find, key: int):
+def _or_404(find: Callable[[int], T], key: int) -> T:
+    """What `find` returns for a key, or the answer that there is no such page."""
     try:
         return find(key)
     except KeyError:

@@ -236,3 +236,4 @@ def test_the_lead_puts_masks_up_for_correction(tmp_path, label_studio):
     assert browser.post(f"{address}/edit", data=form | {"count": 10**6}).status_code == 400
     assert len([p for p in store.pages.rows() if p.kind == "edit" and p.task_id]) == 3
     assert "3 masks put up for correction" in browser.get("/lead/").text
+    assert "3 masks put up for correction: 0 corrected" in browser.get("/lead/drawn").text
