@@ -80,15 +80,17 @@ def decide(store: Store, round_number: int, class_id: int, cluster: int, kind: s
     with store.locked():
         reopens = foresee(store, round_number, class_id, cluster, kind).reopens
         store.overrides.add(round_number, class_id, cluster, kind)
-        wish = f"is to be: {kind}" if kind else "is decided by its answers again"
-        store.log(f"round {round_number}, {name}: cluster {cluster} {wish}, says the lead")
+        order = f"is to be: {kind}" if kind else "is decided by its answers again"
+        store.log(f"round {round_number}, {name}: cluster {cluster} {order}, says the lead")
         live(store).save(also=[round_number])
         if reopens:
             # Its masks are those decided so far again, until it ends anew.
             store.datasets.path(round_number).unlink(missing_ok=True)
             store.rounds.update(round_number, stage=Stage.VERIFY, ended_at=None)
         elif store.rounds.get(round_number).stage == Stage.DONE:
-            store.datasets.save(round_number, obtained(store, round_number))
+            masks = obtained(store, round_number)
+            store.datasets.save(round_number, masks)
+            store.rounds.update(round_number, metrics={"masks": len(masks)})
 
 
 def _questions(store: Store, round_number: int, search: Search) -> int:
