@@ -1,7 +1,7 @@
 """What the lead waits for: `python -m tests.benchmarks.pages --masks 1000000 --classes 100 --answers 100000`.
 
 A campaign at verify as `tests.benchmarks.turns` makes it, with answered pages written to the database in bulk, a
-tenth of their masks gold. Prints, with --json as one object, milliseconds:
+tenth of their masks gold. Prints milliseconds, with --json as one object, and with `_cpu` those that the processor was at work:
 
     status_cold, status_warm       `campaign status` in a process, at the first call and at the second
     overview_cold, overview_warm   GET /lead/ at the first call and at the second
@@ -64,21 +64,22 @@ def add_answered(store: Store, truth: dict[int, np.ndarray], answers: int, first
             session.execute(insert(table), rows)
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
-    started = time.perf_counter()
+def timed(name: str, call: Callable[[], object]) -> dict[str, float]:
+    """How long a call takes, and how long it keeps the processor."""
+    started, cpu = time.perf_counter(), time.process_time()
     call()
-    return round(1000 * (time.perf_counter() - started), 1)
+    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return {name: round(1000 * wall, 1), f"{name}_cpu": round(1000 * cpu, 1)}
 
 
 def measure(folder: Path, what: str) -> dict[str, float]:
     """Cold and warm figures of one process."""
     store = Store.open(folder)
     if what == "status":
-        return {"status_cold": milliseconds(lambda: status(store)), "status_warm": milliseconds(lambda: status(store))}
+        return timed("status_cold", lambda: status(store)) | timed("status_warm", lambda: status(store))
     if what == "pace":
         store.views.drop("work")
-        return {"pace_from_scratch": milliseconds(lambda: campaign_pace(store))}
+        return timed("pace_from_scratch", lambda: campaign_pace(store))
     from campaign.web.lead import mount
     from campaign.web.lead.login import lead_password
     from campaign.web.serving import StoreCrops
@@ -94,7 +95,7 @@ def measure(folder: Path, what: str) -> dict[str, float]:
         page = browser.get("/lead/")
         assert page.status_code == 200, page.status_code
 
-    results = {"overview_cold": milliseconds(overview), "overview_warm": milliseconds(overview)}
+    results = timed("overview_cold", overview) | timed("overview_warm", overview)
     page = store.pages.rows()[0]
     for n, name in enumerate(("overview_new_facts", "pace_new_facts")):
         rows = [
@@ -105,7 +106,7 @@ def measure(folder: Path, what: str) -> dict[str, float]:
             for q in store.questions.on_pages([page.key])
         ]  # fmt: skip
         store.answers.add(rows)
-        results[name] = milliseconds(overview if name.startswith("overview") else lambda: campaign_pace(store))
+        results |= timed(name, overview if name.startswith("overview") else lambda: campaign_pace(store))
     return results
 
 

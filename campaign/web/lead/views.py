@@ -42,6 +42,8 @@ ICON = (
 
 def mount(app: Flask, store: Store) -> None:
     """Adds the lead's page to the campaign's server."""
+    import scipy.special  # noqa: F401  # takes a third of a second: here, rather than while the lead waits
+
     pages = Blueprint("lead", __name__, url_prefix="/lead", template_folder=".")
     protect(app, pages, store)
     _add_filters(pages, store)
@@ -68,6 +70,7 @@ def mount(app: Flask, store: Store) -> None:
         return render_template("trouble.html", title="That cannot be", reason=str(error)), 400
 
     app.register_blueprint(pages)
+    app.jinja_env.get_template("overview.html")  # compiled here for the same reason
 
 
 def _add_filters(pages: Blueprint, store: Store) -> None:
