@@ -119,6 +119,8 @@ class Opinions:
     @classmethod
     def of(cls, votes: np.ndarray) -> Opinions:
         """The shared opinions among rows of `VOTES`."""
+        masks, inverse, answers = np.unique(votes["mask"], return_inverse=True, return_counts=True)
+        votes = votes[answers[inverse] > 1] if len(masks) else votes
         votes = votes[np.lexsort([votes["fact"], votes["user"], votes["mask"]])]
         mask, user = votes["mask"], votes["user"]
         if len(votes):

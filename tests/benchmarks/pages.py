@@ -1,7 +1,7 @@
 """What the lead waits for: `python -m tests.benchmarks.pages --masks 1000000 --classes 100 --answers 100000`.
 
 A campaign at verify as `tests.benchmarks.turns` makes it, with answered pages written to the database in bulk, a
-tenth of their masks gold. Prints milliseconds, with --json as one object, and with `_cpu` those that the processor was at work:
+tenth of their masks gold. Prints milliseconds, with --json as one object; those with `_cpu` are the processor's alone:
 
     status_cold, status_warm       `campaign status` in a process, at the first call and at the second
     overview_cold, overview_warm   GET /lead/ at the first call and at the second
