@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from ml_backend.errors import InputError
 
@@ -117,10 +119,10 @@ class CampaignSettings(_Section):
     @model_validator(mode="after")
     def _fit_together(self) -> CampaignSettings:
         if self.search.budget_money is not None and not self.quality.wage_per_hour:
-            raise ValueError("search.budget_money needs quality.wage_per_hour")
+            raise InputError("quality.wage_per_hour", "a wage, which search.budget_money needs", "none")
         k_pr, k_pa = self.search.k_pr, self.search.k_pa
         if k_pr is not None and k_pa is not None and k_pr > k_pa:
-            raise ValueError(f"search.k_pr of no more than search.k_pa, {k_pa}")
+            raise InputError("search.k_pr", f"no more than search.k_pa, {k_pa}", k_pr)
         return self
 
 
@@ -128,13 +130,70 @@ Split = Literal["labelled", "pool", "heldout"]
 
 
 def parse_settings(values: dict[str, Any], origin: str | Path) -> CampaignSettings:
-    """Settings from plain values. Raises InputError that names the first bad one."""
+    """Settings from plain values. Raises InputError that names the first bad one, and of an unknown one the nearest."""
     try:
         return CampaignSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{origin} {name}", first["msg"], repr(first["input"])[:60]) from None
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, InputError):  # of settings that do not fit together
+            raise InputError(f"{origin} {cause.thing}", cause.expected, cause.got) from None
+        got = "nothing" if first["type"] == "missing" else repr(first["input"])[:60]
+        raise InputError(f"{origin} {name}", _expected(first, name), got) from None
+
+
+# What pydantic finds wrong, in words that say what is right.
+_EXPECTED = {
+    "missing": "a value",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text",
+    "string_too_short": "a text, at least {min_length} characters long",
+    "string_too_long": "a text, at most {max_length} characters long",
+    "list_type": "a list",
+    "dict_type": "names with values",
+    "model_type": "a group of settings",
+    "model_attributes_type": "a group of settings",
+}
+
+
+def _expected(error: ErrorDetails, name: str) -> str:
+    """What a setting should have been, in plain words."""
+    if error["type"] == "extra_forbidden":
+        return f"a known setting (the nearest is {nearest_setting(name)})"
+    if error["type"] == "literal_error":
+        return f"one of {error['ctx']['expected']}".replace("'", "")
+    if error["type"] == "string_pattern_mismatch":
+        return next(meaning for known, _, meaning in documented_settings() if known == name)
+    words = _EXPECTED.get(error["type"])
+    return error["msg"] if words is None else words.format(**error.get("ctx", {}))
+
+
+def nearest_setting(name: str) -> str:
+    """The known setting whose name is most like this one.
+
+    >>> nearest_setting("search.kiou")
+    'search.k_iou'
+    >>> nearest_setting("budget_question")
+    'search.budget_questions'
+    """
+
+    def likeness(known: str) -> float:
+        own = known.rpartition(".")[2]
+        return max(SequenceMatcher(None, name, known).ratio(), SequenceMatcher(None, name, own).ratio())
+
+    return max((known for known, _, _ in documented_settings()), key=likeness)
 
 
 def documented_settings() -> list[tuple[str, str, str]]:

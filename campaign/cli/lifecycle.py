@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from campaign.cli.output import Json, emit
-from ml_backend.errors import InputError
+from campaign.cli.arguments import Folder, Json, ask_token, settings_from
+from campaign.cli.output import emit
 
-Folder = Annotated[Path, typer.Argument(help="The campaign folder.")]
-TOKEN = "LABEL_STUDIO_API_KEY"
+if TYPE_CHECKING:
+    from campaign.store import Store
 
 
 def init(
@@ -57,7 +57,7 @@ def init(
             images, labelled, pool = data / "images", data / "labelled.json", data / "pool.json"
             heldout = data / "heldout.json" if (data / "heldout.json").exists() else None
         if images is None or labelled is None or pool is None:
-            raise typer.BadParameter("give --data, or --images with --labelled and --pool, or --source-project")
+            raise typer.BadParameter("expected --data, or --images with --labelled and --pool, or --source-project")
         store = create_from_files(
             folder, values, images, labelled, pool, heldout, heldout_share, token=token, check=check_images
         )
@@ -160,42 +160,7 @@ def status(
 COMMANDS = (init, run, worker, serve, status)
 
 
-def settings_from(pairs: list[str]) -> dict[str, Any]:
-    """{"search": {"k_a": 0.9}} from ["search.k_a=0.9"]; values are JSON where they can be, else text."""
-    import json as json_module
-
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"--set: expected NAME=VALUE, got {pair}")
-        try:
-            value = json_module.loads(text)
-        except ValueError:
-            value = text
-        *path, last = name.split(".")
-        section = values
-        for part in path:
-            section = section.setdefault(part, {})
-            if not isinstance(section, dict):
-                raise typer.BadParameter(f"--set: expected a setting's name, got {name}")
-        section[last] = value
-    return values
-
-
-def ask_token() -> str:
-    """The token of Label Studio from the environment, or from a prompt that does not show it."""
-    import os
-    import sys
-
-    if token := os.environ.get(TOKEN):
-        return token
-    if not sys.stdin.isatty():
-        raise InputError("Label Studio token", f"${TOKEN} to be set", "nothing")
-    return typer.prompt("Label Studio token", hide_input=True)
-
-
-def check_label_studio(store) -> None:
+def check_label_studio(store: Store) -> None:
     """Raises InputError where Label Studio does not answer, refuses the token, or lost the verification project."""
     from campaign.pages.projects import connect
     from campaign.records.page import Screen

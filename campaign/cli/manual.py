@@ -1,14 +1,17 @@
-"""`edit`, `paint`, `instructions`: masks drawn by hand, and what annotators are told."""
+"""`edit`, `paint`, `instructions`: masks drawn by hand, and the rules that annotators are shown."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from campaign.cli.lifecycle import Folder
-from campaign.cli.output import Json, emit
+from campaign.cli.arguments import Folder, Json
+from campaign.cli.output import emit
 from ml_backend.errors import InputError
+
+if TYPE_CHECKING:
+    from campaign.store import Store
 
 
 def edit(
@@ -73,13 +76,12 @@ def paint(
         painting.add_paint_pages(store, count, side)
         painting.publish_paintings(store, client)
         painting.read_paintings(store, client)
-    found = painting.reference(store)
+    reference = painting.reference(store)
     url = project_url(store, Screen.PAINT)
-    sq = "no SQ yet" if found.sq is None else f"SQ {found.sq:.3f}"
-    text = (
-        f"{found.answered} of {found.pages} parts painted: {found.painted} masks, {found.masks} of the dataset there, "
-    )
-    emit({"url": url, **found.as_dict()}, json, f"{text}{found.matched} matched, {sq}\n{url or ''}".strip())
+    sq = "no SQ yet" if reference.sq is None else f"SQ {reference.sq:.3f}"
+    painted = f"{reference.answered} of {reference.pages} parts painted: {reference.painted} masks"
+    text = f"{painted}, {reference.masks} of the dataset there, {reference.matched} matched, {sq}"
+    emit({"url": url, **reference.as_dict()}, json, f"{text}\n{url or ''}".strip())
 
 
 def instructions(folder: Folder, json: Json = False) -> None:
@@ -91,16 +93,16 @@ def instructions(folder: Folder, json: Json = False) -> None:
     store = Store.open(folder)
     with store.locked():
         paths = [str(path) for path in write_templates(store)]
-        told = keep_instructions(store, connect(store)) if store.settings.label_studio.url else 0
-    lines = [*paths, f"{told} projects told; pages published from now on show these rules"]
-    emit({"files": paths, "projects": told}, json, "\n".join(lines))
+        changed = keep_instructions(store, connect(store)) if store.settings.label_studio.url else 0
+    lines = [*paths, f"rules put into {changed} projects; pages published from now on show these rules"]
+    emit({"files": paths, "projects": changed}, json, "\n".join(lines))
 
 
 COMMANDS = (edit, paint, instructions)
 
 
-def _classes(store, name: str | None) -> list[int]:
-    found = [i for i, known in store.classes().items() if name in (None, known)]
-    if not found:
+def _classes(store: Store, name: str | None) -> list[int]:
+    classes = [i for i, known in store.classes().items() if name in (None, known)]
+    if not classes:
         raise InputError("--class", f"one of {', '.join(store.classes().values())}", name)
-    return found
+    return classes

@@ -7,14 +7,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from campaign.jobs.supervisor import Supervisor
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+    from ml_backend.detector import Progress
 
 
 def emit(value: Any, as_json: bool, text: str | None = None) -> None:
@@ -106,7 +103,7 @@ class Display:
         self.show(f"round {progress.round_number}: {what}", done, total)
 
 
-def steps_progress(display: Display, what: str):
+def steps_progress(display: Display, what: str) -> Progress:
     """A progress callback for library code: progress(step name, done, total)."""
 
     def progress(name: str, done: int, total: int) -> None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from campaign.cli.lifecycle import Folder
-from campaign.cli.output import Json, emit
+from campaign.cli.arguments import Folder, Json
+from campaign.cli.output import emit
 
 if TYPE_CHECKING:
     from campaign.derived.team import Team
+    from campaign.quality.measures import Rate
 
 
 def invite(
@@ -87,8 +88,8 @@ def qualify(
     lines = [(f"test {t['test']}", t["url"]) for t in made]
     for r in scores:
         state = "passed" if r.passed else "not passed" if r.answered == r.masks else "under way"
-        told = f"{r.right} of {r.answered} right, {r.answered} of {r.masks} answered: {state}"
-        lines.append((f"test {r.test}, {names.get(r.user, r.user)}", told))
+        score = f"{r.right} of {r.answered} right, {r.answered} of {r.masks} answered: {state}"
+        lines.append((f"test {r.test}, {names.get(r.user, r.user)}", score))
     table(f"{store.settings.name}: qualification, passed at {limit:.0%}", lines)
 
 
@@ -98,14 +99,14 @@ def annotators(folder: Folder, json: Json = False) -> None:
     from campaign.store import Store
 
     store = Store.open(folder)
-    found = team(store)
+    figures = team(store)
     if json:
-        emit(as_json(found), True)
+        emit(as_json(figures), True)
         return
-    _print(store.settings.name, found)
+    _print(store.settings.name, figures)
 
 
-def _print(name: str, found: Team) -> None:
+def _print(name: str, figures: Team) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -124,45 +125,45 @@ def _print(name: str, found: Team) -> None:
         "hours",
     ):
         shown.add_column(column, justify="left" if column == "annotator" else "right", overflow="fold")
-    for u in found.users:
+    for u in figures.users:
         shown.add_row(
             u.name, str(u.answers), str(u.withdrawn), str(u.gold.asked), _share(u.gold.sensitivity),
             _share(u.gold.specificity), _plain(u.agreement.kappa), _plain(u.pace.per_answer),
-            _hours(found, u.seconds),
+            _hours(figures, u.seconds),
         )  # fmt: skip
     console = Console()
     if not console.is_terminal:
         console.width = 120  # a file has room
     console.print(shown)
-    for u in found.users:
+    for u in figures.users:
         for flag in (*u.flags, *([] if u.trusted else ["does not count until more gold is answered right"])):
             console.print(f"{u.name}: {flag}", highlight=False)
     costs = Table(title="time and cost by class", title_justify="left", title_style="bold")
-    for column in ("class", "answers", "drawn", "hours", "masks", "s / mask", *(["per mask"] if found.wage else [])):
+    for column in ("class", "answers", "drawn", "hours", "masks", "s / mask", *(["per mask"] if figures.wage else [])):
         costs.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
-    for c in found.classes:
+    for c in figures.classes:
         costs.add_row(
-            c.name, str(c.pace.answers), str(c.drawn.answers), _hours(found, c.seconds), str(c.masks),
-            _plain(c.seconds_per_mask), *([money(found.cost(c.seconds_per_mask))] if found.wage else []),
+            c.name, str(c.pace.answers), str(c.drawn.answers), _hours(figures, c.seconds), str(c.masks),
+            _plain(c.seconds_per_mask), *([money(figures.cost(c.seconds_per_mask))] if figures.wage else []),
         )  # fmt: skip
     console.print(costs)
-    drawing = found.cost(PUBLISHED_DRAWING)
-    per_mask = f" costing {money(found.cost(found.seconds_per_mask))}" if found.wage else ""
+    drawing = figures.cost(PUBLISHED_DRAWING)
+    per_mask = f" costing {money(figures.cost(figures.seconds_per_mask))}" if figures.wage else ""
     console.print(
-        f"{_hours(found, found.seconds)} hours, {_plain(found.pace.per_answer)} s per answer "
-        f"(published {PUBLISHED_ANSWER:g}), {_plain(found.seconds_per_mask)} s per mask{per_mask} "
+        f"{_hours(figures, figures.seconds)} hours, {_plain(figures.pace.per_answer)} s per answer "
+        f"(published {PUBLISHED_ANSWER:g}), {_plain(figures.seconds_per_mask)} s per mask{per_mask} "
         f"(drawing one: {PUBLISHED_DRAWING:g} s{'' if drawing is None else f' costing {drawing:.2f}'})",
         highlight=False,
     )
 
 
-def _share(value) -> str:
+def _share(value: Rate | None) -> str:
     return "–" if value is None else f"{value.value:.0%} ({value.low:.0%}–{value.high:.0%})"
 
 
-def _hours(found: Team, seconds: float) -> str:
+def _hours(figures: Team, seconds: float) -> str:
     """Hours, with what they cost where a wage is set."""
-    cost = found.cost(seconds)
+    cost = figures.cost(seconds)
     return f"{seconds / 3600:.2f}" + ("" if cost is None else f" ({cost:.2f})")
 
 

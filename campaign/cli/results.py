@@ -1,4 +1,4 @@
-"""`export` and `report`: what a campaign gives."""
+"""`export` and `report`: the results of a campaign."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from campaign.cli.lifecycle import Folder
-from campaign.cli.output import Json, emit
+from campaign.cli.arguments import Folder, Json
+from campaign.cli.output import emit
 
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; by default in the campaign folder.")]
 
@@ -45,7 +45,7 @@ def certify(
 ) -> None:
     """Audit the dataset by a fresh sample and state how precise it is at least; the export carries it.
 
-    The first call publishes the questions; call again when they are answered. A new audit begins after that.
+    The first call publishes the questions; call again when they are answered. A new audit is opened after that.
     """
     import time
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from campaign.cli.lifecycle import Folder
-from campaign.cli.output import Display, Json, emit, steps_progress
+from campaign.cli.arguments import Folder, Json
+from campaign.cli.output import Display, emit, steps_progress
 
 
 def publish(

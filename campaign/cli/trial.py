@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from campaign.cli.lifecycle import settings_from
-from campaign.cli.output import Display, Json, emit, table
+from campaign.cli.arguments import Json, settings_from
+from campaign.cli.output import Display, emit, table
 from ml_backend.errors import InputError
+
+if TYPE_CHECKING:
+    from campaign.simulation.populations import ClassPopulation
+    from campaign.simulation.study import SimulationResult
+    from ml_backend.detector import Progress
 
 
 def demo(
@@ -84,8 +89,8 @@ def simulate(
     from campaign.simulation import grid as run_grid
     from campaign.simulation import simulate as run_simulation
 
-    if campaign is None and truth is not None:
-        raise typer.BadParameter("--truth needs --campaign")
+    if (campaign is None) != (truth is None):
+        raise typer.BadParameter("--truth needs --campaign" if campaign is None else "--campaign needs --truth")
     if policy not in POLICIES:
         raise typer.BadParameter(f"--policy: expected one of {', '.join(POLICIES)}, got {policy}")
     if plots is not None:
@@ -97,44 +102,48 @@ def simulate(
     display = Display()
     with display.live():
         progress = steps_progress(display, "simulation")
-        population = None
-        if campaign is not None:
-            if truth is None:
-                raise typer.BadParameter("--campaign needs --truth")
-            from campaign.simulation.predictions import campaign_population
-            from campaign.store import Store
-
-            images = truth.parent / "images"
-            population = campaign_population(
-                Store.open(campaign), truth, images, keep_features=baselines, progress=progress
-            )
+        population = None if campaign is None else _population(campaign, truth, baselines, progress)
         if grid:
             result = run_grid(options, population, progress=progress)
+            best = result["cheapest"]
+            tables = {"Cheapest setting": best or {"none": f"no setting has an SQ of {result['least_sq']}"}}
         else:
             outcome = run_simulation(options, population, progress=progress)
             result = outcome.as_dict(courses=plots is not None)
+            tables = {"Simulated campaign": outcome.summary, **outcome.baselines}
     if plots is not None:
-        import json as json_module
-
-        from campaign.simulation.plots import draw_courses, draw_grid, draw_thresholds
-        from ml_backend.files import write_whole
-
-        if grid:
-            draw_grid(result, plots / "grid.png")
-        else:
-            draw_courses({policy: outcome.course} | outcome.courses, plots)
-            draw_thresholds(outcome.thresholds, plots / "thresholds.png")
-        write_whole(plots / "simulation.json", lambda p: p.write_text(json_module.dumps(result)))
-        result.pop("curves", None)
+        _draw(result, plots, None if grid else outcome)
     if json:
         emit(result, True)
-    elif grid:
-        best = result["cheapest"]
-        table("Cheapest setting", (best or {"none": f"no setting has an SQ of {result['least_sq']}"}).items())
+        return
+    for title, rows in tables.items():
+        table(title, rows.items())
+
+
+def _population(campaign: Path, truth: Path | None, keep_features: bool, progress: Progress) -> list[ClassPopulation]:
+    """The masks of a campaign, with what the COCO file of its pool says of each."""
+    from campaign.simulation.predictions import campaign_population
+    from campaign.store import Store
+
+    assert truth is not None
+    images = truth.parent / "images"
+    return campaign_population(Store.open(campaign), truth, images, keep_features=keep_features, progress=progress)
+
+
+def _draw(result: dict[str, Any], plots: Path, outcome: SimulationResult | None) -> None:
+    """Writes the curves as PNG and the result as JSON, then takes the curves out of it; a grid has no outcome."""
+    import json
+
+    from campaign.simulation.plots import draw_courses, draw_grid, draw_thresholds
+    from ml_backend.files import write_whole
+
+    if outcome is None:
+        draw_grid(result, plots / "grid.png")
     else:
-        table("Simulated campaign", outcome.summary.items())
-        for name, summary in outcome.baselines.items():
-            table(name, summary.items())
+        draw_courses({outcome.options.policy: outcome.course} | outcome.courses, plots)
+        draw_thresholds(outcome.thresholds, plots / "thresholds.png")
+    write_whole(plots / "simulation.json", lambda p: p.write_text(json.dumps(result)))
+    result.pop("curves", None)
 
 
 def with_folder(path: Path) -> None:

@@ -30,18 +30,18 @@ POLL_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
 # Seconds that people took per answer in the published study.
 PUBLISHED_SECONDS = 1.5
-# On SQLite, Label Studio gives two users who ask in the same instant the same task. People hardly do.
+# On SQLite, Label Studio serves two users who ask in the same instant the same task. People hardly do.
 _asking = threading.Lock()
 
 
 class AnnotatorError(RuntimeError):
-    """Something that ends the program, told in one line."""
+    """Something that ends the program, said in one line."""
 
 
 class Truth:
-    """True masks of some COCO files, found by an image's file name and a class's name.
+    """True masks of some COCO files, looked up by an image's file name and a class's name.
 
-    Label Studio puts eight hexadecimal digits before an upload's name, so a name is also found without them. Gold
+    Label Studio puts eight hexadecimal digits before an upload's name, so a name also counts without them. Gold
     hidden among the questions shows images kept out of the pool, so their file is needed too.
     """
 
@@ -131,7 +131,7 @@ class Habits:
     alike: bool = True
 
     def verdict(self, iou: float, user: str, mask: str) -> str:
-        """ "yes", "no" or "unsure" of a mask with this IoU, known by its content `mask`."""
+        """What is said, "yes", "no" or "unsure", of a mask with this IoU, known by its content `mask`."""
         own = "" if self.alike else user
         if chance(self.seed, "unsure", own, mask) < self.unsure:
             return "unsure"
@@ -287,7 +287,7 @@ def result(verdicts: dict[str, str], data: dict[str, Any]) -> list[dict[str, Any
 
 
 class Team:
-    """Annotators at work side by side until they are told to stop or have had nothing to do for a while."""
+    """Annotators at work side by side until they are stopped or have had nothing to do for a while."""
 
     def __init__(
         self, annotators: list[Annotator], projects: list[int], idle_seconds: float | None, stop_file: Path | None
@@ -299,7 +299,7 @@ class Team:
         self._last_page = time.monotonic()
 
     def run(self) -> None:
-        """Works; ends in order: a page that was begun is answered first, so that none stays locked."""
+        """Works; ends in order: a page that was opened is answered first, so that none stays locked."""
         self._last_page = time.monotonic()
         threads = [threading.Thread(target=self._work, args=(a,), daemon=True) for a in self.annotators]
         for thread in threads:
@@ -384,7 +384,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the team; the users' password comes from $ANNOTATORS_PASSWORD. Gives the exit status."""
+    """Runs the team; the users' password comes from $ANNOTATORS_PASSWORD. Returns the exit status."""
     options = parser().parse_args(arguments)
     start = time.monotonic()
     try:

@@ -3,7 +3,7 @@
 Four classes lie in overlapping heaps: washers and nuts (rings with a hole), buttons (with two or four holes) and bolts
 (long and thin, they cut what they cover into parts). Coins, O-rings, nails, plugs and painted outlines look like them
 and belong to no class, so a detector makes honest mistakes. Every picture has its own surface, light, blur, grain and
-colour cast, and the same seed always gives the same pictures.
+colour cast, and the same seed always draws the same pictures.
 """
 
 from __future__ import annotations

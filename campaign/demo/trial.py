@@ -19,9 +19,8 @@ from campaign.demo import annotators
 from campaign.demo.shapes import draw_shapes
 from campaign.derived.dataset import final_masks
 from campaign.derived.status import status
-from campaign.jobs.processes import die_with_parent
+from campaign.jobs.processes import die_with_parent, log_file
 from campaign.jobs.supervisor import Supervisor
-from campaign.jobs.tasks import log_file
 from campaign.label_studio.server import LabelStudioServer
 from campaign.pages.projects import project_url
 from campaign.records.page import Screen
@@ -57,7 +56,7 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions, say: Callable[[str], None], show: Callable[[Supervisor], None]) -> dict[str, Any]:
-    """Runs the campaign to its end and gives its figures and the paths of export and report.
+    """Runs the campaign to its end and returns its figures and the paths of export and report.
 
     `say` prints a line, `show` the running campaign. An unfinished demo in `out` goes on where it stopped. Raises
     InputError for bad data.

@@ -104,12 +104,13 @@ class WorkView:
         order = {
             key: page_order(key, ((a.mask_id, a.gold is not None) for a in q.values())) for key, q in asked.items()
         }
-        given: dict[tuple[str, int], dict[int, Fact]] = defaultdict(dict)
+        answers: dict[tuple[str, int], dict[int, Fact]] = defaultdict(dict)
         for fact in standing_answers(self.store.answers.rows(asked)):
             if fact.mask_id in asked[fact.page_key]:
-                given[fact.page_key, fact.annotation_id][fact.mask_id] = fact
-        work, votes = [], []
-        for (key, annotation), facts in given.items():
+                answers[fact.page_key, fact.annotation_id][fact.mask_id] = fact
+        work: list[tuple[Any, ...]] = []
+        votes: list[tuple[Any, ...]] = []
+        for (key, annotation), facts in answers.items():
             shown = [facts[mask] for mask in order[key] if mask in facts]
             user = self._user(shown[0].annotator)
             work.append(_work_row(annotation, user, shown, asked[key]))

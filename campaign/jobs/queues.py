@@ -27,7 +27,7 @@ class Failure:
 
 
 def enqueue_due(store: Store, connection: Redis, leave_out: Collection[str] = ()) -> list[Failure]:
-    """Puts every due step on its queue unless it is there already; gives the steps that failed for good.
+    """Puts every due step on its queue unless it is there already; returns the steps that failed for good.
 
     Steps named in `leave_out` are not put there.
     """
@@ -84,7 +84,7 @@ def clear_failures(store: Store, connection: Redis) -> None:
 
 
 def recover(connection: Redis, dead_workers: Iterable[str]) -> int:
-    """Puts the jobs of workers that are known to be dead back on their queues; gives how many.
+    """Puts the jobs of workers that are known to be dead back on their queues; returns how many.
 
     RQ finds them by itself when their heartbeats run out, which takes more than a minute.
     """
@@ -110,13 +110,13 @@ def recover(connection: Redis, dead_workers: Iterable[str]) -> int:
 
 def running(store: Store, connection: Redis) -> list[tuple[str, list]]:
     """(job id, [step name, done, total]) of the campaign's jobs that run now."""
-    found = []
+    jobs = []
     for name in ("gpu", "default"):
         for job_id in StartedJobRegistry(name, connection=connection).get_job_ids(cleanup=False):
             job = _fetch(job_id, connection)
             if job is not None and job_id.startswith(store.key):
-                found.append((job_id, job.get_meta(refresh=True).get("progress") or []))
-    return found
+                jobs.append((job_id, job.get_meta(refresh=True).get("progress") or []))
+    return jobs
 
 
 def waiting(connection: Redis) -> int:

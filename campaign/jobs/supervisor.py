@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlparse
 
 from redis import Redis
 
 from campaign.jobs.broker import broker
-from campaign.jobs.processes import die_with_parent
+from campaign.jobs.processes import die_with_parent, log_file
 from campaign.jobs.queues import clear_failures, enqueue_due, recover, running
-from campaign.jobs.tasks import log_file
 from campaign.records.stage import Stage
 from campaign.steps.rounds import StepName, progress_of
 from campaign.store import Store
@@ -120,7 +120,7 @@ class Supervisor:
             self._polled = time.monotonic()
         for failure in enqueue_due(self.store, self.connection, leave_out=() if poll else (StepName.SYNC,)):
             raise InputError(
-                f"step {failure.step.name} of round {failure.step.round_number}", "to succeed", _told(failure.reason)
+                f"step {failure.step.name} of round {failure.step.round_number}", "to succeed", _message(failure.reason)
             )
 
     def until_done(
@@ -171,7 +171,7 @@ def _server(store: Store) -> Child:
     return Child(f"{store.key}-server", command, log_file(store, "server"))
 
 
-def _told(reason: str) -> str:
+def _message(reason: str) -> str:
     """The message of an exception's last line, without its class."""
     name, _, text = reason.partition(": ")
     return text if (text and name.isidentifier()) or ("." in name and text) else reason
@@ -180,7 +180,7 @@ def _told(reason: str) -> str:
 def exit_on_sigterm() -> None:
     """Makes SIGTERM end the run as Ctrl+C does, so that children are ended in order."""
 
-    def leave(_signum, _frame):
+    def leave(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)

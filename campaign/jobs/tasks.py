@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 
 from rq import get_current_job
 
 from campaign.steps.rounds import StepName, run_step
 from campaign.store import Store
 from campaign.store.values import Key
+from ml_backend.detector import Progress
 from ml_backend.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
         enqueue_due(store, job.connection)
 
 
-def report_progress(every: float = 0.5):
-    """A progress callback that keeps the newest state in the running job, at most twice a second."""
+def report_progress(every: float = 0.5) -> Progress:
+    """Returns a progress callback that keeps the newest state in the running job, at most twice a second."""
     job = get_current_job()
     last = 0.0
 
@@ -57,10 +57,3 @@ def report_progress(every: float = 0.5):
             job.save_meta()
 
     return progress
-
-
-def log_file(store: Store, name: str) -> Path:
-    """Where a process of the campaign writes its log."""
-    folder = store.folder / "logs"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{name}.log"

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rq import Worker
 
@@ -19,13 +20,14 @@ HEARTBEAT = 10  # seconds; a job whose worker's machine died is found after this
 class CampaignWorker(Worker):
     """RQ's worker, whose jobs die with it: two copies of a training must not run beside each other."""
 
-    def main_work_horse(self, *args, **kwargs):
+    def main_work_horse(self, *args: Any, **kwargs: Any) -> None:
+        """Runs one job in its process, which ends with this worker."""
         die_with_parent()
-        return super().main_work_horse(*args, **kwargs)
+        super().main_work_horse(*args, **kwargs)
 
 
 def work(folder: Path, queues: list[str], name: str | None = None, burst: bool = False) -> None:
-    """Works until it is told to stop, or with `burst` until the queues are empty."""
+    """Works until it is stopped, or with `burst` until the queues are empty."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     store = Store.open(folder)
     connection = connect(store)

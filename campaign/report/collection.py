@@ -93,8 +93,8 @@ def _trees(store: Store) -> list[m.ClassTree]:
 
 
 def _round(row: m.Round) -> RoundFigures:
-    found = row.metrics.get("ap") or {}
-    mask, box = found.get("mask") or {}, found.get("box") or {}
+    metrics = row.metrics.get("ap") or {}
+    mask, box = metrics.get("mask") or {}, metrics.get("box") or {}
     ap = {"ap": mask.get("ap"), "ap50": mask.get("ap50"), "ap75": mask.get("ap75"), "box_ap": box.get("ap")}
     kept = {name: value for name, value in ap.items() if value is not None}
     return RoundFigures(row.number, row.model_version or "", row.stage, kept)
@@ -119,7 +119,7 @@ def _figures(
         cluster = -1 if question.cluster is None else question.cluster
         decision = decisions.get((page.round, page.class_id, cluster))
         asked[page.round, page.class_id][decision.kind if decision else "open"] += 1
-    found = []
+    classes = []
     for row in trees:
         key, curves = (row.round, row.class_id), row.thresholds.get("curves")
         figures = ClassFigures(
@@ -137,8 +137,8 @@ def _figures(
             note=row.thresholds.get("note") or "",
             curves=Curves(**{name: tuple(column) for name, column in curves.items()}) if curves else None,
         )
-        found.append(figures)
-    return tuple(found)
+        classes.append(figures)
+    return tuple(classes)
 
 
 # Time and precision
@@ -148,12 +148,12 @@ def _moment(answer: Fact) -> datetime:
     """When an answer was given."""
     try:
         return _utc(datetime.fromisoformat(answer.answered_at.replace("Z", "+00:00")))
-    except ValueError:  # of a Label Studio that tells its time otherwise
+    except ValueError:  # of a Label Studio that writes its times otherwise
         return datetime(1970, 1, 1)
 
 
 def _utc(moment: datetime) -> datetime:
-    """The moment in UTC, without a zone: databases give their times with one or without."""
+    """The moment in UTC, without a zone: databases return their times with one or without."""
     return moment.astimezone(timezone.utc).replace(tzinfo=None) if moment.tzinfo else moment
 
 
@@ -184,20 +184,20 @@ def _obtained(
     keys = zip(masks.round.tolist(), masks.class_id.tolist(), masks.cluster.tolist(), strict=True)
     for index, (key, voted) in enumerate(zip(keys, masks.voted.tolist(), strict=True)):
         groups[key, voted].append(index)
-    found = []
+    gains = []
     for (key, voted), members in groups.items():
         decision = decisions.get(key)
         if voted and masks.rule[members[0]] == VOTED_RULE:
             for moment in (times.get(int(masks.mask_id[i]), last) for i in members):
-                found.append(_Obtained(moment, key[0], key[1], 1, 1.0, 0.0))
+                gains.append(_Obtained(moment, key[0], key[1], 1, 1.0, 0.0))
             continue
         n, mean, variance = len(members), float(len(members)), 0.0
         if not voted:
             yes, asked = int(masks.yes[members[0]]), int(masks.asked[members[0]])
             certain = _certain(decision) if decision else asked
             mean, variance = (float(v[0]) for v in expected_correct(*np.array([[n], [yes], [certain]])))
-        found.append(_Obtained(_utc(decision.decided_at) if decision else last, key[0], key[1], n, mean, variance))
-    return found
+        gains.append(_Obtained(_utc(decision.decided_at) if decision else last, key[0], key[1], n, mean, variance))
+    return gains
 
 
 def _progress(obtained: list[_Obtained], answers: list[Fact], class_of: Mapping[int, int]) -> Progress:
@@ -235,14 +235,14 @@ def _examples(
     render: Callable[[list[int]], tuple[Crop, ...]],
 ) -> tuple[ExampleCluster, ...]:
     """Of each kind the largest clusters somebody was asked about, of different classes first, with some crops."""
-    found = []
+    examples = []
     for kind in KINDS:
         of_kind = [d for d in decisions.values() if d.kind == kind]
         for decision in _picked(of_kind):
             crops = render(_shown(store, decision, known))
             if crops:
-                found.append(_example(decision, kind, crops))
-    return tuple(found)
+                examples.append(_example(decision, kind, crops))
+    return tuple(examples)
 
 
 def _picked(decisions: list[m.Decision]) -> list[m.Decision]:

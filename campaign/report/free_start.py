@@ -33,7 +33,7 @@ def free_start(
     heldout = store.masks.predictions(1, "heldout")
     correct = true_iou(heldout, store.images.annotated("heldout"), one_to_one=False) >= store.settings.search.k_iou
     obtained = set(masks.mask_id.tolist())
-    found = []
+    starts = []
     for class_id in store.classes():
         own = np.flatnonzero(heldout.class_id == class_id)[:REFERENCES]
         pool = store.masks.predictions(1, "pool", class_id)
@@ -44,5 +44,5 @@ def free_start(
             ids = pool.mask_id[near.rows].tolist()
             refused = sum(known.get(i) == Verdict.NO for i in ids)
             kept = sum(i in obtained for i in ids)
-            found.append(FreeStart(class_id, len(ids), kept, refused, crops(ids[:shown])))
-    return tuple(found)
+            starts.append(FreeStart(class_id, len(ids), kept, refused, crops(ids[:shown])))
+    return tuple(starts)

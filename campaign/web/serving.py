@@ -78,7 +78,7 @@ class StoreCrops:
 
 
 class Waker:
-    """Puts a read-back on the queue when a webhook tells of an answer. Webhooks only wake; they carry no facts here."""
+    """Puts a read-back on the queue when a webhook says so. Webhooks only wake; they carry no facts here."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -154,9 +154,9 @@ class StoredPredictions:
             image = self._images.get(task_number(task))
             if image is not None and self._place[image.id] in finished:
                 wanted[self._place[image.id]].append((n, image))
-        for number, found in wanted.items():
+        for number, asked in wanted.items():
             shard = read_shard(self.store.masks.shard_path(row.number, "pool", number), features=False)
-            for n, image in found:
+            for n, image in asked:
                 masks = shard.select(shard.image_id == image.id)
                 known[n] = StoredMasks(masks, self.store.classes(), image.height, image.width, row.model_version or "")
         return known
@@ -166,13 +166,13 @@ class StoredPredictions:
 class CampaignBackend(Backend):
     """The ML backend of a campaign, which reaches the source project as the campaign does.
 
-    Label Studio tells the address that its users know, which from inside a container may be another machine.
+    Label Studio passes the address that its users know, which from inside a container may be another machine.
     """
 
     store: Store = field(kw_only=True)
 
     def project(self, project: str | int) -> Project:
-        """How to reach a project: the source project by the campaign's settings, others as `set_up` was told."""
+        """How to reach a project: the source project by the campaign's settings, others as `set_up` was passed them."""
         settings, number = self.store.settings.label_studio, project_number(project)
         if settings.url and number == settings.source_project:
             return Project(number, settings.url, self.store.secret("label_studio_token"))
@@ -194,7 +194,7 @@ def build_app(folder: str | Path) -> Flask:
     backend.enqueue = PushThread(backend)
 
     def train(_project: int) -> None:
-        # A campaign trains by itself at the start of each round; the button starts one that has not begun.
+        # A campaign trains by itself at the start of each round; the button starts one that was not started.
         start_campaign(store)
         enqueue_due(store, connect(store))
 
@@ -235,6 +235,7 @@ class Server(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
+        """Passes the options on to Gunicorn, as far as its version knows them."""
         for name, value in {
             "bind": f"{self.host}:{self.port}",
             "workers": 1,
@@ -249,11 +250,12 @@ class Server(BaseApplication):
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
+        """Returns the application that the process serves."""
         return build_app(self.folder)
 
 
 def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, threads: int = 32) -> None:
-    """Serves until it is told to stop. Raises InputError where the port is taken or the folder no campaign."""
+    """Serves until it is stopped. Raises InputError where the port is taken or the folder no campaign."""
     import socket
 
     store = Store.open(folder)

@@ -9,10 +9,20 @@ from ml_backend.errors import InputError
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({}, "name: expected Field required"),
-        ({"name": "x", "search": {"k_a": 0.4}}, "search.k_a: expected Input should be greater than 0.5, got 0.4"),
-        ({"name": "x", "speed": 1}, "speed: expected Extra inputs are not permitted, got 1"),
-        ({"name": "x", "page": {"page_size": 16}}, "page.page_size"),
+        ({}, "name: expected a value, got nothing"),
+        ({"name": ""}, "name: expected a text, at least 1 characters long, got ''"),
+        ({"name": "x", "search": {"k_a": 0.4}}, "search.k_a: expected a number above 0.5, got 0.4"),
+        ({"name": "x", "search": {"k_a": 2}}, "search.k_a: expected a number of at most 1, got 2"),
+        ({"name": "x", "search": {"k_a": "high"}}, "search.k_a: expected a number, got 'high'"),
+        ({"name": "x", "search": {"n_s": 1.5}}, "search.n_s: expected a whole number, got 1.5"),
+        ({"name": "x", "search": 3}, "search: expected a group of settings, got 3"),
+        ({"name": "x", "sead": 1}, "sead: expected a known setting (the nearest is seed), got 1"),
+        ({"name": "x", "search": {"kiou": 1}}, "search.kiou: expected a known setting (the nearest is search.k_iou)"),
+        ({"name": "x", "budget": 1}, "budget: expected a known setting (the nearest is search.budget_"),
+        ({"name": "x", "page": {"page_size": 16}}, "page.page_size: expected a number of at most 15, got 16"),
+        ({"name": "x", "page": {"single_audits": "perhaps"}}, "page.single_audits: expected true or false"),
+        ({"name": "x", "page": {"single_classes": "cell"}}, "page.single_classes: expected a list, got 'cell'"),
+        ({"name": "x", "detector": {"options": 1}}, "detector.options: expected names with values, got 1"),
     ],
 )
 def test_bad_settings_are_named(values, told):
@@ -29,11 +39,12 @@ def test_settings_survive_json():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"search": {"policy": "foo"}}, "search.policy"),
-        ({"search": {"k_pr": 0.9, "k_pa": 0.1}}, "search.k_pr of no more than search.k_pa, 0.1"),
-        ({"search": {"budget_hours": float("inf")}}, "search.budget_hours"),
+        ({"search": {"policy": "foo"}}, "search.policy: expected one of adaptive, paper or curtailed, got 'foo'"),
+        ({"search": {"k_pr": 0.9, "k_pa": 0.1}}, "search.k_pr: expected no more than search.k_pa, 0.1, got 0.9"),
+        ({"search": {"budget_hours": float("inf")}}, "search.budget_hours: expected a finite number, got inf"),
         ({"search": {"seconds_per_answer": float("nan")}}, "search.seconds_per_answer"),
-        ({"clustering": {"device": "gpu"}}, "clustering.device"),
+        ({"clustering": {"device": "gpu"}}, "clustering.device: expected cpu, cuda or cuda:N"),
+        ({"search": {"budget_money": 9}}, "quality.wage_per_hour: expected a wage, which search.budget_money needs"),
         ({"clustering": {"engine": "fast"}}, "clustering.engine"),
     ],
 )

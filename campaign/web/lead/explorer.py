@@ -13,6 +13,7 @@ from campaign.search.sampling import draw_keys
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.shards import feature_path
+from ml_backend.mask_ids import first_of_place, place_of, round_of, row_of
 
 if TYPE_CHECKING:
     from campaign.clustering import Tree
@@ -144,8 +145,8 @@ class ClassExplorer:
 
     def leaf(self, mask_id: int) -> int | None:
         """The leaf of a mask, None where it is not in this tree: the dataset knew it, or another class has it."""
-        found = np.flatnonzero(np.asarray(self.mask_ids) == mask_id)
-        return int(found[0]) if len(found) else None
+        leaves = np.flatnonzero(np.asarray(self.mask_ids) == mask_id)
+        return int(leaves[0]) if len(leaves) else None
 
     def neighbours(self, mask_id: int) -> list[Crop]:
         """The masks nearest in feature space, nearest first, with their distances.
@@ -160,10 +161,10 @@ class ClassExplorer:
         while int(self.tree.size[cluster]) < SEARCHED and (parent := int(self.tree.parent[cluster])) >= 0:
             cluster = parent
         ids = np.sort(np.asarray(self.mask_ids)[self.tree.members(cluster)][: 2 * SEARCHED])
-        mine = self._features(np.array([mask_id]))[0]
+        feature = self._features(np.array([mask_id]))[0]
         distance = np.concatenate(
             [
-                np.linalg.norm(self._features(ids[start : start + 8192]) - mine, axis=1)
+                np.linalg.norm(self._features(ids[start : start + 8192]) - feature, axis=1)
                 for start in range(0, len(ids), 8192)
             ]
         )
@@ -176,9 +177,9 @@ class ClassExplorer:
 
     def _features(self, ids: np.ndarray) -> np.ndarray:
         parts = []
-        for place in np.unique(ids >> 20):
-            path, _ = self.store.masks.place(int(place) << 20)
-            rows = ids[ids >> 20 == place] & 0xFFFFF
+        for place in np.unique(place_of(ids)):
+            path, _ = self.store.masks.place(first_of_place(place))
+            rows = row_of(ids[place_of(ids) == place])
             parts.append(np.load(feature_path(path), mmap_mode="r")[rows].astype(np.float32))
         return np.concatenate(parts)
 
@@ -200,19 +201,19 @@ class ClassExplorer:
 
 def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
     """A mask with its scores and every standing answer on it. Raises KeyError where there is none."""
-    found = store.masks.read([mask_id])
+    mask = store.masks.read([mask_id])
     names, gold = store.values.people(), {(q.page_key, q.mask_id): q.gold for q, _ in store.questions.gold()}
     answers = standing_answers(store.answers.on_masks([mask_id]))
     counted = {a.id for a in counted_answers(store, {a.page_key for a in answers})}
     return {
         "mask_id": mask_id,
-        "round": mask_id >> 40,
-        "class_id": int(found.class_id[0]),
-        "image": store.images.get(int(found.image_id[0])),
-        "box": [round(float(v)) for v in found.box[0]],
-        "confidence": float(found.confidence[0]),
-        "predicted_iou": float(found.predicted_iou[0]),
-        "score": float(found.score[0]),
+        "round": round_of(mask_id),
+        "class_id": int(mask.class_id[0]),
+        "image": store.images.get(int(mask.image_id[0])),
+        "box": [round(float(v)) for v in mask.box[0]],
+        "confidence": float(mask.confidence[0]),
+        "predicted_iou": float(mask.predicted_iou[0]),
+        "score": float(mask.score[0]),
         "answers": [
             {
                 "name": names.get(a.annotator, f"user {a.annotator}"),

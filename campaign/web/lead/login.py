@@ -7,7 +7,7 @@ import hmac
 import secrets
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, abort, redirect, render_template, request, session, url_for
+from flask import Blueprint, Flask, Response, abort, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from campaign.store import Store
@@ -39,6 +39,16 @@ def protect(app: Flask, pages: Blueprint, store: Store) -> None:
         SESSION_COOKIE_PATH="/lead",
         SESSION_COOKIE_SECURE=store.settings.page.public_url.startswith("https:"),
     )
+    _guard(pages)
+    _add_login(pages, password)
+
+    @pages.context_processor
+    def form() -> dict[str, str]:
+        return {"token": _token(), "campaign": store.settings.name}
+
+
+def _guard(pages: Blueprint) -> None:
+    """Refuses requests without a session or with another site's form, and tells browsers what pages may load."""
 
     @pages.before_request
     def check() -> ResponseReturnValue | None:
@@ -51,7 +61,7 @@ def protect(app: Flask, pages: Blueprint, store: Store) -> None:
         return None
 
     @pages.after_request
-    def harden(response):
+    def harden(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = (
             "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; "
             "base-uri 'none'"
@@ -62,9 +72,9 @@ def protect(app: Flask, pages: Blueprint, store: Store) -> None:
             response.headers["Cache-Control"] = "no-store"
         return response
 
-    @pages.context_processor
-    def form() -> dict:
-        return {"token": _token(), "campaign": store.settings.name}
+
+def _add_login(pages: Blueprint, password: str) -> None:
+    """Adds the page on which the lead logs in, and the way out."""
 
     @pages.route("/login", methods=["GET", "POST"])
     def log_in() -> ResponseReturnValue:

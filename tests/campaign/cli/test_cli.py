@@ -24,7 +24,7 @@ def data(tmp_path_factory):
         (["nosuch"], 2, "nosuch"),
         (["status", "/nonexistent"], 1, "expected a campaign folder"),
         (["init", "/tmp/never-made", "--data", "/nonexistent"], 1, "expected a COCO file, got no such file"),
-        (["init", "/tmp/never-made"], 2, "give --data"),
+        (["init", "/tmp/never-made"], 2, "expected --data"),
         (["init", "/tmp/never-made", "--data", "x", "--set", "search"], 2, "expected NAME=VALUE"),
         (["worker", "x", "--queue", "fast"], 2, "expected gpu or default"),
         (["simulate", "--policy", "papr"], 2, "expected one of adaptive, paper, curtailed"),

@@ -1,0 +1,47 @@
+"""What commands take: the campaign folder, settings as NAME=VALUE, the token of Label Studio."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ml_backend.errors import InputError
+
+Folder = Annotated[Path, typer.Argument(help="The campaign folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+TOKEN = "LABEL_STUDIO_API_KEY"
+
+
+def settings_from(pairs: list[str]) -> dict[str, Any]:
+    """{"search": {"k_a": 0.9}} from ["search.k_a=0.9"]; values are JSON where they can be, else text."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"--set: expected NAME=VALUE, got {pair}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        *path, last = name.split(".")
+        section = values
+        for part in path:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise typer.BadParameter(f"--set: expected a setting's name, got {name}")
+        section[last] = value
+    return values
+
+
+def ask_token() -> str:
+    """The token of Label Studio from the environment, or from a prompt that does not show it."""
+    if token := os.environ.get(TOKEN):
+        return token
+    if not sys.stdin.isatty():
+        raise InputError("Label Studio token", f"${TOKEN} to be set", "nothing")
+    return typer.prompt("Label Studio token", hide_input=True)
