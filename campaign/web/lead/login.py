@@ -15,7 +15,8 @@ from ml_backend.errors import InputError
 
 USER = "lead"
 SECRET = "lead_password"
-OPEN = ("lead.log_in", "lead.style", "lead.icon")
+STATIC = ("lead.style", "lead.icon")
+OPEN = ("lead.log_in", *STATIC)  # without a login
 
 
 def lead_password(store: Store) -> str:
@@ -68,7 +69,7 @@ def _guard(pages: Blueprint) -> None:
         )
         response.headers["Referrer-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"
-        if request.endpoint not in ("lead.style", "lead.icon"):
+        if request.endpoint not in STATIC:
             response.headers["Cache-Control"] = "no-store"
         return response
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flask import Blueprint, Flask, Response, abort, redirect, render_template, request, send_file, url_for
+from flask import Blueprint, Flask, Response, abort, g, redirect, render_template, request, send_file, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
@@ -24,7 +24,7 @@ from campaign.store import Store
 from campaign.store.models import ClassTree
 from campaign.web.lead.changes import KINDS, decide, foresee
 from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
-from campaign.web.lead.login import protect
+from campaign.web.lead.login import STATIC, protect
 from ml_backend.errors import InputError
 from ml_backend.mask_ids import is_drawn, is_heldout
 from ml_backend.server.signing import crop_url
@@ -46,6 +46,7 @@ def mount(app: Flask, store: Store) -> None:
 
     pages = Blueprint("lead", __name__, url_prefix="/lead", template_folder=".")
     protect(app, pages, store)
+    _one_at_a_time(pages)
     _add_filters(pages, store)
     _add_overview(pages, store)
     _add_explorer(pages, store)
@@ -71,6 +72,22 @@ def mount(app: Flask, store: Store) -> None:
 
     app.register_blueprint(pages)
     app.jinja_env.get_template("overview.html")  # compiled here for the same reason
+
+
+def _one_at_a_time(pages: Blueprint) -> None:
+    """Serves these pages one after the other: they share views that take in new facts, as one thread may alone."""
+    lock = threading.RLock()
+
+    @pages.before_request
+    def enter() -> None:
+        if request.endpoint not in STATIC:
+            lock.acquire()
+            g.entered = True
+
+    @pages.teardown_request
+    def leave(_error: BaseException | None) -> None:
+        if g.pop("entered", False):
+            lock.release()
 
 
 def _add_filters(pages: Blueprint, store: Store) -> None:
@@ -152,21 +169,19 @@ class Figures:
 
     def __init__(self, store: Store):
         self.store = store
-        self._lock = threading.Lock()
         self._known: tuple[tuple, dict[str, Any]] | None = None
 
     def all(self) -> dict[str, Any]:
         """The campaign's status, its annotators, and how many pages are drawn on by hand."""
-        with self._lock:
-            state = self.store.state_mark()
-            if self._known is None or self._known[0] != state:
-                figures = {
-                    "state": status(self.store),
-                    "team": team(self.store, estimates=False),
-                    "drawing_pages": {kind: self.store.pages.count(kind) for kind in (PageKind.EDIT, PageKind.PAINT)},
-                }
-                self._known = state, figures
-            return self._known[1]
+        mark = self.store.state_mark()
+        if self._known is None or self._known[0] != mark:
+            figures = {
+                "state": status(self.store),
+                "team": team(self.store, estimates=False),
+                "drawing_pages": {kind: self.store.pages.count(kind) for kind in (PageKind.EDIT, PageKind.PAINT)},
+            }
+            self._known = mark, figures
+        return self._known[1]
 
 
 def _add_explorer(pages: Blueprint, store: Store) -> None:

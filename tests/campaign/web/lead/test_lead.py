@@ -1,13 +1,16 @@
 """The lead's page: behind its login, complete without a script or another machine, and able to take decisions back."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from campaign.derived.dataset import obtained
+from campaign.derived.team import team
 from campaign.steps.replay import replay
+from campaign.store import Store
 from campaign.web.lead import mount
 from campaign.web.lead.changes import decide, foresee
 from campaign.web.lead.explorer import ClassExplorer
@@ -202,6 +205,18 @@ def test_the_overview_is_worked_out_anew_where_facts_came_in(store):
     key = next(p.key for p in store.pages.rows())
     answer(store, key, 9)
     assert len(figures.all()["team"].users) == len(before["team"].users) + 1
+
+
+def test_the_first_looks_of_several_at_once_show_the_same(store):
+    app = create_app(StoreCrops(store), secret=store.secret("crop_key"))
+    mount(app, Store.open(store.folder))
+    browsers = [app.test_client() for _ in range(4)]
+    for browser in browsers:
+        log_in(browser, store)
+    with ThreadPoolExecutor(len(browsers)) as pool:
+        pages = list(pool.map(lambda browser: browser.get("/lead/").text, browsers))
+    assert len({re.sub(r'value="[^"]+"', "", page) for page in pages}) == 1
+    assert f"{team(store).masks:,}" in pages[0]
 
 
 def test_corrections_need_a_label_studio(browser, store):
