@@ -17,7 +17,7 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "told"),
+    ("args", "code", "message"),
     [
         (["status"], 2, "Missing argument"),
         (["status", "x", "--bogus"], 2, "--bogus"),
@@ -31,25 +31,25 @@ def data(tmp_path_factory):
         (["demo", "--out", "/tmp/never-made", "--detector", "yolo"], 2, "expected one of coco-results"),
     ],
 )
-def test_errors_are_one_line_with_the_right_status(args, code, told):
+def test_errors_are_one_line_with_the_right_status(args, code, message):
     done = campaign(*args)
     assert done.returncode == code
-    assert told in done.stderr and len(done.stderr.splitlines()) == 1
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
     assert not Path("/tmp/never-made").exists()
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("search.k_a=2", "search.k_a"),
         ("search.nosuch=2", "search.nosuch"),
         ("detector.name=yolo", "one of coco-results"),
     ],
 )
-def test_bad_settings_are_named_and_leave_nothing(data, tmp_path, setting, told):
+def test_bad_settings_are_named_and_leave_nothing(data, tmp_path, setting, message):
     done = campaign("init", tmp_path / "c", "--data", data, "--set", setting)
-    assert done.returncode == 1 and told in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "c").exists()
 
 

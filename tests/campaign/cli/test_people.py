@@ -21,19 +21,19 @@ def store(tmp_path):
 
 
 def test_annotators_are_shown_with_what_they_are_worth(store):
-    told = json.loads(campaign("annotators", store.folder, "--json").stdout)
-    users = {u["name"]: u for u in told["users"]}
+    printed = json.loads(campaign("annotators", store.folder, "--json").stdout)
+    users = {u["name"]: u for u in printed["users"]}
     assert users["careful@example.com"]["sensitivity"]["value"] == 1 and users["careful@example.com"]["trusted"]
     assert users["careless@example.com"]["specificity"]["value"] == 0 and not users["careless@example.com"]["trusted"]
-    assert users["careful@example.com"]["kappa"] < 0 and told["seconds_per_answer"] > 0
+    assert users["careful@example.com"]["kappa"] < 0 and printed["seconds_per_answer"] > 0
     text = campaign("annotators", store.folder, COLUMNS="200").stdout
     assert "careless@example.com: does not count until more gold is answered right" in text
 
 
-def test_the_lead_is_told_the_address_and_the_password(store):
-    told = json.loads(campaign("invite", store.folder, "--lead", "--json").stdout)
-    assert told["url"].endswith("/lead/") and told["user"] == "lead"
-    assert told["password"] == Store.open(store.folder).secret("lead_password")
+def test_the_lead_is_shown_the_address_and_the_password(store):
+    printed = json.loads(campaign("invite", store.folder, "--lead", "--json").stdout)
+    assert printed["url"].endswith("/lead/") and printed["user"] == "lead"
+    assert printed["password"] == Store.open(store.folder).secret("lead_password")
 
 
 @pytest.mark.parametrize("command", ["invite", "qualify"])
@@ -47,8 +47,8 @@ def test_annotators_are_invited_and_tested(tmp_path, label_studio):
     store = gold_store(tmp_path / "a", url=label_studio.url)
     token = {"LABEL_STUDIO_API_KEY": label_studio.token}
     email = f"new-{label_studio.port}@example.com"
-    told = json.loads(campaign("invite", store.folder, "--user", email, "--json", **token).stdout)
-    assert told["users"][0]["email"] == email and told["link"].startswith(label_studio.url)
+    printed = json.loads(campaign("invite", store.folder, "--user", email, "--json", **token).stdout)
+    assert printed["users"][0]["email"] == email and printed["link"].startswith(label_studio.url)
     again = campaign("invite", store.folder, "--user", email, **token)
     assert again.returncode == 1 and email in again.stderr and len(again.stderr.splitlines()) == 1
     made = json.loads(campaign("qualify", store.folder, "--pages", "1", "--json", **token).stdout)

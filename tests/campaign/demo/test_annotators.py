@@ -145,9 +145,9 @@ def test_per_user() -> None:
 def test_bad_options_end_it_with_one_line(options, password, message, monkeypatch, capsys) -> None:
     monkeypatch.setenv("ANNOTATORS_PASSWORD", password)
     assert main(["--url", "http://127.0.0.1:9", "--project", "1", *options]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(message)
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(message)
+    assert printed.count("\n") == 1
 
 
 def pages(count: int) -> list[Page]:

@@ -1,4 +1,4 @@
-"""What a run gives the processes it starts."""
+"""What a run passes to the processes it starts."""
 
 import pytest
 

@@ -80,8 +80,8 @@ def run_campaign(folder, pool_images=24, policy="paper", rounds=2, error_rate=0.
         store.rounds.update(number, model_version=f"shapes-{number}")
         for split in ("pool", "heldout"):
             split_ids = {coco: own for (name, coco), own in ids.items() if name == split}
-            found = imagined(splits[split], split_ids, truth.classes, rng, 0.6 + 0.1 * number)
-            store.masks.save_shard(number, split, 0, found, len(split_ids), 1.0)
+            masks = imagined(splits[split], split_ids, truth.classes, rng, 0.6 + 0.1 * number)
+            store.masks.save_shard(number, split, 0, masks, len(split_ids), 1.0)
         assess(store, number)
         for class_id in truth.classes:
             cluster(store, number, class_id)

@@ -36,8 +36,8 @@ def test_figures_add_up(data, campaign):
     for kind in KINDS:
         assert sum(f.clusters[kind] for f in data.figures) == sum(d.kind == kind for d in decisions)
     for f in data.figures:
-        found = store.masks.predictions(f.round, "pool", f.class_id)
-        assert f.predictions == len(found)
+        masks = store.masks.predictions(f.round, "pool", f.class_id)
+        assert f.predictions == len(masks)
         assert sum(f.decided.values()) <= f.predictions - f.known
     assert any(f.known for f in data.figures if f.round == 2)
     assert not any(f.known for f in data.figures if f.round == 1)

@@ -9,8 +9,8 @@ from campaign.report.estimates import estimate, expected_correct, interval
     [(100, 15, 15, 100 * 15.5 / 16), (10, 0, 15, 10 * 0.5 / 16), (0, 3, 4, 0.0), (8, 0, 0, 4.0)],
 )
 def test_mean_of_the_correct_masks(masks, yes, answered, mean):
-    found = expected_correct(np.array([masks]), np.array([yes]), np.array([answered]))
-    assert found[0][0] == pytest.approx(mean)
+    expected = expected_correct(np.array([masks]), np.array([yes]), np.array([answered]))
+    assert expected[0][0] == pytest.approx(mean)
 
 
 def test_mean_and_variance_are_those_of_drawn_clusters():
@@ -36,14 +36,14 @@ def test_interval_holds_the_truth_as_often_as_it_says():
     [(3.0, 0.0, 3, (1.0, 1.0, 1.0)), (0.0, 0.0, 3, (0.0, 0.0, 0.0)), (1.5, 0.0, 3, (0.5, 0.5, 0.5))],
 )
 def test_without_variance_there_is_no_interval(mean, variance, masks, expected):
-    found = estimate(mean, variance, masks)
-    assert (found.value, found.low, found.high) == expected
+    share = estimate(mean, variance, masks)
+    assert (share.value, share.low, share.high) == expected
 
 
 def test_one_unasked_mask_may_be_right_or_wrong():
     mean, variance = expected_correct(np.array([1]), np.array([15]), np.array([15]))
-    found = estimate(mean[0], variance[0], 1)
-    assert (found.low, found.high) == pytest.approx((0, 1), abs=1e-6)
+    share = estimate(mean[0], variance[0], 1)
+    assert (share.low, share.high) == pytest.approx((0, 1), abs=1e-6)
 
 
 def test_no_masks_no_estimate():
@@ -51,6 +51,6 @@ def test_no_masks_no_estimate():
 
 
 def test_interval_stays_between_zero_and_one():
-    found = estimate(9.9, 0.05, 10)
-    assert found.value == pytest.approx(0.99)
-    assert 0 <= found.low < found.value < found.high <= 1
+    share = estimate(9.9, 0.05, 10)
+    assert share.value == pytest.approx(0.99)
+    assert 0 <= share.low < share.value < share.high <= 1

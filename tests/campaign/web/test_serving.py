@@ -71,7 +71,7 @@ def test_one_bad_task_costs_the_others_nothing(folder):
     known._images, known._place = {168: image}, {image.id: 0}
     store.rounds.update(1, checkpoint="model.pt", model_version="v")
     tasks = [{"id": 168}, {"id": "168"}, {"id": "abc"}, {}, None, {"id": [1]}, {"id": 9}]
-    found = known(Project(7), tasks)
-    assert found[0] is not None and len(found[0].masks) > 0
-    assert found[1:] == [None] * 6
+    masks = known(Project(7), tasks)
+    assert masks[0] is not None and len(masks[0].masks) > 0
+    assert masks[1:] == [None] * 6
     assert known(Project(8), tasks) == [None] * 7

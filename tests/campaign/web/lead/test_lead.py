@@ -54,13 +54,13 @@ class Links(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found, self.pages, self.scripts, self.inline = [], [], 0, 0
+        self.addresses, self.pages, self.scripts, self.inline = [], [], 0, 0
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.scripts += tag == "script"
         self.inline += any(name == "style" or name.startswith("on") for name, _ in attributes)
-        self.found += [value for name, value in attributes if name in ("href", "src", "action")]
+        self.addresses += [value for name, value in attributes if name in ("href", "src", "action")]
         self.pages += [value for name, value in attributes if name == "href" and value.startswith("/lead/")]
 
 
@@ -109,8 +109,8 @@ def test_every_page_is_there_whole_and_needs_no_other_machine(browser, store):
             continue
         links = Links(page.text)
         assert links.scripts == links.inline == 0
-        assert all(link.startswith("/") for link in links.found), path
-        pictures |= {link for link in links.found if link.startswith("/crops/")}
+        assert all(link.startswith("/") for link in links.addresses), path
+        pictures |= {link for link in links.addresses if link.startswith("/crops/")}
         todo += [link for link in links.pages if link not in seen and link not in todo]
     kinds = {path.split("/")[2] for path in seen}
     assert kinds >= {"", "annotators", "trees", "clusters", "masks", "style.css"}
@@ -119,13 +119,13 @@ def test_every_page_is_there_whole_and_needs_no_other_machine(browser, store):
 
 
 @pytest.mark.parametrize("path", ["trees/1/9", "trees/9/1", "clusters/1/1/99999", "masks/123", "annotators/nobody"])
-def test_what_is_not_there_is_told(browser, store, path):
+def test_what_is_not_there_is_named(browser, store, path):
     log_in(browser, store)
     page = browser.get(f"/lead/{path}")
     assert page.status_code == 404 and "no such page" in page.text
 
 
-def test_a_decision_is_changed_after_it_was_told_what_follows(browser, store):
+def test_a_decision_is_changed_after_what_follows_was_shown(browser, store):
     log_in(browser, store)
     was = accepted(store)
     address = f"/lead/clusters/1/{was.class_id}/{was.cluster}"
@@ -183,11 +183,11 @@ def test_bad_changes_are_refused(store, cluster, kind):
 def test_neighbours_are_the_nearest_in_feature_space(store):
     explorer = ClassExplorer(store, 1, 1)
     mask = int(explorer.mask_ids[3])
-    found = explorer.neighbours(mask)
+    neighbours = explorer.neighbours(mask)
     features = store.masks.predictions(1, "pool", 1).features.astype(np.float32)
-    true = np.sort(np.linalg.norm(features - features[3], axis=1))[1 : len(found) + 1]
-    assert [c.distance for c in found] == pytest.approx(true.tolist(), rel=1e-3)
-    assert mask not in [c.mask_id for c in found] and all(is_good(c.mask_id) == is_good(mask) for c in found)
+    true = np.sort(np.linalg.norm(features - features[3], axis=1))[1 : len(neighbours) + 1]
+    assert [c.distance for c in neighbours] == pytest.approx(true.tolist(), rel=1e-3)
+    assert mask not in [c.mask_id for c in neighbours] and all(is_good(c.mask_id) == is_good(mask) for c in neighbours)
 
 
 def test_the_drawn_tree_is_as_wide_as_its_masks(store):
@@ -242,8 +242,12 @@ def test_the_lead_puts_masks_up_for_correction(tmp_path, label_studio):
     was = accepted(store)
     address = f"/lead/clusters/1/{was.class_id}/{was.cluster}"
     form = {"token": token(browser.get(address)), "count": 2}
-    told = browser.post(f"{address}/edit", data=form)
-    assert told.status_code == 200 and "2 masks put up for correction" in told.text and label_studio.url in told.text
+    posted = browser.post(f"{address}/edit", data=form)
+    assert (
+        answer_.status_code == 200
+        and "2 masks put up for correction" in answer_.text
+        and label_studio.url in answer_.text
+    )
     mask = next(q.mask_id for q, p in store.questions.rows(kind="edit"))
     assert "Have it corrected" not in browser.get(f"/lead/masks/{mask}").text
     other = store.answers.rows()[0].mask_id
