@@ -66,8 +66,8 @@ class Links(HTMLParser):
 
 def test_nothing_is_shown_before_the_login(browser, store):
     for path in ("/lead/", "/lead/trees/1/1", f"/lead/clusters/1/1/{accepted(store).cluster}", "/lead/masks/1"):
-        answer_ = browser.get(path)
-        assert answer_.status_code == 302 and answer_.headers["Location"].startswith("/lead/login")
+        posted = browser.get(path)
+        assert posted.status_code == 302 and posted.headers["Location"].startswith("/lead/login")
     assert browser.post("/lead/clusters/1/1/3/change", data={"kind": "reject"}).status_code == 401
     assert log_in(browser, store, "wrong").status_code == 401
     assert browser.get("/lead/").status_code == 302
@@ -244,9 +244,7 @@ def test_the_lead_puts_masks_up_for_correction(tmp_path, label_studio):
     form = {"token": token(browser.get(address)), "count": 2}
     posted = browser.post(f"{address}/edit", data=form)
     assert (
-        answer_.status_code == 200
-        and "2 masks put up for correction" in answer_.text
-        and label_studio.url in answer_.text
+        posted.status_code == 200 and "2 masks put up for correction" in posted.text and label_studio.url in posted.text
     )
     mask = next(q.mask_id for q, p in store.questions.rows(kind="edit"))
     assert "Have it corrected" not in browser.get(f"/lead/masks/{mask}").text
