@@ -159,6 +159,12 @@ class Adaptive:
             evidence.memo = self._prior(evidence, thresholds.prior or _DEFAULT_PRIOR)
         return self._weighed(evidence.memo[:_GRID], evidence.yes, evidence.no)
 
+    def chance_of_yes(self, evidence: Evidence, thresholds: Thresholds, rng: np.random.Generator) -> float:
+        """Chance that a mask of the cluster is voted yes, for a quality drawn from what is believed of it."""
+        cumulative = self.density(evidence, thresholds).cumsum()
+        drawn = cumulative.searchsorted(rng.random() * cumulative[-1])
+        return float(_voted_yes(self.annotators)[drawn])
+
     def _prior(self, evidence: Evidence, prior: Prior) -> np.ndarray:
         """The memo of a cluster: its density before the answers inside it, its moments before any answer at all."""
         moments, parent = prior.moments(evidence.mean_score, evidence.height), evidence.parent
