@@ -133,6 +133,11 @@ class Run:
         return sum(d.kind == Kind.ACCEPT for s in self.searches.values() for d in s.decisions)
 
 
+def questions_of(search: Search) -> int:
+    """Questions as the policy counts them, see `Course`: masks drawn for clusters, less those that nobody was asked."""
+    return search.samples - sum(case.unasked for case in search.cases.values())
+
+
 def run_campaign(
     population: Sequence[ClassPopulation],
     policy: Policy | Callable[[ClassPopulation], Policy],
@@ -160,7 +165,8 @@ def run_campaign(
         verdicts[c.class_id] = annotators.verdicts(c.iou, seed * 1009 + c.class_id)
     together = Searches(searches, None if budget is None else max(0, budget - asked_before))
     answers = {key: verdict.tolist() for key, verdict in verdicts.items()}
-    seen = dict.fromkeys(searches, 0)
+    seen, questions = dict.fromkeys(searches, 0), dict.fromkeys(searches, 0)
+    counted = dict.fromkeys(searches, (0, 0))
     accepted = 0
     rows: list[tuple] = [(0, 0, 0, 0, 0, 0.0, 0)]
     while not together.done:
@@ -169,14 +175,14 @@ def run_campaign(
             for leaf in ask.leaves:
                 together.answer(key, leaf, verdict[leaf])
                 dataset.vote(leaf, verdict[leaf])
-        questions = 0
         for key, search in searches.items():
-            questions += search.samples
+            if (search.samples, search.questions) != counted[key]:
+                counted[key], questions[key] = (search.samples, search.questions), questions_of(search)
             if len(search.decisions) > seen[key]:
                 for decision in search.decisions[seen[key] :]:
                     if decision.kind == Kind.ACCEPT:
                         accepted += 1
                         datasets[key].accept(np.asarray(search.tree.members(decision.cluster)))
                 seen[key] = len(search.decisions)
-        rows.append((questions, together.questions, *totals, accepted))
+        rows.append((sum(questions.values()), together.questions, *totals, accepted))
     return Run(Course.of(rows, seconds_per_answer, asked_before), datasets, searches, verdicts)

@@ -20,7 +20,7 @@ from campaign.simulation.annotators import Annotators
 from campaign.simulation.baselines import cascade, cut_trees, draw_by_hand, verify_every_mask
 from campaign.simulation.mixtures import Mixture
 from campaign.simulation.populations import ClassPopulation, Progress, class_sizes, sample_population
-from campaign.simulation.runs import Course, Run, run_campaign
+from campaign.simulation.runs import Course, Run, questions_of, run_campaign
 from ml_backend.errors import InputError
 
 GOLD_SHARE = 0.1  # of a budget, at most
@@ -237,7 +237,7 @@ def _per_class(population: Sequence[ClassPopulation], run: Run, options: Simulat
     rows = []
     for c in population:
         search, dataset = run.searches[c.class_id], run.datasets[c.class_id]
-        masks, questions = int(dataset.inside.sum()), search.samples
+        masks, questions = int(dataset.inside.sum()), questions_of(search)
         yes = run.verdicts[c.class_id][np.argsort(-c.score, kind="stable")] == Verdict.YES
         verified = np.flatnonzero(np.cumsum(yes) >= masks)
         row: dict[str, Any] = {"class": c.class_id, "pool": len(c), "questions": questions, "masks": masks}
