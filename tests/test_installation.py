@@ -26,6 +26,14 @@ def test_constraints_name_versions_only(file):
     assert not bad
 
 
+def test_every_dependency_of_the_tests_is_pinned():
+    group = re.search(r"^test = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert group is not None
+    names = re.findall(r'"([\w.-]+)', group[1])
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {"pytest", "pytest-xdist"} <= set(names) <= pinned
+
+
 def test_the_image_is_given_what_it_copies():
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     ignore = (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines()

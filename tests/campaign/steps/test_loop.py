@@ -179,13 +179,13 @@ def check_export(path: Path, truth_path: Path, store: Store) -> list[dict]:
     for image in export.dataset["images"]:
         assert Path(image["file_name"]).name in names
     no = {a.mask_id for a in store.answers.rows() if a.verdict == "no"}
-    found = export.dataset["annotations"]
-    assert found, "no mask was obtained"
-    for a in found:
+    annotations = export.dataset["annotations"]
+    assert annotations, "no mask was obtained"
+    for a in annotations:
         assert a["attributes"]["mask_id"] not in no
         assert a["attributes"]["rule"] and a["attributes"]["model_version"]
         assert export.annToMask(a).sum() == a["area"]
-    return found
+    return annotations
 
 
 @pytest.mark.timeout(1200)
@@ -197,13 +197,13 @@ def test_a_campaign_beside_label_studio(data, tmp_path, label_studio, label_stud
     start = ["--label-studio", label_studio.url, "--source-project", source, "--heldout-share", 0.4]
     more = settings(**{"page.public_url": free_url(), "rounds.rounds": 2})
     token = label_studio.token
-    told = json.loads(campaign("init", folder, *start, *more, "--json", token=token))
-    assert told["images"]["pool"] == 12 and told["images"]["heldout"] == 6 and set(told["classes"]) == {"disc", "bar"}
+    created = json.loads(campaign("init", folder, *start, *more, "--json", token=token))
+    assert created["images"]["pool"] == 12 and created["images"]["heldout"] == 6
+    assert set(created["classes"]) == {"disc", "bar"}
     store = Store.open(folder)
     run_campaign(label_studio, store, data / "pool.json")
     campaign("export", folder, token=token)
-    found = check_export(folder / "export.json", data / "pool.json", store)
-    assert len(found) >= 10
+    assert len(check_export(folder / "export.json", data / "pool.json", store)) >= 10
     state = json.loads(campaign("status", folder, "--json", token=token))
     assert state["finished"] and state["annotators"] == 2 and state["answered"] == state["questions"] > 0
     assert json.loads(campaign("replay", folder, "--json", token=token))["changed"] == 0
