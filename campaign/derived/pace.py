@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from campaign.quality.answers import standing_answers
-from campaign.quality.measures import Pace, page_order
-from campaign.quality.work import VOTES, WORK, marks, work_pace
+from campaign.quality.measures import page_order
+from campaign.quality.work import VOTES, WORK, Pace, marks, work_pace
 from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
 from campaign.store import Store

@@ -14,8 +14,8 @@ import numpy as np
 from campaign.derived.live import live
 from campaign.derived.pace import WorkView, work
 from campaign.derived.trust import TrustView, ended_rounds
-from campaign.quality.measures import Agreement, GoldAnswer, Pace, Rate, Reliability, first_answers, reliability
-from campaign.quality.work import Opinions, work_flags, work_pace
+from campaign.quality.measures import GoldAnswer, Rate, Reliability, first_answers, reliability
+from campaign.quality.work import Agreement, Opinions, Pace, work_flags, work_pace
 from campaign.records.page import PageKind
 from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict

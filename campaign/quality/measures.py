@@ -1,4 +1,4 @@
-"""How far an annotator can be trusted: gold, agreement and speed. Pure functions of answers.
+"""How far an annotator can be trusted, by gold. Pure functions of answers.
 
 Hidden gold shows most. Each user's gold answers, in the order in which they came, run through a cumulative sum
 test (Page 1954, "Continuous inspection schemes") of the accepted share of errors against the limit. It finds a user
@@ -11,18 +11,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
 
 from campaign.records.verdict import Verdict
 
 ALARM = 2.5  # log likelihood ratio at which a user counts as careless; the same the other way makes up for it
 CREDIT = 3.0  # the most that right answers of long ago speak for a user
-FAST_PAGES, PATTERN_PAGES, UNTOUCHED_PAGES = 3, 5, 3  # pages before a flag is raised
-LONGEST_GAP = 60.0  # seconds between two pages; more is a break and no part of the work
 
 
 class Rate(NamedTuple):
@@ -232,149 +228,3 @@ def is_chosen(key: str, share: float) -> bool:
 def stable_hash(*parts: object) -> int:
     """A number below 2**64 that follows from the parts alone, and from nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
-
-
-# Agreement
-
-
-def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
-    """Cohen's kappa of two raters of the same things (Cohen 1960); None where there are none.
-
-    Raters who both choose one and the same category throughout agree fully, and kappa is 1.
-    """
-    n = len(first)
-    if n == 0:
-        return None
-    observed = sum(a == b for a, b in zip(first, second, strict=True)) / n
-    of_first, of_second = Counter(first), Counter(second)
-    chance = sum(of_first[c] * of_second[c] for c in of_first) / n**2
-    return 1.0 if chance == 1 else (observed - chance) / (1 - chance)
-
-
-def fleiss_kappa(counts: np.ndarray) -> float | None:
-    """Fleiss' kappa (Fleiss 1971) of `counts`, (things, categories); None where none was rated twice.
-
-    Things may have different numbers of raters; those with one are left out and each weighs by its pairs of raters.
-    """
-    counts = np.asarray(counts, float)
-    raters = counts.sum(1)
-    counts, raters = counts[raters > 1], raters[raters > 1]
-    if not len(counts):
-        return None
-    pairs = (raters * (raters - 1)).sum()
-    observed = float((counts * (counts - 1)).sum() / pairs)
-    share = counts.sum(0) / counts.sum()
-    chance = float((share**2).sum())
-    return 1.0 if chance == 1 else (observed - chance) / (1 - chance)
-
-
-class Agreement(NamedTuple):
-    """How far users agree: Cohen's kappa with all others together, of `shared` pairs of answers."""
-
-    kappa: float | None
-    shared: int
-
-
-Votes = Mapping[int, Mapping[str, Verdict]]
-
-
-def agreement(votes: Votes) -> dict[str, Agreement]:
-    """Each user against the others on the masks that several answered; `votes` are verdicts by mask and user."""
-    own: dict[str, list[Verdict]] = defaultdict(list)
-    others: dict[str, list[Verdict]] = defaultdict(list)
-    for verdicts in votes.values():
-        for user, verdict in verdicts.items():
-            for other, theirs in verdicts.items():
-                if other != user:
-                    own[user].append(verdict)
-                    others[user].append(theirs)
-    return {user: Agreement(cohen_kappa(own[user], others[user]), len(own[user])) for user in own}
-
-
-def vote_counts(votes: Votes) -> np.ndarray:
-    """The table that `fleiss_kappa` takes: no, yes and unsure of each mask, (masks, 3)."""
-    table = np.zeros((len(votes), 3), int)
-    for row, verdicts in enumerate(votes.values()):
-        for verdict in verdicts.values():
-            table[row, verdict] += 1
-    return table
-
-
-# Speed
-
-
-@dataclass(frozen=True)
-class PageAnswer:
-    """One page as one user answered it.
-
-    `verdicts` in the order in which the masks are shown; `wrong_gold` counts the gold masks among them that
-    are wrong. `seconds` from
-    the page's showing to its submission, `at` Unix time of that; both None where they are not known.
-    """
-
-    user: str
-    key: str
-    verdicts: tuple[Verdict, ...]
-    seconds: float | None
-    at: float | None
-    wrong_gold: int = 0
-
-    @property
-    def untouched(self) -> bool:
-        """Submitted as it was shown, every mask a yes."""
-        return all(v == Verdict.YES for v in self.verdicts)
-
-
-def flags(pages: Sequence[PageAnswer], seconds_least: float) -> list[str]:
-    """What looks careless in the pages of one user, one line each."""
-    reasons = []
-    timed = [p for p in pages if p.seconds is not None and p.verdicts]
-    fast = sum((p.seconds or 0) < seconds_least * len(p.verdicts) for p in timed)
-    if fast >= FAST_PAGES and fast * 10 >= len(timed):
-        reasons.append(f"{fast} of {len(timed)} pages answered in less than {seconds_least:g} s per mask")
-    patterns = Counter(
-        tuple(place for place, verdict in enumerate(p.verdicts) if verdict != Verdict.YES)
-        for p in pages
-        if not p.untouched and len(p.verdicts) > 2
-    )
-    if patterns:
-        pattern, times = patterns.most_common(1)[0]
-        if times >= PATTERN_PAGES and times * 2 > patterns.total():
-            places = ", ".join(str(place + 1) for place in pattern)
-            reasons.append(f"the same places marked on {times} of {patterns.total()} pages: {places}")
-    checked = [p for p in pages if p.wrong_gold]
-    careless = [p for p in checked if p.untouched]
-    if len(careless) >= UNTOUCHED_PAGES and len(careless) * 2 >= len(checked):
-        reasons.append(f"{len(careless)} of {len(checked)} pages that hold a wrong gold mask submitted untouched")
-    return reasons
-
-
-class Pace(NamedTuple):
-    """Time that answers took: seconds on the pages, seconds between them, and how many answers that were."""
-
-    answers: int
-    seconds: float
-    gap_seconds: float
-
-    @property
-    def per_answer(self) -> float | None:
-        """Seconds per answer, gaps included; None without answers."""
-        return (self.seconds + self.gap_seconds) / self.answers if self.answers else None
-
-
-def pace(pages: Iterable[PageAnswer]) -> Pace:
-    """The time of some users' pages; those whose time is not known are left out.
-
-    The gap before a page is the time between the submission of the one before and its own showing. A pause of more
-    than a minute is no work.
-    """
-    answers, seconds, gaps = 0, 0.0, 0.0
-    last: dict[str, float] = {}
-    for page in sorted((p for p in pages if p.seconds is not None), key=lambda p: (p.at or 0.0, p.key)):
-        spent = float(page.seconds or 0)
-        answers, seconds = answers + len(page.verdicts), seconds + spent
-        if page.at is not None:
-            gap = page.at - spent - last.get(page.user, -math.inf)
-            gaps += gap if 0 < gap <= LONGEST_GAP else 0.0
-            last[page.user] = page.at
-    return Pace(answers, seconds, gaps)

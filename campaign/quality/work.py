@@ -9,19 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from campaign.quality.measures import (
-    FAST_PAGES,
-    LONGEST_GAP,
-    PATTERN_PAGES,
-    UNTOUCHED_PAGES,
-    Agreement,
-    Pace,
-    fleiss_kappa,
-)
-
+FAST_PAGES, PATTERN_PAGES, UNTOUCHED_PAGES = 3, 5, 3  # pages before a flag is raised
+LONGEST_GAP = 60.0  # seconds between two pages; more is a break and no part of the work
 PLACES = 64  # of a page that `marked` tells apart
 STAMP = "S40"  # a time as Label Studio writes it
 
@@ -42,6 +35,26 @@ VOTES = np.dtype(
         ("verdict", np.int8),
     ]
 )  # fmt: skip
+
+
+class Pace(NamedTuple):
+    """Time that answers took: seconds on the pages, seconds between them, and how many answers that were."""
+
+    answers: int
+    seconds: float
+    gap_seconds: float
+
+    @property
+    def per_answer(self) -> float | None:
+        """Seconds per answer, gaps included; None without answers."""
+        return (self.seconds + self.gap_seconds) / self.answers if self.answers else None
+
+
+class Agreement(NamedTuple):
+    """How far users agree: Cohen's kappa with all others together, of `shared` pairs of answers."""
+
+    kappa: float | None
+    shared: int
 
 
 def marks(places: Sequence[int]) -> int:
@@ -139,7 +152,7 @@ class Opinions:
         verdict = self.votes["verdict"].astype(np.int64)
         others = self.counts[self.group] - np.eye(3, dtype=np.int64)[verdict]
         np.add.at(table, (self.votes["user"], verdict), others)
-        return [Agreement(_kappa(t), int(t.sum())) for t in table]
+        return [Agreement(cohen_kappa(t), int(t.sum())) for t in table]
 
     def kappa(self) -> float | None:
         """Fleiss' kappa of all users."""
@@ -152,10 +165,31 @@ class Opinions:
         return {int(c): fleiss_kappa(self.counts[class_id == c]) for c in np.unique(class_id)}
 
 
-def _kappa(table: np.ndarray) -> float | None:
-    """Cohen's kappa (Cohen 1960) of a table of pairs of answers; see `measures.cohen_kappa`."""
+def cohen_kappa(table: np.ndarray) -> float | None:
+    """Cohen's kappa (Cohen 1960) of two raters; None where they rated nothing.
+
+    `table` counts the pairs of their answers, (categories, categories). Raters who both choose one and the same
+    category throughout agree fully, and kappa is 1.
+    """
     n = int(table.sum())
     if n == 0:
         return None
     chance = int((table.sum(1) * table.sum(0)).sum()) / n**2
     return 1.0 if chance == 1 else (int(np.trace(table)) / n - chance) / (1 - chance)
+
+
+def fleiss_kappa(counts: np.ndarray) -> float | None:
+    """Fleiss' kappa (Fleiss 1971) of `counts`, (things, categories); None where none was rated twice.
+
+    Things may have different numbers of raters; those with one are left out and each weighs by its pairs of raters.
+    """
+    counts = np.asarray(counts, float)
+    raters = counts.sum(1)
+    counts, raters = counts[raters > 1], raters[raters > 1]
+    if not len(counts):
+        return None
+    pairs = (raters * (raters - 1)).sum()
+    observed = float((counts * (counts - 1)).sum() / pairs)
+    share = counts.sum(0) / counts.sum()
+    chance = float((share**2).sum())
+    return 1.0 if chance == 1 else (observed - chance) / (1 - chance)

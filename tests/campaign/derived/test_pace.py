@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete as sql_delete
 
 from campaign.derived.pace import NAME, WorkView, campaign_pace, work
-from campaign.quality.measures import Pace
+from campaign.quality.work import Pace
 from campaign.records.page import PageKind
 from campaign.store import Store
 from campaign.store.models import Answer

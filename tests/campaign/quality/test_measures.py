@@ -1,28 +1,20 @@
-"""Trust: rates, kappas, withdrawal, gold among the questions, speed."""
+"""Trust: rates, withdrawal, gold among the questions."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score
 
 from campaign.quality.measures import (
     GoldAnswer,
     GoldMask,
-    PageAnswer,
-    agreement,
-    cohen_kappa,
     draw_gold,
     first_answers,
-    flags,
-    fleiss_kappa,
     gold_quota,
     is_chosen,
     opening_wanted,
-    pace,
     page_order,
     passed,
     rate,
     reliability,
-    vote_counts,
     watch,
 )
 from campaign.records.verdict import Verdict
@@ -153,68 +145,3 @@ def test_gold_lies_anywhere_on_a_page_and_real_masks_keep_their_order():
 def test_the_share_of_pages_answered_twice_is_kept():
     assert sum(is_chosen(f"page {n}", 0.2) for n in range(2000)) == pytest.approx(400, abs=60)
     assert not any(is_chosen(f"page {n}", 0) for n in range(100))
-
-
-def test_cohen_kappa_is_the_known_one():
-    rng = np.random.default_rng(0)
-    first = rng.integers(0, 3, 200)
-    second = np.where(rng.random(200) < 0.7, first, rng.integers(0, 3, 200))
-    assert cohen_kappa(first.tolist(), second.tolist()) == pytest.approx(cohen_kappa_score(first, second))
-    assert cohen_kappa([], []) is None and cohen_kappa([Y, Y], [Y, Y]) == 1.0
-
-
-def test_fleiss_kappa_is_the_published_example():
-    # Fleiss 1971 as worked through in textbooks: ten subjects, fourteen raters, five categories.
-    table = [
-        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
-        [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
-    ]  # fmt: skip
-    assert fleiss_kappa(np.array(table)) == pytest.approx(0.20993, abs=1e-5)
-    assert fleiss_kappa(np.array([[1, 0], [0, 1]])) is None
-
-
-def test_agreement_names_the_one_who_differs():
-    rng = np.random.default_rng(1)
-    truth = [Verdict(int(v)) for v in rng.integers(0, 2, 100)]
-    votes = {i: {"a": t, "b": t, "c": Verdict(int(rng.integers(0, 2)))} for i, t in enumerate(truth)}
-    users = agreement(votes)
-    assert users["c"].kappa < 0.3 < 0.5 < users["a"].kappa and users["a"].shared == 200
-    assert fleiss_kappa(vote_counts(votes)) == pytest.approx(1 / 3, abs=0.15)
-    assert agreement({1: {"a": Y}}) == {}
-
-
-def page(n, verdicts, seconds=15.0, **more):
-    return PageAnswer("a", f"p{n}", tuple(verdicts), seconds, 100.0 * n, **more)
-
-
-@pytest.mark.parametrize(
-    ("pages", "reasons"),
-    [
-        ([page(n, [Y] * 15) for n in range(20)], []),
-        ([page(n, [Y] * 15, seconds=1.0) for n in range(5)], ["5 of 5 pages answered in less than 0.2 s per mask"]),
-        ([page(n, [Y] * 15, seconds=None) for n in range(5)], []),
-        (
-            [page(n, [Y, N, Y, Y, N]) for n in range(6)],
-            ["the same places marked on 6 of 6 pages: 2, 5"],
-        ),
-        ([page(n, [N if place == n else Y for place in range(8)]) for n in range(8)], []),
-        (
-            [page(n, [Y] * 15, wrong_gold=1) for n in range(4)],
-            ["4 of 4 pages that hold a wrong gold mask submitted untouched"],
-        ),
-    ],
-)
-def test_what_looks_careless_is_flagged(pages, reasons):
-    assert flags(pages, 0.2) == reasons
-
-
-def test_gaps_count_and_breaks_do_not():
-    pages = [
-        PageAnswer("a", "1", (Y,) * 15, 15.0, 115.0),
-        PageAnswer("a", "2", (Y,) * 15, 15.0, 131.0),  # shown one second after the first was submitted
-        PageAnswer("a", "3", (Y,) * 15, 15.0, 4000.0),  # after lunch
-        PageAnswer("b", "4", (Y,) * 15, None, 116.0),
-    ]
-    time = pace(pages)
-    assert time == (45, 45.0, 1.0) and time.per_answer == pytest.approx(46 / 45)
-    assert pace([]).per_answer is None

@@ -2,9 +2,19 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
-from campaign.quality.measures import Agreement, cohen_kappa
-from campaign.quality.work import VOTES, WORK, Opinions, marks, work_flags, work_pace
+from campaign.quality.work import (
+    VOTES,
+    WORK,
+    Agreement,
+    Opinions,
+    cohen_kappa,
+    fleiss_kappa,
+    marks,
+    work_flags,
+    work_pace,
+)
 
 NAN = float("nan")
 
@@ -57,7 +67,7 @@ def test_gaps_between_pages_count_and_breaks_do_not():
     )
     for rows in (table, table[::-1]):
         pace = work_pace(rows)
-        assert (pace.answers, pace.seconds, pace.gap_seconds) == (75, 75.0, 1.0)
+        assert pace == (75, 75.0, 1.0) and pace.per_answer == pytest.approx(76 / 75)
     assert work_pace(table[:0]).per_answer is None
 
 
@@ -82,7 +92,7 @@ def test_agreement_is_that_of_each_user_with_all_others_on_shared_masks():
             (said[m, user], said[m, o]) for m, u in said if u == user for o in range(3) if o != u and (m, o) in said
         ]
         own, others = zip(*pairs, strict=True)
-        assert agreed == Agreement(pytest.approx(cohen_kappa(own, others)), len(pairs))
+        assert agreed == Agreement(pytest.approx(cohen_kappa_score(own, others)), len(pairs))
     assert opinions.kappa() == pytest.approx(0, abs=0.1) and set(opinions.kappa_by_class()) == {0, 1, 2}
 
 
@@ -100,3 +110,37 @@ def test_nothing_shared_is_no_agreement():
     opinions = Opinions.of(votes((1, 0, 1, 1), (2, 1, 1, 2)))
     assert opinions.kappa() is None and opinions.kappa_by_class() == {}
     assert Opinions.of(votes()).agreement(0) == []
+
+
+def test_agreement_names_the_one_who_differs():
+    rng = np.random.default_rng(1)
+    truth, guess = rng.integers(0, 2, (2, 100))
+    rows = [
+        (mask, user, verdict, 3 * mask + user)
+        for mask in range(100)
+        for user, verdict in enumerate((truth[mask], truth[mask], guess[mask]))
+    ]
+    opinions = Opinions.of(votes(*rows))
+    first, _, third = opinions.agreement(3)
+    assert third.kappa < 0.3 < 0.5 < first.kappa and first.shared == 200
+    assert opinions.kappa() == pytest.approx(1 / 3, abs=0.15)
+
+
+def test_cohen_kappa_is_the_known_one():
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 3, 200)
+    second = np.where(rng.random(200) < 0.7, first, rng.integers(0, 3, 200))
+    table = np.zeros((3, 3), int)
+    np.add.at(table, (first, second), 1)
+    assert cohen_kappa(table) == pytest.approx(cohen_kappa_score(first, second))
+    assert cohen_kappa(np.zeros((3, 3), int)) is None and cohen_kappa(np.diag([2, 0, 0])) == 1.0
+
+
+def test_fleiss_kappa_is_the_published_example():
+    # Fleiss 1971 as worked through in textbooks: ten subjects, fourteen raters, five categories.
+    table = [
+        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+        [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+    ]  # fmt: skip
+    assert fleiss_kappa(np.array(table)) == pytest.approx(0.20993, abs=1e-5)
+    assert fleiss_kappa(np.array([[1, 0], [0, 1]])) is None
