@@ -34,6 +34,9 @@ class SearchSettings(_Section):
     k_a: float = Field(0.85, gt=0.5, le=1, description="a cluster is accepted at this estimated quality")
     k_pr: float | None = Field(None, ge=0, le=1, description="reject at or below this mean score; unset: learned")
     k_pa: float | None = Field(None, ge=0, le=1, description="split at or below this mean score; unset: learned")
+    ask_ahead: bool = Field(
+        True, description="without a budget, ask early what is likely wanted next, so that annotators wait less"
+    )
     budget_questions: int | None = Field(None, ge=0, description="questions that the campaign may ask; unset: no limit")
     budget_hours: float | None = Field(None, ge=0, description="hours that annotators may work; unset: no limit")
     budget_money: float | None = Field(None, ge=0, description="what their work may cost, at `quality.wage_per_hour`")

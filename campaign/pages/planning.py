@@ -13,6 +13,7 @@ from campaign.derived.spending import round_budget
 from campaign.pages.gold import GoldPlan
 from campaign.quality.measures import page_order
 from campaign.records.page import NewPage, PageKind, Screen
+from campaign.search.ahead import ahead, places_ahead
 from campaign.store import Store
 
 # Under a budget so many questions are open at a time: pages, or a share of what is left where that is more.
@@ -40,6 +41,9 @@ def plan_pages(store: Store, round_number: int) -> Iterator[NewPage]:
     open_ = sum(f["open"] for f in figures.values())
     wishes = chosen_wishes(ready, left, store.settings.page.page_size, open_)
     gold = GoldPlan(store) if any(wishes.values()) else None
+    if gold is not None and left is None and store.settings.search.ask_ahead:
+        searching = sum(bool(f["open"] or f["wished"]) for f in figures.values())
+        ask_ahead(store, ready, wishes, gold, open_, searching)
     for view in ready:
         if gold is not None and wishes[view.class_id]:
             yield from _class_pages(store, view, wishes[view.class_id], gold)
@@ -81,6 +85,32 @@ def chosen_wishes(
             open_ += len(leaves)
         chosen[views[n].class_id] += [(views[n].mask(leaf), cluster) for leaf in leaves]
     return chosen
+
+
+def ask_ahead(
+    store: Store, views: Sequence[ClassView], wishes: dict[int, list[tuple[int, int]]], gold: GoldPlan, open_: int,
+    searching: int,
+) -> None:  # fmt: skip
+    """Fills the places that part-filled pages leave free with what their searches will likely want next.
+
+    Where fewer pages are open than classes are `searching`, whole pages more: at its end a search wants a few answers
+    at a time, and every time annotators wait for it. What is asked ahead changes no decision.
+    """
+    size = store.settings.page.page_size
+    free: dict[int, int] = {}
+    pages = open_ // size
+    for view in views:
+        wished = len(wishes[view.class_id])
+        places = size - gold.quota(size, view.class_id)
+        pages += wished // places
+        is_open = view.search.outstanding > 0
+        if wished % places and not is_open and screen_of(store, view.class_id) == Screen.VERIFICATION:
+            free[view.class_id] = places - wished % places
+            pages += 1
+    searches = {view.class_id: view for view in views}
+    for class_id, count in places_ahead(free, pages, searching, size).items():
+        view = searches[class_id]
+        wishes[class_id] += [(view.mask(leaf), cluster) for cluster, leaf in ahead(view.search, count)]
 
 
 def _class_pages(store: Store, view: ClassView, wishes: list[tuple[int, int]], gold: GoldPlan) -> Iterator[NewPage]:

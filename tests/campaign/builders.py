@@ -25,7 +25,7 @@ from ml_backend.predictions import Predictions
 
 CLASSES = {1: "cell", 2: "dot"}
 GOOD, BAD = 0.9, 0.3
-SEARCH = {"policy": "paper", "k_pa": 0.1, "k_pr": 0.0}
+SEARCH = {"policy": "paper", "k_pa": 0.1, "k_pr": 0.0, "ask_ahead": False}
 
 
 def predictions() -> Predictions:

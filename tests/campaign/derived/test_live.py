@@ -28,7 +28,7 @@ OPERATIONS = (
 def templates(tmp_path_factory):
     """One campaign of each kind, to be copied for every case."""
     folder = tmp_path_factory.mktemp("templates")
-    adaptive = {"policy": "adaptive", "n_s": 4}
+    adaptive = {"policy": "adaptive", "n_s": 4, "ask_ahead": True}
     stores = {
         "plain": verify_store(folder / "plain", {"policy": "paper", "n_s": 4}),
         "gold": gold_store(folder / "gold", {"gold_share": 0.3, "gold_opening": 5}, adaptive),
