@@ -18,7 +18,7 @@ def invite(
     folder: Folder,
     user: Annotated[list[str] | None, typer.Option(help="Email of an annotator to sign up; may be repeated.")] = None,
     key: Annotated[str, typer.Option(help="Key with which these annotators submit a page.")] = "space",
-    lead: Annotated[bool, typer.Option("--lead", help="Tell the address and password of the lead's page.")] = False,
+    lead: Annotated[bool, typer.Option("--lead", help="Show the address and password of the lead's page.")] = False,
     json: Json = False,
 ) -> None:
     """Print the link with which annotators sign up, or sign them up with one key to submit.

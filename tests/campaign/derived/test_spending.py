@@ -34,7 +34,7 @@ def test_the_measured_pace_replaces_the_expected_one(tmp_path, monkeypatch):
 
 
 def test_money_needs_a_wage():
-    with pytest.raises(InputError, match=r"needs quality\.wage_per_hour"):
+    with pytest.raises(InputError, match=r"quality\.wage_per_hour: expected a wage, which search.budget_money needs"):
         parse_settings({"name": "t", "search": {"budget_money": 5}}, "settings")
 
 
