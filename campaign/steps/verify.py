@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from campaign.derived.live import live
+from campaign.derived.pace import work
 from campaign.label_studio.client import Client
 from campaign.pages.editing import read_edits
 from campaign.pages.instructions import keep_instructions
@@ -49,17 +50,23 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         current = store.rounds.newest()
         if current is None or current.stage != Stage.VERIFY:
             ask_again(store, client, current.number if current else 0, published)  # of an audit
-            live(store).save()
+            save_views(store)
             return Turn(read, len(published), 0, current is None)
         decided = decide(store, current.number)
         published += publish_missing(store, client)
         keep_instructions(store, client)
         ask_again(store, client, current.number, published)
-        live(store).save()
+        save_views(store)
         if decided.done:
             store.trees.mark_searched(current.number)
             store.rounds.update(current.number, stage=Stage.PROPAGATE)
         return Turn(read, len(published), decided.open_questions, decided.done)
+
+
+def save_views(store: Store) -> None:
+    """Saves all views of a campaign, so that the next process goes on from them. Under the campaign's lock."""
+    live(store).save()
+    work(store).save()
 
 
 @dataclass(frozen=True)

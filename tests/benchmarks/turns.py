@@ -31,12 +31,11 @@ import numpy as np
 from PIL import Image
 
 from campaign.clustering import Tree
-from campaign.derived.live import live
 from campaign.derived.status import status
 from campaign.records.page import PageKind
 from campaign.search.sampling import draw_keys
 from campaign.settings import CampaignSettings
-from campaign.steps.verify import decide
+from campaign.steps.verify import decide, save_views
 from campaign.store import Store
 from ml_backend.mask_ids import mask_id
 from ml_backend.masks.coco import CocoDataset, ImageRecord
@@ -136,7 +135,7 @@ def one_turn(store: Store) -> bool:
     """The part of a turn between reading and publishing; returns whether the search is done."""
     with store.locked():
         done = decide(store, 1).done
-        live(store).save()
+        save_views(store)
     return done
 
 
