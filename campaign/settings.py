@@ -130,6 +130,7 @@ class CampaignSettings(_Section):
 
 
 Split = Literal["labelled", "pool", "heldout"]
+SPLITS: tuple[Split, ...] = ("labelled", "heldout", "pool")  # in the order in which images are numbered
 
 
 def parse_settings(values: dict[str, Any], origin: str | Path) -> CampaignSettings:

@@ -71,7 +71,9 @@ def draw_shapes(
 
     Args:
         folder: made if missing; files of the same names are overwritten.
-        labelled, pool, heldout: how many images each split gets.
+        labelled: how many images of that split.
+        pool: likewise.
+        heldout: likewise.
         seed: any non-negative integer.
         progress: called with (images drawn, images in all).
     """

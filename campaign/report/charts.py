@@ -40,7 +40,7 @@ class Mark:
     label: str
 
 
-def line_chart(
+def line_chart(  # noqa: PLR0913 - options by name
     series: Sequence[Series],
     *,
     label: str,

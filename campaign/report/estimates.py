@@ -45,7 +45,8 @@ def interval(mean: np.ndarray, variance: np.ndarray, masks: np.ndarray) -> tuple
     The interval is that of the Beta distribution with the same mean and variance, which stays within 0 and 1.
 
     Args:
-        mean, variance: (n,) of the number of correct masks.
+        mean: (n,) of the number of correct masks.
+        variance: (n,) of the same number.
         masks: (n,) at least 1.
     """
     masks = np.asarray(masks, np.float64)

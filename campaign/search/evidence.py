@@ -64,10 +64,14 @@ class Policy(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name under which settings know the policy."""
+        ...
 
     @property
-    def shared_draw(self) -> bool: ...
+    def shared_draw(self) -> bool:
+        """Whether one random order of all masks serves every cluster."""
+        ...
 
     def start(self, tree: Tree) -> list[int]:
         """The clusters to begin with, usually the root alone."""

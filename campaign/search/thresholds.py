@@ -58,7 +58,7 @@ class Thresholds:
             raise InputError("k_pr", f"no more than k_pa, {self.k_pa}", self.k_pr)
 
 
-def learn_thresholds(
+def learn_thresholds(  # noqa: PLR0913 - options by name, each with the default that was measured
     tree: Tree,
     scores: np.ndarray,
     correct: np.ndarray,

@@ -59,7 +59,7 @@ class Mixture:
         return self.mean.shape[1] - 2
 
     def sample(self, n: int, rng: np.random.Generator) -> Triplets:
-        """n masks drawn from the mixture."""
+        """Masks drawn from the mixture, n of them."""
         component = rng.choice(len(self.weight), size=n, p=self.weight)
         values = np.empty((n, self.dim + 2), np.float32)
         for g in range(len(self.weight)):

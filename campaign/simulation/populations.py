@@ -105,7 +105,7 @@ def given_population(
 
 
 def _draw(mixture: Mixture, n: int, rng: np.random.Generator) -> Triplets:
-    """n masks with a score above the detector's threshold."""
+    """Draws n masks with a score above the detector's threshold."""
     parts, left = [], n
     for _ in range(50):
         drawn = mixture.sample(max(64, int(left * 1.2)), rng)

@@ -138,7 +138,7 @@ def questions_of(search: Search) -> int:
     return search.samples - sum(case.unasked for case in search.cases.values())
 
 
-def run_campaign(
+def run_campaign(  # noqa: PLR0913 - options by name
     population: Sequence[ClassPopulation],
     policy: Policy | Callable[[ClassPopulation], Policy],
     thresholds: dict[int, Thresholds],

@@ -19,7 +19,7 @@ from ml_backend.masks.coco import CocoDataset, ImageRecord
 from ml_backend.masks.images import read_rgb
 
 
-def create_from_files(
+def create_from_files(  # noqa: PLR0913 - what the command line is given
     folder: Path,
     values: dict[str, Any],
     images: Path,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from campaign.settings import CampaignSettings, Split, parse_settings
+from campaign.settings import SPLITS, CampaignSettings, Split, parse_settings
 from campaign.store import models as m
 from campaign.store.answers import Answers
 from campaign.store.database import open_database
@@ -117,7 +117,10 @@ class Store:
             raise
 
     @classmethod
-    def _fill(cls, folder, settings, splits, classes, source_tasks, secret_values) -> Store:
+    def _fill(
+        cls, folder: Path, settings: CampaignSettings, splits: dict[Split, CocoDataset], classes: dict[int, str],
+        source_tasks: dict[tuple[Split, int], int], secret_values: dict[str, str],
+    ) -> Store:  # fmt: skip
         key = secrets.token_hex(6)
         store = cls(folder, settings, key)
         if store.values.get(Key.CAMPAIGN) is not None:
@@ -125,7 +128,7 @@ class Store:
         with store.session() as session:
             session.add_all(m.ClassName(id=i, name=n) for i, n in classes.items())
             number = 0
-            for split in ("labelled", "heldout", "pool"):
+            for split in SPLITS:
                 if (data := splits.get(split)) is None:
                     continue
                 ids: dict[int, int] = {}

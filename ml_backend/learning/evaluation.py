@@ -143,14 +143,6 @@ def one_to_one_iou(iou: np.ndarray) -> np.ndarray:
     return result
 
 
-def masks_at_precision(scores: np.ndarray, correct: np.ndarray, precision: float) -> int:
-    """The most masks that can be taken from the top by score while at least `precision` of them are correct."""
-    order = np.argsort(-scores, kind="stable")
-    share = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(share >= precision)
-    return int(good[-1]) + 1 if good.size else 0
-
-
 @dataclass(frozen=True)
 class CalibrationReport:
     """Predicted against true IoU over n masks.

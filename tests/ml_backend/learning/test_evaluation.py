@@ -12,7 +12,6 @@ from pycocotools.cocoeval import COCOeval
 from ml_backend.learning.evaluation import (
     average_precision,
     calibration_report,
-    masks_at_precision,
     one_to_one_iou,
     true_iou,
 )
@@ -137,21 +136,6 @@ def test_true_iou_keeps_images_and_classes_apart():
     assert true_iou(found, truth).tolist() == pytest.approx([1, 0, 0, 0, 0.5, 0])
     assert true_iou(found, truth, one_to_one=False).tolist() == pytest.approx([1, 0.5, 0, 0, 0.5, 0])
     assert true_iou(found, truth, False, same_class=False).tolist() == pytest.approx([1, 0.5, 1, 1, 0.5, 0])
-
-
-@pytest.mark.parametrize(
-    ("correct", "precision", "expected"),
-    [
-        ([1, 1, 1, 0], 0.75, 4),
-        ([1, 1, 1, 0], 0.8, 3),
-        ([0, 1, 1, 1, 1], 0.8, 5),
-        ([0, 0, 0], 0.5, 0),
-        ([], 0.5, 0),
-    ],
-)
-def test_masks_at_precision(correct, precision, expected):
-    scores = np.linspace(1, 0.1, len(correct))
-    assert masks_at_precision(scores, np.array(correct, bool), precision) == expected
 
 
 @pytest.mark.parametrize(
