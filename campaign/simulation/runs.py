@@ -134,8 +134,8 @@ class Run:
 
 
 def questions_of(search: Search) -> int:
-    """Questions as the policy counts them, see `Course`: masks drawn for clusters, less those that nobody was asked."""
-    return search.samples - sum(case.unasked for case in search.cases.values())
+    """Questions as the policy counts them, see `Course`: masks drawn for clusters, but for samples never asked about."""
+    return search.samples - sum(c.wanted - c.evidence.drawn for c in search.cases.values() if c.unasked)
 
 
 def run_campaign(  # noqa: PLR0913 - options by name
