@@ -10,7 +10,7 @@ OUT ?= demo-out
 UV := $(BIN)/uv
 # Tests run in so many processes side by side, each with its share of the cores; long files are begun first.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations 15
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 # Tests and campaigns start hundreds of processes: each would compile all that it imports, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE := 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,36 +29,49 @@ TRAINING = (
     "tests/ml_backend/learning/test_training.py",
     "tests/ml_backend/test_model.py",
 )
-# Workers begin with these, so that none is left with a long file at the end.
+# Workers begin with files of these, so that none is left with a long one at the end.
 FIRST = ("label_studio", "slow", "browser")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what trains, and has workers take whole files: what the tests of a file share is then made once."""
+    """Marks what trains, and puts long files first where workers run side by side."""
     rank: dict[str, int] = {}
     for item in items:
-        if item.path.relative_to(ROOT).as_posix().startswith(TRAINING):
+        if item.nodeid.startswith(TRAINING):
             item.add_marker("slow")
-        group = _group(item)
         first = next((i for i, name in enumerate(FIRST) if item.get_closest_marker(name)), len(FIRST))
-        rank[group] = min(rank.get(group, first), first)
+        rank[_group(item.nodeid)] = min(rank.get(_group(item.nodeid), first), first)
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: rank[_group(item)])
+        items.sort(key=lambda item: rank[_group(item.nodeid)])
 
 
-def _group(item: pytest.Item) -> str:
-    """The name of the tests that run in one worker: a file, or all that drive Label Studio.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` a worker takes a whole file, so that what its tests share is made once.
 
-    Its SQLite refuses a transaction now and then where two write at once, and answers late where many do.
+    The files that drive Label Studio go to one worker, one after the other: its SQLite refuses a transaction now and
+    then where two write at once, and it answers late where many ask.
     """
-    marker = item.get_closest_marker("xdist_group")
-    if marker is not None:
-        return str(marker.args[0])
-    name = item.path.relative_to(ROOT).as_posix()
-    group = "label_studio" if item.get_closest_marker("label_studio") else name
-    item.add_marker(pytest.mark.xdist_group(group))
-    return group
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return GroupScheduling(config, log)
+
+
+def _group(nodeid: str) -> str:
+    """The name of the tests that one worker takes together."""
+    file = nodeid.partition("::")[0]
+    return "label_studio" if _drives_label_studio(file) else file
+
+
+@functools.cache
+def _drives_label_studio(file: str) -> bool:
+    return "pytest.mark.label_studio" in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
