@@ -23,21 +23,24 @@ DATA = ROOT.parent / "shared" / "data"
 # The tests' servers are on this machine; a proxy for the outside must not be asked for them.
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
-# Files whose tests train a network; tests elsewhere that take long carry the marker themselves.
-TRAINING = (
+# What trains a network, and single tests that take more than a few seconds.
+SLOW = (
     "tests/ml_backend/detectors/",
     "tests/ml_backend/learning/test_training.py",
     "tests/ml_backend/test_model.py",
+    "tests/campaign/derived/test_live.py::test_any_interleaving",
+    "tests/campaign/search/policies/test_adaptive.py::test_fewer_questions",
+    "tests/campaign/simulation/test_study.py",
 )
 # Workers begin with files of these, so that none is left with a long one at the end.
 FIRST = ("label_studio", "slow", "browser")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what trains, and puts long files first where workers run side by side."""
+    """Marks what is slow, and puts long files first where workers run side by side."""
     rank: dict[str, int] = {}
     for item in items:
-        if item.nodeid.startswith(TRAINING):
+        if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
         first = next((i for i, name in enumerate(FIRST) if item.get_closest_marker(name)), len(FIRST))
         rank[_group(item.nodeid)] = min(rank.get(_group(item.nodeid), first), first)
