@@ -1,4 +1,8 @@
-"""The whole loop on the real parts: Label Studio, Redis, workers, a detector that trains, annotators over HTTP."""
+"""The whole loop on the real parts: Label Studio, Redis, workers, annotators over HTTP, a detector from elsewhere.
+
+What a network happens to learn in seconds differs from processor to processor, so the detector here is learned in
+closed form; `make demo` runs the loop with a network.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +38,8 @@ from tests.campaign.cli.builders import CAMPAIGN
 pytestmark = [pytest.mark.label_studio, pytest.mark.redis]
 
 CLASSES = {1: "disc", 2: "bar"}
-# A detector small enough to be trained in seconds; discs and bars on plain ground need no more.
 SETTINGS = {
-    "detector.options.steps": 80,
-    "detector.options.batch": 2,
-    "detector.options.crop": 128,
-    "detector.options.warmup": 10,
-    "detector.options.learning_rate": 0.004,
-    "detector.options.averaging": 0.9,
+    "detector.name": "colours",
     "search.policy": "paper",
     "search.n_s": 4,
     "search.k_iou": 0.6,
@@ -86,6 +85,21 @@ def _counts(mask: np.ndarray) -> list[int]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return draw(tmp_path_factory.mktemp("data") / "discs", {"labelled": 8, "pool": 12, "heldout": 6})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def detector(tmp_path_factory) -> Iterator[None]:
+    """Installs the detector `colours` for every process of the campaigns, as a package from elsewhere would be."""
+    site = tmp_path_factory.mktemp("site")
+    package = site / "colours-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n")
+    entry_point = "colours = tests.campaign.steps.colours:Colours"
+    (package / "entry_points.txt").write_text(f"[campaign.detectors]\n{entry_point}\n")
+    places = [str(site), str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(places))
+        yield
 
 
 def campaign(*args, token: str) -> str:
