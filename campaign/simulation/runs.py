@@ -134,7 +134,7 @@ class Run:
 
 
 def questions_of(search: Search) -> int:
-    """Questions as the policy counts them, see `Course`: masks drawn for clusters, but for samples never asked about."""
+    """Questions as the policy counts them, see `Course`: masks drawn for clusters, less samples never asked about."""
     return search.samples - sum(c.wanted - c.evidence.drawn for c in search.cases.values() if c.unasked)
 
 
