@@ -312,6 +312,6 @@ def test_drop_known_without_a_dataset_keeps_all():
 
 def test_a_column_of_the_wrong_length_is_refused():
     masks = dataset_of([WIDE, APART])
-    columns = {name: getattr(masks, name) for name in masks.__dataclass_fields__}
+    columns = {name: getattr(masks, name) for name in masks.COLUMNS}
     with pytest.raises(ValueError, match=r"^box: expected shape \(n, 4\) with n = 2, got \(1, 4\)$"):
         DatasetMasks(**{**columns, "box": masks.box[:1]})
