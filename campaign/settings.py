@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, expected_words
 
 
 class _Section(BaseModel):
@@ -147,41 +147,13 @@ def parse_settings(values: dict[str, Any], origin: str | Path) -> CampaignSettin
         raise InputError(f"{origin} {name}", _expected(first, name), got) from None
 
 
-# What pydantic finds wrong, in words that say what is right.
-_EXPECTED = {
-    "missing": "a value",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number of at most {le:g}",
-    "finite_number": "a finite number",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "a text",
-    "string_too_short": "a text, at least {min_length} characters long",
-    "string_too_long": "a text, at most {max_length} characters long",
-    "list_type": "a list",
-    "dict_type": "names with values",
-    "model_type": "a group of settings",
-    "model_attributes_type": "a group of settings",
-}
-
-
 def _expected(error: ErrorDetails, name: str) -> str:
     """What a setting should have been, in plain words."""
     if error["type"] == "extra_forbidden":
         return f"a known setting (the nearest is {nearest_setting(name)})"
-    if error["type"] == "literal_error":
-        return f"one of {error['ctx']['expected']}".replace("'", "")
     if error["type"] == "string_pattern_mismatch":
         return next(meaning for known, _, meaning in documented_settings() if known == name)
-    words = _EXPECTED.get(error["type"])
-    return error["msg"] if words is None else words.format(**error.get("ctx", {}))
+    return expected_words(error)
 
 
 def nearest_setting(name: str) -> str:

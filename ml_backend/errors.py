@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from typing import Any
 
 
 class InputError(ValueError):
@@ -27,27 +28,41 @@ class FetchError(InputError):
     """
 
 
-# How pydantic begins and ends what it says of a value, and what is left of it after "expected".
-_WORDING = (
-    (r"^Input should be (greater|less) than", r"a number \1 than"),
-    (r"^(?:Input|Value) should be ", ""),
-    (r"^\w+ should have at least (\d+ \w+).*", r"at least \1"),
-    (r"^Value error, ", ""),
-    (r"^Field required$", "a value"),
-    (r", unable to .*$", ""),
-    (r"\ba valid (?=[aeiou])", "an "),
-    (r"\bvalid ", ""),
-)
+# What pydantic finds wrong, in words that say what is right.
+_EXPECTED = {
+    "missing": "a value",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text",
+    "string_too_short": "a text, at least {min_length} characters long",
+    "string_too_long": "a text, at most {max_length} characters long",
+    "list_type": "a list",
+    "dict_type": "names with values",
+    "model_type": "a group of settings",
+    "model_attributes_type": "a group of settings",
+}
 
 
-def expected_words(message: str) -> str:
-    """What a validation message of pydantic expects, to be put into an `InputError`.
+def expected_words(error: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors expects, in plain words, to be put into an `InputError`.
 
-    >>> expected_words("Input should be greater than or equal to 1")
-    'a number greater than or equal to 1'
-    >>> expected_words("Input should be a valid integer, unable to parse string as an integer")
-    'an integer'
+    >>> expected_words({"type": "greater_than_equal", "msg": "Input should be ...", "ctx": {"ge": 1}})
+    'a number of at least 1'
     """
-    for pattern, words in _WORDING:
-        message = re.sub(pattern, words, message)
-    return message
+    context = error.get("ctx", {})
+    if error["type"] == "literal_error":
+        return f"one of {context['expected']}".replace("'", "")
+    if error["type"] == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    words = _EXPECTED.get(error["type"])
+    return str(error["msg"]) if words is None else words.format(**context)

@@ -42,8 +42,7 @@ def plan_pages(store: Store, round_number: int) -> Iterator[NewPage]:
     wishes = chosen_wishes(ready, left, store.settings.page.page_size, open_)
     gold = GoldPlan(store) if any(wishes.values()) else None
     if gold is not None and left is None and store.settings.search.ask_ahead:
-        searching = sum(bool(f["open"] or f["wished"]) for f in figures.values())
-        ask_ahead(store, ready, wishes, gold, open_, searching)
+        ask_ahead(store, ready, wishes, gold, open_, least=len(figures))
     for view in ready:
         if gold is not None and wishes[view.class_id]:
             yield from _class_pages(store, view, wishes[view.class_id], gold)
@@ -89,12 +88,12 @@ def chosen_wishes(
 
 def ask_ahead(
     store: Store, views: Sequence[ClassView], wishes: dict[int, list[tuple[int, int]]], gold: GoldPlan, open_: int,
-    searching: int,
+    least: int,
 ) -> None:  # fmt: skip
     """Fills the places that part-filled pages leave free with what their searches will likely want next.
 
-    Where fewer pages are open than classes are `searching`, whole pages more: at its end a search wants a few answers
-    at a time, and every time annotators wait for it. What is asked ahead changes no decision.
+    Where fewer than `least` pages are open, whole pages more: at its end a search wants a few answers at a time, and
+    every time annotators wait for it. What is asked ahead changes no decision.
     """
     size = store.settings.page.page_size
     free: dict[int, int] = {}
@@ -108,7 +107,7 @@ def ask_ahead(
             free[view.class_id] = places - wished % places
             pages += 1
     searches = {view.class_id: view for view in views}
-    for class_id, count in places_ahead(free, pages, searching, size).items():
+    for class_id, count in places_ahead(free, pages, least, size).items():
         view = searches[class_id]
         wishes[class_id] += [(view.mask(leaf), cluster) for cluster, leaf in ahead(view.search, count)]
 

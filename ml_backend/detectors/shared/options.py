@@ -102,7 +102,7 @@ class DetectorOptions(BaseModel):
             name = ".".join(str(part) for part in first["loc"]) or "options"
             if first["type"] == "extra_forbidden":
                 raise InputError(f"detector option {name}", f"one of {', '.join(cls.model_fields)}", name) from None
-            raise InputError(f"detector option {name}", expected_words(first["msg"]), first.get("input")) from None
+            raise InputError(f"detector option {name}", expected_words(first), first.get("input")) from None
 
     def identity(self) -> dict[str, Any]:
         """What the weights of a run depend on, as JSON."""

@@ -70,7 +70,7 @@ def test_normalisation_goes_with_the_weights(values, norm):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "tiny"}, "detector option preset: expected 'small', 'r50' or 'r101', got tiny"),
+        ({"preset": "tiny"}, "detector option preset: expected one of small, r50 or r101, got tiny"),
         ({"schedule": "long"}, "detector option schedule"),
         ({"steps": 0}, "detector option steps"),
         ({"stepps": 5}, "detector option stepps: expected one of preset, "),

@@ -27,7 +27,7 @@ def test_what_is_said_stays():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "huge"}, "detector option preset: expected 'tiny' or 'resnet50', got huge"),
+        ({"preset": "huge"}, "detector option preset: expected one of tiny or resnet50, got huge"),
         ({"steps": 0}, "detector option steps"),
         ({"stepps": 5}, "detector option stepps: expected one of preset, "),
         ({"learning_rate": "fast"}, "detector option learning_rate"),
