@@ -27,6 +27,7 @@ os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 SLOW = (
     "tests/ml_backend/detectors/",
     "tests/ml_backend/learning/test_training.py",
+    "tests/ml_backend/learning/test_processes.py",
     "tests/ml_backend/test_model.py",
     "tests/campaign/derived/test_live.py::test_any_interleaving",
     "tests/campaign/search/policies/test_adaptive.py::test_fewer_questions",

@@ -10,7 +10,7 @@ from campaign.search.ahead import ahead, places_ahead
 from campaign.search.policies import POLICIES, make_policy
 from campaign.search.thresholds import Thresholds
 from campaign.search.tree_search import Search
-from tests.campaign.search.test_tree_search import random_tree
+from tests.campaign.search.builders import random_tree
 
 THRESHOLDS = Thresholds(0.1, 0.3)
 
