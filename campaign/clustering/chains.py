@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from campaign.clustering.compiled import njit
 from campaign.clustering.kernels import CONTEST, FAST, INF, SAME, TIED, UNSURE, pair
 from campaign.clustering.walks import root_of
 
+TIES = 4096  # pairs of masks that are looked at again; more of them are ties
 COSTLY = 1 << 23  # pairs of masks from which a look in double precision is not worth it
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _insert(near, far, bound, own, other, value) -> None:
     """Put a cluster in the place of the farthest one of a list; `bound` is the list's largest distance."""
     worst = 0
@@ -25,7 +26,7 @@ def _insert(near, far, bound, own, other, value) -> None:
     bound[own] = most
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def list_rows(tile, rows, columns, near, far, bound) -> None:
     """Enter a tile's columns in the lists of its rows wherever they beat the bound."""
     for i in range(tile.shape[0]):
@@ -39,7 +40,7 @@ def list_rows(tile, rows, columns, near, far, bound) -> None:
                     _insert(near, far, bound, own, columns[j], line[j])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
     """Enter a tile's rows in the lists of its columns; `limits` is scratch for the columns' bounds."""
     for j in range(tile.shape[1]):
@@ -55,7 +56,7 @@ def list_columns(tile, rows, columns, limits, near, far, bound) -> None:
                     limits[j] = bound[columns[j]]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def centres(x, mark, following, ids, out, out_mark, variance) -> None:
     """Write mean features, mean mark and mean squared distance from the mean of clusters (chains of leaves)."""
     for c in range(len(ids)):
@@ -76,7 +77,7 @@ def centres(x, mark, following, ids, out, out_mark, variance) -> None:
             leaf = following[leaf]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def any_near(tile, row_mark, column_mark, row_variance, column_variance, row_bound, column_bound) -> bool:
     """Whether a lower bound of any two clusters' distance is below either one's bound; the tile holds centres'."""
     for i in range(tile.shape[0]):
@@ -90,7 +91,7 @@ def any_near(tile, row_mark, column_mark, row_variance, column_variance, row_bou
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _resolve(own, near, far, part, bound, parent, size) -> int:
     """Bring a list up to date with merges, drop what is no longer certain; where the nearest stands, or -1.
 
@@ -129,7 +130,7 @@ def _resolve(own, near, far, part, bound, parent, size) -> int:
     return best
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _farthest(x, mark, following, a, b, least) -> np.float32:
     """Complete-linkage distance of two clusters given by their chains of leaves, or more than it is known to be."""
     most, i = least, a
@@ -143,7 +144,28 @@ def _farthest(x, mark, following, a, b, least) -> np.float32:
     return most
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
+    for piece in range(low, high):
+        members = order[starts[piece] : starts[piece + 1]]
+        if len(members) <= most:
+            chosen[members] = True
+            continue
+        points, marks = x[members], mark[members]
+
+        def away(own: int, points: np.ndarray = points, marks: np.ndarray = marks) -> np.ndarray:
+            return np.sqrt(np.square(points - points[own]).sum(1)) + np.abs(marks - marks[own])
+
+        current, near = int(away(0).argmax()), np.full(len(members), INF)
+        for _ in range(most):
+            chosen[members[current]] = True
+            near = np.minimum(near, away(current))
+            near[current] = 0
+            if near.any():
+                current = int(near.argmax())
+        reach[members] = near
+
+
+@njit(_represent, cache=True, nogil=True, fastmath=FAST)
 def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
     """Choose up to `most` members of pieces [low:high], farthest first, and how far the others are from them."""
     for piece in range(low, high):
@@ -169,7 +191,26 @@ def represent(x, mark, order, starts, low, high, most, chosen, reach) -> None:
             current = farthest
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _apart_in_numpy(x, mark, following, a, b) -> float:
+    one, other = _members(following, a), _members(following, b)
+    first, second = x[one].astype(np.float64), x[other].astype(np.float64)
+    square = np.square(first).sum(1)[:, None] + np.square(second).sum(1) - 2 * first @ second.T
+    apart = np.abs(mark[one].astype(np.float64)[:, None] - mark[other])
+    rough = np.sqrt(np.maximum(square, 0)) + apart
+    farthest = np.flatnonzero(rough >= rough.max() / UNSURE)[:TIES]
+    i, j = np.unravel_index(farthest, rough.shape)
+    return float((np.sqrt(np.square(first[i] - second[j]).sum(1)) + apart[i, j]).max())
+
+
+def _members(following, leaf) -> list[int]:
+    members = []
+    while leaf >= 0:
+        members.append(leaf)
+        leaf = following[leaf]
+    return members
+
+
+@njit(_apart_in_numpy, cache=True, nogil=True, fastmath=FAST)
 def _apart(x, mark, following, a, b) -> float:
     """Complete-linkage distance of two clusters, in double precision where float32 cannot tell what is farthest."""
     most, rough, i = 0.0, np.float32(0), a
@@ -189,16 +230,16 @@ def _apart(x, mark, following, a, b) -> float:
     return most
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def apart(x, mark, following, size, first, second, out) -> None:
     """Complete-linkage distances of pairs of clusters in double precision, -1 where that costs too much."""
     for p in range(len(first)):
         out[p] = -1
-        if size[first[p]] * size[second[p]] <= COSTLY:
+        if int(size[first[p]]) * int(size[second[p]]) <= COSTLY:
             out[p] = _apart(x, mark, following, first[p], second[p])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def decide(x, mark, following, size, owner, candidate, best, exact) -> None:
     """Which of its candidates each owner (leaves that stand for clusters, equal ones in a row) is nearest to.
 
@@ -208,7 +249,7 @@ def decide(x, mark, following, size, owner, candidate, best, exact) -> None:
     while begin < len(owner):
         end, choice, least = begin, begin, np.inf
         while end < len(owner) and owner[end] == owner[begin]:
-            if size[owner[end]] * size[candidate[end]] <= COSTLY:
+            if int(size[owner[end]]) * int(size[candidate[end]]) <= COSTLY:
                 value = _apart(x, mark, following, owner[end], candidate[end])
                 if value < least:
                     choice, least = end, value
@@ -218,7 +259,7 @@ def decide(x, mark, following, size, owner, candidate, best, exact) -> None:
         begin = end
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def append(following, last, size, kept, gone) -> None:
     """Append the chains of leaves of some clusters to those of others."""
     for p in range(len(kept)):
@@ -228,7 +269,7 @@ def append(following, last, size, kept, gone) -> None:
         size[a] += size[b]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _choose(own, place, x, mark, following, size, near, far) -> tuple[int, float]:
     """The listed cluster that is nearest in double precision, where several are too near to tell.
 
@@ -249,7 +290,7 @@ def _choose(own, place, x, mark, following, size, near, far) -> tuple[int, float
     return place, least if least < np.inf else -1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def settle(
     x, mark, alive, near, far, part, bound, parent, size, following, last, version, first, second, height, count
 ) -> int:

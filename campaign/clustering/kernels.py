@@ -5,8 +5,9 @@ All release the interpreter lock, so that plain threads run them side by side.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from campaign.clustering.compiled import njit
 
 # Everything but infinities: dead columns of a distance matrix hold them.
 FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
@@ -18,7 +19,11 @@ CONTEST = 8  # so many at most; more of them are ties, and any will do
 INF = np.float32(np.inf)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _pair(x: np.ndarray, y: np.ndarray) -> np.float32:
+    return np.sqrt(np.square(x - y).sum())
+
+
+@njit(_pair, cache=True, nogil=True, fastmath=FAST)
 def pair(x: np.ndarray, y: np.ndarray) -> np.float32:
     total = np.float32(0)
     for k in range(len(x)):
@@ -26,7 +31,7 @@ def pair(x: np.ndarray, y: np.ndarray) -> np.float32:
     return np.sqrt(total)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def lengths(
     tile: np.ndarray, rows: np.ndarray, row_norm: np.ndarray, columns: np.ndarray, column_norm: np.ndarray
 ) -> None:
@@ -46,7 +51,7 @@ def lengths(
                     line[j] = pair(rows[i], columns[j])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def add_marks(tile: np.ndarray, row_mark: np.ndarray, column_mark: np.ndarray) -> None:
     """Add the differences of scores to feature distances, in place."""
     for i in range(tile.shape[0]):
@@ -55,7 +60,7 @@ def add_marks(tile: np.ndarray, row_mark: np.ndarray, column_mark: np.ndarray) -
             line[j] += abs(mark - column_mark[j])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def spread(tile: np.ndarray, centre: np.float32, diagonal: bool) -> tuple[float, float]:
     """Sums of (distance - centre) and its square over a tile of distances (above the diagonal only)."""
     first, second = np.float64(0), np.float64(0)
@@ -71,7 +76,7 @@ def spread(tile: np.ndarray, centre: np.float32, diagonal: bool) -> tuple[float,
     return first, second
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def raise_to(target: np.ndarray, tile: np.ndarray, rows: np.ndarray, starts: np.ndarray, low: int) -> None:
     """Raise the distances of clusters to the largest of their masks' distances.
 
@@ -89,7 +94,7 @@ def raise_to(target: np.ndarray, tile: np.ndarray, rows: np.ndarray, starts: np.
                     to[j] = max(to[j], some[j])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def mirror(target: np.ndarray, tile: np.ndarray) -> None:
     """Write the transpose of a tile, in squares that fit the cache."""
     height, width, side = tile.shape[0], tile.shape[1], 32
@@ -102,7 +107,7 @@ def mirror(target: np.ndarray, tile: np.ndarray) -> None:
                     goal[j, i] = some[i, j]
 
 
-@numba.njit(cache=True, nogil=True, inline="never")
+@njit(cache=True, nogil=True, inline="never")
 def _catch_up(line: np.ndarray, kept: np.ndarray, gone: np.ndarray, since: int, now: int) -> None:
     for t in range(since, now):
         value = line[gone[t]]
@@ -111,7 +116,7 @@ def _catch_up(line: np.ndarray, kept: np.ndarray, gone: np.ndarray, since: int, 
         line[gone[t]] = INF
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
     """Smallest value and where, looking from `own` on and around, so that ties pair off along a line."""
     block = 512
@@ -133,7 +138,7 @@ def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
     return own, INF
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, least, rivals):
     """Bring rows[low:high] up to date with the merges since their stamp and find their nearest clusters."""
     for r in range(low, high):
@@ -148,7 +153,7 @@ def scan(matrix, slot, low, high, width, stamp, kept, gone, now, rows, nearest, 
         rivals[own] = near if near <= CONTEST and least[own] > 0 else 1
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def merge(matrix, slot, low, high, width, stamp, kept, gone, now, first, second):
     """For pairs [low:high], make the first one's row the larger of both (complete linkage)."""
     for p in range(low, high):
@@ -162,7 +167,7 @@ def merge(matrix, slot, low, high, width, stamp, kept, gone, now, first, second)
         line[a] = line[b] = INF
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def compact(matrix, slot, low, high, width, stamp, kept, gone, now, keep):
     """Close the gaps that merged clusters left in rows keep[low:high]."""
     for r in range(low, high):
@@ -172,7 +177,24 @@ def compact(matrix, slot, low, high, width, stamp, kept, gone, now, keep):
             line[j] = line[keep[j]]
 
 
-@numba.njit(cache=True, nogil=True)
+def _pair_up(count, nearest, least, known, alive, exact, first, second) -> int:
+    ready = alive[:count] & known[:count]
+    pairs = 0
+    # What is not ready now does not become so by the merges of others, and few of those that are merge.
+    other = nearest[:count]
+    tied = (nearest[other] == np.arange(count)) | (least[other] == least[:count])
+    for i in np.flatnonzero(ready & ready[other] & tied).tolist():
+        j = nearest[i]
+        if alive[i] and known[i] and alive[j] and known[j]:
+            tie = least[j] == least[i] and (exact[i] < 0 or exact[j] < 0 or exact[i] <= exact[j] * SAME)
+            if nearest[j] == i or tie:
+                first[pairs], second[pairs] = i, j
+                pairs += 1
+                known[i] = known[j] = alive[j] = False
+    return pairs
+
+
+@njit(_pair_up, cache=True, nogil=True)
 def pair_up(count, nearest, least, known, alive, exact, first, second) -> int:
     """Disjoint pairs of clusters that are each other's nearest (ties allowed); returns how many.
 
@@ -191,7 +213,7 @@ def pair_up(count, nearest, least, known, alive, exact, first, second) -> int:
     return pairs
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def contest(matrix, slot, rows, width, least, rivals, owner, candidate) -> int:
     """List the rivals for nearest cluster of the rows that have several; returns how many."""
     count = 0
@@ -206,7 +228,14 @@ def contest(matrix, slot, rows, width, least, rivals, owner, candidate) -> int:
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+def _forget(count, nearest, known, alive, merged, out) -> int:
+    known[:count] &= ~(alive[:count] & merged[nearest[:count]])
+    stale = np.flatnonzero(alive[:count] & ~known[:count])
+    out[: len(stale)] = stale
+    return len(stale)
+
+
+@njit(_forget, cache=True, nogil=True)
 def forget(count, nearest, known, alive, merged, out) -> int:
     """Clusters whose nearest one is not known or has just merged, into `out`; returns how many."""
     stale = 0
@@ -220,7 +249,14 @@ def forget(count, nearest, known, alive, merged, out) -> int:
     return stale
 
 
-@numba.njit(cache=True, nogil=True)
+def _tip(nearest, known, alive) -> int:
+    own = int(alive.argmax())
+    while known[own]:
+        own = int(nearest[own])
+    return own
+
+
+@njit(_tip, cache=True, nogil=True)
 def tip(nearest, known, alive) -> int:
     """End of the chain of nearest clusters from the first cluster alive: one whose nearest is not known."""
     own = 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from campaign.clustering.compiled import njit
 from campaign.clustering.kernels import TIED
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def descend(children: np.ndarray, size: np.ndarray, start: np.ndarray, n: int) -> None:
     """Set every cluster's first position in leaf order, from the root (last) down; in place."""
     for cluster in range(len(start) - 1, n - 1, -1):
@@ -17,7 +17,7 @@ def descend(children: np.ndarray, size: np.ndarray, start: np.ndarray, n: int) -
         start[right] = start[cluster] + size[left]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def root_of(parent: np.ndarray, leaf: int) -> int:
     root = leaf
     while parent[root] != root:
@@ -27,7 +27,7 @@ def root_of(parent: np.ndarray, leaf: int) -> int:
     return root
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def lift(left: np.ndarray, right: np.ndarray, height: np.ndarray) -> None:
     """Raise every merge to the height of its parts; each is given by one leaf of either side, parts first.
 
@@ -41,7 +41,7 @@ def lift(left: np.ndarray, right: np.ndarray, height: np.ndarray) -> None:
         parent[b], top[a] = a, height[t]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def label(left: np.ndarray, right: np.ndarray, height: np.ndarray, out: np.ndarray) -> None:
     """Write the SciPy array of merges sorted by height, each given by one leaf of either side."""
     n = len(left) + 1
@@ -56,7 +56,7 @@ def label(left: np.ndarray, right: np.ndarray, height: np.ndarray, out: np.ndarr
         parent[b], cluster[a] = a, n + t
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def join(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     """Write, for each leaf, a leaf that names its cluster after these merges."""
     n = len(out)
@@ -67,7 +67,7 @@ def join(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
         out[leaf] = root_of(parent, leaf)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def bounds(linkage: np.ndarray, estimate: np.ndarray, reach: np.ndarray, out: np.ndarray) -> None:
     """Write how far each height may be from the true distance of the clusters merged.
 
@@ -84,7 +84,7 @@ def bounds(linkage: np.ndarray, estimate: np.ndarray, reach: np.ndarray, out: np
         out[t] = max(lifted, spare - lifted)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def leaves_of(linkage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One leaf of either side of each merge of a SciPy array."""
     count = len(linkage)
@@ -96,7 +96,7 @@ def leaves_of(linkage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def disturb(tile, since, left, right, height, broken) -> None:
     """Mark merges with a side that is nearer to a newcomer than to the other side.
 
@@ -113,7 +113,7 @@ def disturb(tile, since, left, right, height, broken) -> None:
                 broken[t] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def rise(left: np.ndarray, right: np.ndarray, broken: np.ndarray) -> None:
     """Mark every merge above a marked one."""
     n = len(left) + 1

@@ -1,0 +1,79 @@
+"""What the parts of the GPU benchmark share: device, sizes, clock, random numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything: masks in trees, in pasting and IoU targets, images, and steps of training."""
+
+    scipy: int = 4_000
+    part: int = 20_000
+    exact: int = 150_000
+    large: int = 1_000_000
+    masks: int = 1_000
+    targets: int = 256
+    drawn: int = 16
+    images: int = 96
+    batch: int = 8
+    side: int = 800
+    classes: int = 80
+    steps: int = 40
+    repeat: int = 5
+
+
+FULL = Sizes()
+QUICK = Sizes(500, 1_500, 2_000, 4_000, 40, 16, 2, 2, 1, 256, 3, 3, 1)
+
+
+class OutOfTimeError(Exception):
+    """The time of the whole run is up."""
+
+
+@dataclass
+class Bench:
+    """What parts share: the device, the sizes, when the run must end, and a folder for files."""
+
+    device: torch.device
+    sizes: Sizes
+    end: float
+    folder: Path
+    quick: bool
+    seed: int = 0
+    pictures: Any = None  # the data set of drawn images, once it is made
+
+    @property
+    def gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def left(self) -> float:
+        """Seconds that are left of the run."""
+        return self.end - time.perf_counter()
+
+    def finish(self) -> None:
+        """Wait until the device has done all it was given."""
+        if self.gpu:
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], Any], repeat: int | None = None) -> float:
+        """Median wall-clock seconds of some runs after a first one; the device has finished when a run ends."""
+        times = []
+        for _ in range((repeat or self.sizes.repeat) + 1):
+            began = time.perf_counter()
+            work()
+            self.finish()
+            times.append(time.perf_counter() - began)
+        return float(np.median(times[1:]))
+
+    def rng(self) -> np.random.Generator:
+        """Random numbers, the same for every part and run."""
+        return np.random.default_rng(self.seed)
