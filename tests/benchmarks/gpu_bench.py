@@ -23,16 +23,19 @@ class Sizes:
     masks: int = 1_000
     targets: int = 256
     drawn: int = 16
-    images: int = 96
+    images: int = 64
     batch: int = 8
     side: int = 800
     classes: int = 80
-    steps: int = 40
-    repeat: int = 5
+    steps: int = 30
+    repeat: int = 3
 
 
 FULL = Sizes()
-QUICK = Sizes(500, 1_500, 2_000, 4_000, 40, 16, 2, 2, 1, 256, 3, 3, 1)
+QUICK = Sizes(
+    scipy=500, part=1_500, exact=2_000, large=4_000, masks=40, targets=16, drawn=2, images=2, batch=1, side=192,
+    classes=3, steps=7, repeat=1,
+)  # fmt: skip
 
 
 class OutOfTimeError(Exception):

@@ -179,6 +179,8 @@ def pointrend_inference(bench: Bench) -> dict[str, Any]:
         threads=None, detections=100, checkpoint=None, preset="small" if bench.quick else "r50"
     )
     detector = detection.build_detector(arguments, data, bench.device, bench.sizes.batch)
+    if bench.quick:
+        detector.options = detector.options.model_copy(update={"short_edges": (bench.sizes.side,)})
     tensors, bare = detection.prepared(detector, data), detection.bare_model(detector)
     times: dict[str, list[float]] = {"bare": [], "ours": [], "bfloat16": []}
     count = 1 if bench.quick else 3
