@@ -14,7 +14,7 @@ from ml_backend.errors import InputError
 try:
     import numba
 except ImportError:
-    numba = None
+    numba = None  # type: ignore[assignment]
 
 COMPILED = numba is not None
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import json
 import os
 import sys
@@ -33,7 +32,7 @@ import torch
 
 from ml_backend.errors import InputError
 from tests.benchmarks import gpu_clustering, gpu_detectors, gpu_masks
-from tests.benchmarks.gpu_bench import FULL, QUICK, Bench, OutOfTimeError
+from tests.benchmarks.gpu_bench import FULL, QUICK, Bench, OutOfTimeError, import_error
 
 PACKAGES = ("numpy", "scipy", "numba", "torchvision", "pydantic", "pycocotools", "PIL", "pyarrow", "detectron2")
 DETECTOR = ("torchvision", "pydantic", "pycocotools", "PIL")
@@ -60,7 +59,7 @@ PARTS = {
     "network": Part(gpu_detectors.network, ("torchvision",)),
     "torchvision_inference": Part(gpu_detectors.torchvision_inference, DETECTOR),
     "torchvision_training": Part(gpu_detectors.torchvision_training, DETECTOR),
-    "pointrend_inference": Part(gpu_detectors.pointrend_inference, (*POINTREND, "pyarrow")),
+    "pointrend_inference": Part(gpu_detectors.pointrend_inference, POINTREND),
     "pointrend_training": Part(gpu_detectors.pointrend_training, POINTREND),
     "clustering_exact_large": Part(gpu_clustering.exact_large, ("numba",), seconds=60),
     "clustering_approximate_large": Part(gpu_clustering.approximate_large, seconds=40),
@@ -144,15 +143,6 @@ def run(part: Part, bench: Bench) -> dict[str, Any]:
     if bench.gpu:
         torch.cuda.empty_cache()
     return figures | {"whole_part_s": round(time.perf_counter() - began, 1)}
-
-
-def import_error(name: str) -> str | None:
-    """Why a package does not import, None where it does."""
-    try:
-        importlib.import_module(name)
-    except Exception as error:  # a broken installation may raise anything
-        return f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    return None
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,3 +81,12 @@ class Bench:
     def rng(self) -> np.random.Generator:
         """Random numbers, the same for every part and run."""
         return np.random.default_rng(self.seed)
+
+
+def import_error(name: str) -> str | None:
+    """Why a package does not import, None where it does."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a broken installation may raise anything
+        return f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return None
