@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from campaign.clustering.compiled import njit
 from campaign.clustering.kernels import CONTEST, FAST, INF, SAME, TIED, UNSURE, pair
 from campaign.clustering.walks import union_find_root
 
+TIES = 4096  # pairs of masks that are looked at again; more of them are ties
 COSTLY = 1 << 23  # pairs of masks from which a look in double precision is not worth it
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _insert(near: np.ndarray, far: np.ndarray, bound: np.ndarray, own: int, other: int, value: np.float32) -> None:
     """Put a cluster in the place of the farthest one of a list; `bound` is the list's largest distance."""
     worst = 0
@@ -25,7 +26,7 @@ def _insert(near: np.ndarray, far: np.ndarray, bound: np.ndarray, own: int, othe
     bound[own] = most
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def list_rows(
     tile: np.ndarray, rows: np.ndarray, columns: np.ndarray, near: np.ndarray, far: np.ndarray, bound: np.ndarray
 ) -> None:
@@ -41,7 +42,7 @@ def list_rows(
                     _insert(near, far, bound, own, columns[j], line[j])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def list_columns(
     tile: np.ndarray,
     rows: np.ndarray,
@@ -65,7 +66,7 @@ def list_columns(
                     limits[j] = bound[columns[j]]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def centres(
     x: np.ndarray,
     mark: np.ndarray,
@@ -94,7 +95,7 @@ def centres(
             leaf = following[leaf]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def any_near(
     tile: np.ndarray,
     row_mark: np.ndarray,
@@ -116,7 +117,7 @@ def any_near(
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _resolve(
     own: int,
     near: np.ndarray,
@@ -163,7 +164,7 @@ def _resolve(
     return best
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _farthest(x: np.ndarray, mark: np.ndarray, following: np.ndarray, a: int, b: int, least: np.float32) -> np.float32:
     """Complete-linkage distance of two clusters named by their chains of leaves, or more than it is known to be."""
     most, i = least, a
@@ -177,7 +178,38 @@ def _farthest(x: np.ndarray, mark: np.ndarray, following: np.ndarray, a: int, b:
     return most
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _represent(
+    x: np.ndarray,
+    mark: np.ndarray,
+    order: np.ndarray,
+    starts: np.ndarray,
+    low: int,
+    high: int,
+    most: int,
+    chosen: np.ndarray,
+    reach: np.ndarray,
+) -> None:
+    for piece in range(low, high):
+        members = order[starts[piece] : starts[piece + 1]]
+        if len(members) <= most:
+            chosen[members] = True
+            continue
+        points, marks = x[members], mark[members]
+
+        def away(own: int, points: np.ndarray = points, marks: np.ndarray = marks) -> np.ndarray:
+            return np.sqrt(np.square(points - points[own]).sum(1)) + np.abs(marks - marks[own])
+
+        current, near = int(away(0).argmax()), np.full(len(members), INF)
+        for _ in range(most):
+            chosen[members[current]] = True
+            near = np.minimum(near, away(current))
+            near[current] = 0
+            if near.any():
+                current = int(near.argmax())
+        reach[members] = near
+
+
+@njit(_represent, cache=True, nogil=True, fastmath=FAST)
 def represent(
     x: np.ndarray,
     mark: np.ndarray,
@@ -213,7 +245,26 @@ def represent(
             current = farthest
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _apart_in_numpy(x: np.ndarray, mark: np.ndarray, following: np.ndarray, a: int, b: int) -> float:
+    one, other = _members(following, a), _members(following, b)
+    first, second = x[one].astype(np.float64), x[other].astype(np.float64)
+    square = np.square(first).sum(1)[:, None] + np.square(second).sum(1) - 2 * first @ second.T
+    apart = np.abs(mark[one].astype(np.float64)[:, None] - mark[other])
+    rough = np.sqrt(np.maximum(square, 0)) + apart
+    farthest = np.flatnonzero(rough >= rough.max() / UNSURE)[:TIES]
+    i, j = np.unravel_index(farthest, rough.shape)
+    return float((np.sqrt(np.square(first[i] - second[j]).sum(1)) + apart[i, j]).max())
+
+
+def _members(following: np.ndarray, leaf: int) -> list[int]:
+    members = []
+    while leaf >= 0:
+        members.append(leaf)
+        leaf = following[leaf]
+    return members
+
+
+@njit(_apart_in_numpy, cache=True, nogil=True, fastmath=FAST)
 def _apart(x: np.ndarray, mark: np.ndarray, following: np.ndarray, a: int, b: int) -> float:
     """Complete-linkage distance of two clusters, in double precision where float32 cannot tell what is farthest."""
     most, rough, i = 0.0, np.float32(0), a
@@ -233,7 +284,7 @@ def _apart(x: np.ndarray, mark: np.ndarray, following: np.ndarray, a: int, b: in
     return most
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def apart(
     x: np.ndarray,
     mark: np.ndarray,
@@ -246,11 +297,11 @@ def apart(
     """Complete-linkage distances of pairs of clusters in double precision, -1 where that costs too much."""
     for p in range(len(first)):
         out[p] = -1
-        if size[first[p]] * size[second[p]] <= COSTLY:
+        if int(size[first[p]]) * int(size[second[p]]) <= COSTLY:
             out[p] = _apart(x, mark, following, first[p], second[p])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def decide(
     x: np.ndarray,
     mark: np.ndarray,
@@ -269,7 +320,7 @@ def decide(
     while begin < len(owner):
         end, choice, least = begin, begin, np.inf
         while end < len(owner) and owner[end] == owner[begin]:
-            if size[owner[end]] * size[candidate[end]] <= COSTLY:
+            if int(size[owner[end]]) * int(size[candidate[end]]) <= COSTLY:
                 value = _apart(x, mark, following, owner[end], candidate[end])
                 if value < least:
                     choice, least = end, value
@@ -279,7 +330,7 @@ def decide(
         begin = end
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def append(following: np.ndarray, last: np.ndarray, size: np.ndarray, kept: np.ndarray, gone: np.ndarray) -> None:
     """Append the chains of leaves of some clusters to those of others."""
     for p in range(len(kept)):
@@ -289,7 +340,7 @@ def append(following: np.ndarray, last: np.ndarray, size: np.ndarray, kept: np.n
         size[a] += size[b]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _choose(
     own: int,
     place: int,
@@ -319,7 +370,7 @@ def _choose(
     return place, least if least < np.inf else -1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def settle(
     x: np.ndarray,
     mark: np.ndarray,

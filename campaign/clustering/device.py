@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from campaign.clustering import kernels, neighbours
+from campaign.clustering.compiled import COMPILED
 from campaign.clustering.dense import Merges, Rows, dense_merges, joined
 from campaign.clustering.neighbours import Clusters
 from campaign.clustering.points import Points
@@ -19,9 +20,9 @@ from campaign.clustering.workers import Workers
 
 ROWS, COLUMNS = 4096, 16384  # clusters in a tile
 MASKS = 16384  # masks on a side of what is computed at once
-HANDOVER = 2048  # the last clusters merge faster on the host
+HANDOVER = 2048 if COMPILED else 1  # the last clusters merge faster on the host, by compiled code
 SLAB = 1 << 26  # matrix elements moved at once
-SPARE = 4 << 30  # bytes of device memory left to tiles and PyTorch
+SPARE = 8 << 30  # bytes of device memory left to tiles and PyTorch; 4 of them where all masks of a tile coincide
 
 
 class DeviceClusters(Clusters):

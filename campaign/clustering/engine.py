@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 
 from campaign.clustering import walks
+from campaign.clustering.compiled import need_compiler
 from campaign.clustering.dense import Merges
 from campaign.clustering.micro import approximate_merges
 from campaign.clustering.neighbours import LIST, Clusters
@@ -107,11 +107,20 @@ def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Poin
 
 def matrix_budget(features: np.ndarray, options: LinkageOptions) -> int:
     """Bytes of the budget left to a matrix; InputError where there is not even enough for the rest."""
-    memory = options.memory or int(psutil.virtual_memory().available * FREE_SHARE)
+    memory = options.memory or int(_available() * FREE_SHARE)
     left = memory - _fixed(len(features), features.shape[1], options.threads or os.cpu_count() or 1)
     if left < 0:
         raise InputError("memory", f"at least {memory - left} bytes for {features.shape} features", memory)
     return left
+
+
+def _available() -> int:
+    """Bytes of memory that are free; those of Linux where psutil, which knows every system, is not installed."""
+    try:
+        import psutil
+    except ImportError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().available
 
 
 def choose_engine(n: int, device: str, options: LinkageOptions) -> str:
@@ -136,6 +145,7 @@ def exact_merges(
     device: "cpu", or a PyTorch device; its own free memory is then the budget.
     """
     if device == "cpu":
+        need_compiler("clustering on a CPU")
         clusters = Clusters(points, team, pieces)
     else:
         from campaign.clustering.device import DeviceClusters
@@ -143,6 +153,8 @@ def exact_merges(
         clusters = DeviceClusters(points, team, pieces, device)
         budget = clusters.matrix_budget()
     fits = int((budget / 4) ** 0.5)
+    if len(clusters) > fits:
+        need_compiler(f"more than the {fits} masks whose distances the device holds")
     direct = min(fits, DIRECT) if device == "cpu" else 0
     if device != "cpu" or len(clusters) <= direct:
         clusters.measure(_step(progress, "scale"))
@@ -164,6 +176,8 @@ def exact_merges(
 
 def find_device(wanted: str) -> str:
     """The device that a setting stands for; InputError where it asks for CUDA and there is none."""
+    if wanted.startswith("cpu:"):
+        return wanted
     has_cuda = False
     if wanted != "cpu" and _cuda_driver():  # PyTorch alone is half a gigabyte: not without a reason
         import torch

@@ -5,8 +5,9 @@ All release the interpreter lock, so that plain threads run them side by side.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from campaign.clustering.compiled import njit
 
 # Everything but infinities: dead columns of a distance matrix hold them.
 FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
@@ -18,7 +19,11 @@ CONTEST = 8  # so many at most; more of them are ties, and any will do
 INF = np.float32(np.inf)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _pair(x: np.ndarray, y: np.ndarray) -> np.float32:
+    return np.sqrt(np.square(x - y).sum())
+
+
+@njit(_pair, cache=True, nogil=True, fastmath=FAST)
 def pair(x: np.ndarray, y: np.ndarray) -> np.float32:
     """Euclidean distance of two points."""
     total = np.float32(0)
@@ -27,7 +32,7 @@ def pair(x: np.ndarray, y: np.ndarray) -> np.float32:
     return np.sqrt(total)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def lengths(
     tile: np.ndarray, rows: np.ndarray, row_norm: np.ndarray, columns: np.ndarray, column_norm: np.ndarray
 ) -> None:
@@ -47,7 +52,7 @@ def lengths(
                     line[j] = pair(rows[i], columns[j])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def add_marks(tile: np.ndarray, row_mark: np.ndarray, column_mark: np.ndarray) -> None:
     """Add the differences of scores to feature distances, in place."""
     for i in range(tile.shape[0]):
@@ -56,7 +61,7 @@ def add_marks(tile: np.ndarray, row_mark: np.ndarray, column_mark: np.ndarray) -
             line[j] += abs(mark - column_mark[j])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def spread(tile: np.ndarray, centre: np.float32, diagonal: bool) -> tuple[float, float]:
     """Sums of (distance - centre) and its square over a tile of distances (above the diagonal only)."""
     first, second = np.float64(0), np.float64(0)
@@ -72,7 +77,7 @@ def spread(tile: np.ndarray, centre: np.float32, diagonal: bool) -> tuple[float,
     return first, second
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def raise_to(target: np.ndarray, tile: np.ndarray, rows: np.ndarray, starts: np.ndarray, low: int) -> None:
     """Raise the distances of clusters to the largest of their masks' distances.
 
@@ -90,7 +95,7 @@ def raise_to(target: np.ndarray, tile: np.ndarray, rows: np.ndarray, starts: np.
                     to[j] = max(to[j], some[j])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def mirror(target: np.ndarray, tile: np.ndarray) -> None:
     """Write the transpose of a tile, in squares that fit the cache."""
     height, width, side = tile.shape[0], tile.shape[1], 32
@@ -103,7 +108,7 @@ def mirror(target: np.ndarray, tile: np.ndarray) -> None:
                     goal[j, i] = some[i, j]
 
 
-@numba.njit(cache=True, nogil=True, inline="never")
+@njit(cache=True, nogil=True, inline="never")
 def _catch_up(line: np.ndarray, kept: np.ndarray, gone: np.ndarray, since: int, now: int) -> None:
     for t in range(since, now):
         value = line[gone[t]]
@@ -112,7 +117,7 @@ def _catch_up(line: np.ndarray, kept: np.ndarray, gone: np.ndarray, since: int, 
         line[gone[t]] = INF
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
     """Smallest value and where, looking from `own` on and around, so that ties pair off along a line."""
     block = 512
@@ -134,7 +139,7 @@ def _nearest(line: np.ndarray, own: int, width: int) -> tuple[int, np.float32]:
     return own, INF
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def scan(
     matrix: np.ndarray,
     slot: np.ndarray,
@@ -163,7 +168,7 @@ def scan(
         rivals[own] = near if near <= CONTEST and least[own] > 0 else 1
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def merge(
     matrix: np.ndarray,
     slot: np.ndarray,
@@ -189,7 +194,7 @@ def merge(
         line[a] = line[b] = INF
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def compact(
     matrix: np.ndarray,
     slot: np.ndarray,
@@ -210,7 +215,33 @@ def compact(
             line[j] = line[keep[j]]
 
 
-@numba.njit(cache=True, nogil=True)
+def _pair_up(
+    count: int,
+    nearest: np.ndarray,
+    least: np.ndarray,
+    known: np.ndarray,
+    alive: np.ndarray,
+    exact: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> int:
+    ready = alive[:count] & known[:count]
+    pairs = 0
+    # What is not ready now does not become so by the merges of others, and few of those that are merge.
+    other = nearest[:count]
+    tied = (nearest[other] == np.arange(count)) | (least[other] == least[:count])
+    for i in np.flatnonzero(ready & ready[other] & tied).tolist():
+        j = nearest[i]
+        if alive[i] and known[i] and alive[j] and known[j]:
+            tie = least[j] == least[i] and (exact[i] < 0 or exact[j] < 0 or exact[i] <= exact[j] * SAME)
+            if nearest[j] == i or tie:
+                first[pairs], second[pairs] = i, j
+                pairs += 1
+                known[i] = known[j] = alive[j] = False
+    return pairs
+
+
+@njit(_pair_up, cache=True, nogil=True)
 def pair_up(
     count: int,
     nearest: np.ndarray,
@@ -238,7 +269,7 @@ def pair_up(
     return pairs
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def contest(
     matrix: np.ndarray,
     slot: np.ndarray,
@@ -262,7 +293,16 @@ def contest(
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+def _forget(
+    count: int, nearest: np.ndarray, known: np.ndarray, alive: np.ndarray, merged: np.ndarray, out: np.ndarray
+) -> int:
+    known[:count] &= ~(alive[:count] & merged[nearest[:count]])
+    stale = np.flatnonzero(alive[:count] & ~known[:count])
+    out[: len(stale)] = stale
+    return len(stale)
+
+
+@njit(_forget, cache=True, nogil=True)
 def forget(
     count: int, nearest: np.ndarray, known: np.ndarray, alive: np.ndarray, merged: np.ndarray, out: np.ndarray
 ) -> int:
@@ -278,7 +318,14 @@ def forget(
     return stale
 
 
-@numba.njit(cache=True, nogil=True)
+def _tip(nearest: np.ndarray, known: np.ndarray, alive: np.ndarray) -> int:
+    own = int(alive.argmax())
+    while known[own]:
+        own = int(nearest[own])
+    return own
+
+
+@njit(_tip, cache=True, nogil=True)
 def tip(nearest: np.ndarray, known: np.ndarray, alive: np.ndarray) -> int:
     """End of the chain of nearest clusters from the first cluster alive: one whose nearest is not known."""
     own = 0

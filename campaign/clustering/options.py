@@ -15,7 +15,8 @@ class LinkageOptions:
     """How to build a complete-linkage tree.
 
     engine: "exact", "approximate" (micro-clusters, then exact above and inside them), or "auto".
-    device: "cpu", "cuda", or "auto" (CUDA where PyTorch finds it).
+    device: "cpu", "cuda", or "auto" (CUDA where PyTorch finds it); "cuda:1" is the second GPU, "cpu:0" the engine for
+        GPUs on PyTorch's CPU device.
     memory: bytes the run may take on top of its input; None takes four fifths of what is free.
     seed: of everything random (the approximate engine and the sampled scales of very large inputs).
     threads: CPU threads; None takes all cores.
@@ -37,8 +38,8 @@ class LinkageOptions:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise InputError("engine", f"one of {', '.join(ENGINES)}", repr(self.engine))
-        if self.device not in DEVICES and not self.device.startswith("cuda:"):
-            raise InputError("device", f"one of {', '.join(DEVICES)} or cuda:<number>", repr(self.device))
+        if self.device not in DEVICES and not self.device.startswith(("cuda:", "cpu:")):
+            raise InputError("device", f"one of {', '.join(DEVICES)}, cuda:<number> or cpu:0", repr(self.device))
         for name in ("memory", "threads", "exact_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from campaign.clustering.compiled import njit
 from campaign.clustering.kernels import TIED
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def descend(children: np.ndarray, size: np.ndarray, start: np.ndarray, n: int) -> None:
     """Set every cluster's first position in leaf order, from the root (last) down; in place."""
     for cluster in range(len(start) - 1, n - 1, -1):
@@ -17,7 +17,7 @@ def descend(children: np.ndarray, size: np.ndarray, start: np.ndarray, n: int) -
         start[right] = start[cluster] + size[left]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def union_find_root(parent: np.ndarray, leaf: int) -> int:
     """The leaf that stands for the set which a leaf is in; `parent` is compressed on the way."""
     root = leaf
@@ -28,7 +28,7 @@ def union_find_root(parent: np.ndarray, leaf: int) -> int:
     return root
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def lift(left: np.ndarray, right: np.ndarray, height: np.ndarray) -> None:
     """Raise every merge to the height of its parts; each is named by one leaf of either side, parts first.
 
@@ -42,7 +42,7 @@ def lift(left: np.ndarray, right: np.ndarray, height: np.ndarray) -> None:
         parent[b], top[a] = a, height[t]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def label(left: np.ndarray, right: np.ndarray, height: np.ndarray, out: np.ndarray) -> None:
     """Write the SciPy array of merges sorted by height, each named by one leaf of either side."""
     n = len(left) + 1
@@ -57,7 +57,7 @@ def label(left: np.ndarray, right: np.ndarray, height: np.ndarray, out: np.ndarr
         parent[b], cluster[a] = a, n + t
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def union_find_sets(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     """Write, for each leaf, the leaf that stands for its cluster after these merges."""
     n = len(out)
@@ -68,7 +68,7 @@ def union_find_sets(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> Non
         out[leaf] = union_find_root(parent, leaf)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def bounds(linkage: np.ndarray, estimate: np.ndarray, reach: np.ndarray, out: np.ndarray) -> None:
     """Write how far each height may be from the true distance of the clusters merged.
 
@@ -85,7 +85,7 @@ def bounds(linkage: np.ndarray, estimate: np.ndarray, reach: np.ndarray, out: np
         out[t] = max(lifted, spare - lifted)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def leaves_of(linkage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One leaf of either side of each merge of a SciPy array."""
     count = len(linkage)
@@ -97,7 +97,7 @@ def leaves_of(linkage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def disturb(
     tile: np.ndarray, since: np.ndarray, left: np.ndarray, right: np.ndarray, height: np.ndarray, broken: np.ndarray
 ) -> None:
@@ -116,7 +116,7 @@ def disturb(
                 broken[t] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def rise(left: np.ndarray, right: np.ndarray, broken: np.ndarray) -> None:
     """Mark every merge above a marked one."""
     n = len(left) + 1

@@ -6,10 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
-
-from threadpoolctl import threadpool_limits
 
 
 class Workers:
@@ -45,7 +43,7 @@ class Workers:
 def workers(threads: int | None) -> Iterator[Workers]:
     """Start the threads for one run. BLAS is limited process-wide while it lasts."""
     count = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    with threadpool_limits(1, "blas"):
+    with _one_blas_thread():
         if count == 1:
             yield Workers(1, None)
             return
@@ -54,3 +52,11 @@ def workers(threads: int | None) -> Iterator[Workers]:
             yield Workers(count, pool)
         finally:
             pool.shutdown(cancel_futures=True)  # an interrupted run does not finish its pass first
+
+
+def _one_blas_thread() -> AbstractContextManager:
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # as on a machine with no more than PyTorch: threads of BLAS then compete with ours
+        return nullcontext()
+    return threadpool_limits(1, "blas")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from campaign.clustering import LinkageOptions, device, engine, linkage
+from campaign.clustering import LinkageOptions, cluster, device, engine, linkage
 from campaign.clustering import neighbours as lists
 from ml_backend.errors import InputError
 from tests.campaign.clustering.reference import assert_complete_linkage, assert_same_tree, fused, masks
@@ -47,6 +47,13 @@ def test_chain_on_device(monkeypatch):
 def test_constant_features_end_in_few_rounds():
     merges = linkage(np.ones((500, 3)), np.ones(500))
     assert merges[:, 2].max() == 0 and merges[-1, 3] == 500
+
+
+def test_the_engine_for_gpus_can_be_asked_for_on_a_cpu():
+    features, scores = masks("normal", 100, 4, 0)
+    clustering = cluster(features, scores, LinkageOptions(device="cpu:0"))
+    assert clustering.device == "cpu:0"
+    assert_same_tree(clustering.linkage, fused(features, scores))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
