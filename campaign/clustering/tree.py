@@ -15,6 +15,9 @@ from ml_backend.errors import InputError
 MEDOID_LIMIT = 2048  # members compared pair by pair; larger clusters take the member nearest their mean
 
 
+_IN_MEMORY = 200_000  # masks of a tree that is read rather than mapped: 16 MB
+
+
 @dataclass(frozen=True)
 class Tree:
     """A complete-linkage tree of n masks: 2n-1 clusters in arrays, memory-mappable, no objects.
@@ -138,13 +141,18 @@ class Tree:
         return folder
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], mmap: bool = True) -> Tree:
-        """Open a saved tree, by default memory-mapped and read-only; InputError where it is not complete."""
+    def load(cls, folder: str | os.PathLike[str], mmap: bool | None = None) -> Tree:
+        """Open a saved tree; InputError where it is not complete.
+
+        With `mmap` it is memory-mapped and read-only; by default large trees are, and small ones are read, for a
+        process that has hundreds open would run out of files.
+        """
         folder = Path(folder)
         if not (folder / "tree.json").is_file():
             raise InputError(folder, "a saved tree", "no tree.json")
         n = json.loads((folder / "tree.json").read_text())["n"]
-        mode: Literal["r"] | None = "r" if mmap and n else None
+        mapped = n > _IN_MEMORY if mmap is None else mmap
+        mode: Literal["r"] | None = "r" if mapped and n else None
         arrays = {field.name: np.load(folder / f"{field.name}.npy", mmap_mode=mode) for field in fields(cls)}
         if len(arrays["order"]) != n:
             raise InputError(folder, f"a tree of {n} masks", f"{len(arrays['order'])} leaves")

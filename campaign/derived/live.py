@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import update
 
@@ -294,19 +293,15 @@ class LiveViews:
         return view
 
 
-_OF: WeakKeyDictionary[Store, LiveViews] = WeakKeyDictionary()
-
-
 def live(store: Store) -> LiveViews:
     """The views of a campaign as it stands now."""
-    if store not in _OF:
-        _OF[store] = LiveViews(store)
-    return _OF[store].refresh()
+    views: LiveViews = store.companions.setdefault(LiveViews, LiveViews(store))
+    return views.refresh()
 
 
 def forget(store: Store) -> None:
     """Drops all views of a campaign: the next look works them out from the facts."""
-    _OF.pop(store, None)
+    store.companions.clear()
     store.views.drop()
 
 

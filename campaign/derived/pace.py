@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -126,14 +125,10 @@ class WorkView:
         return self._number[annotator]
 
 
-_OF: WeakKeyDictionary[Store, WorkView] = WeakKeyDictionary()
-
-
 def work(store: Store) -> WorkView:
     """The work of a campaign's annotators as it stands now."""
-    if store not in _OF:
-        _OF[store] = WorkView(store)
-    return _OF[store].refresh()
+    view: WorkView = store.companions.setdefault(WorkView, WorkView(store))
+    return view.refresh()
 
 
 def campaign_pace(store: Store) -> Pace:

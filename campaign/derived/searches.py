@@ -78,7 +78,7 @@ class ClassView:
     ):  # fmt: skip
         self.store, self.entry, self.rules, self.search = store, entry, rules, search
         self.file = file  # the snapshot that holds the view as it was when it was opened or saved last
-        self.mask_ids = np.asarray(store.trees.read(entry.round, entry.class_id)[1])
+        self.mask_ids = store.trees.mask_ids(entry.round, entry.class_id)
         self.saved = saved  # decisions that the store has already; None where it may have others
         self.changed = saved is None
         rising = len(self.mask_ids) < 2 or bool((self.mask_ids[1:] > self.mask_ids[:-1]).all())

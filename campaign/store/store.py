@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -62,6 +63,8 @@ class Store:
         self.decisions = Decisions(self.session)
         self.overrides = Overrides(self.session)
         self.views = Views(self.session, folder)
+        # What the layers above keep with an open campaign, by its type; it goes when the campaign does.
+        self.companions: dict[type, Any] = {}
         known = self.values.get(Key.CAMPAIGN)
         if known is not None and known.get("key") != key:
             raise InputError(f"database of {folder}", "a database of its own", f"one of campaign {known.get('name')!r}")

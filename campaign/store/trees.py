@@ -31,11 +31,14 @@ class Trees:
         return self._rounds.folder(round_number) / "trees" / str(class_id)
 
     def read(self, round_number: int, class_id: int) -> tuple[Tree, np.ndarray]:
-        """The tree of a class and the mask id of each of its leaves, memory-mapped."""
+        """The tree of a class and the mask id of each of its leaves."""
         from campaign.clustering import Tree
 
-        folder = self.folder(round_number, class_id)
-        return Tree.load(folder), np.load(folder / "mask_ids.npy", mmap_mode="r")
+        return Tree.load(self.folder(round_number, class_id)), self.mask_ids(round_number, class_id)
+
+    def mask_ids(self, round_number: int, class_id: int) -> np.ndarray:
+        """The mask id of each leaf of a class's tree, (n,) int64."""
+        return np.load(self.folder(round_number, class_id) / "mask_ids.npy")
 
     def save(self, round_number: int, class_id: int, mask_ids: np.ndarray, known: int, thresholds: dict) -> None:
         """Notes that a class's tree is whole in its folder, over the masks `mask_ids` (none: there is no tree).

@@ -40,7 +40,7 @@ def add_answered(store: Store, truth: dict[int, np.ndarray], answers: int, first
     """Stores pages `first` on with so many answers in all, written in bulk; each class has its share of them."""
     rng = np.random.default_rng(first)
     classes, pages, questions, facts = sorted(truth), [], [], []
-    ids = {c: np.asarray(store.trees.read(1, c)[1]) for c in classes}
+    ids = {c: store.trees.mask_ids(1, c) for c in classes}
     order = {c: np.random.default_rng(c).permutation(len(ids[c])) for c in classes}
     for number in range(first, first + max(1, answers // SIZE)):
         class_id = classes[number % len(classes)]

@@ -100,7 +100,7 @@ class Annotator:
         self.store, self.truth = store, truth
         self.waiting: deque[tuple[str, int, list[int]]] = deque()
         self.page = self.annotation = self.answers = 0
-        self._ids = {c: np.asarray(store.trees.read(1, c)[1]) for c in truth}
+        self._ids = {c: store.trees.mask_ids(1, c) for c in truth}
 
     def collect(self) -> None:
         """Takes up the pages that were opened since."""

@@ -1,7 +1,8 @@
 """Views that are kept up in any way equal one fold from the beginning."""
 
+import gc
 import shutil
-from contextlib import suppress
+import weakref
 
 import numpy as np
 import pytest
@@ -102,12 +103,12 @@ class Case:
     def killed(self):
         """The process ends with all that it had not saved."""
         live(self.store)
-        live_module._OF.pop(self.store)
+        self.store.companions.clear()
 
     def killed_between(self):
         """The process ends after some of its pages were stored, before its views were saved."""
         self.store.pages.add(list(plan_pages(self.store, 1))[:1])
-        live_module._OF.pop(self.store)
+        self.store.companions.clear()
 
     def rebuilt(self):
         live_module.forget(self.store)
@@ -174,7 +175,7 @@ def test_a_turn_reads_what_is_new_alone(tmp_path, monkeypatch):
         answer(store, key)
     turn(store)
     answer(store, keys[-1])
-    live_module._OF.pop(store)
+    store.companions.clear()
     cursors, classes = [], []
     after, of_class = store.answers.after, store.answers.of_class
     monkeypatch.setattr(store.answers, "after", lambda fact: cursors.append(fact) or after(fact))
@@ -190,12 +191,12 @@ def test_a_snapshot_that_is_gone_is_worked_out_anew(tmp_path):
         answer(store, key)
     turn(store)
     before = seen(live(store))
-    live_module._OF.pop(store)
+    store.companions.clear()
     for path in (store.folder / "derived").glob("r1-*.npz"):
         path.write_bytes(path.read_bytes()[:100])
     assert seen(live(store)) == before
     shutil.rmtree(store.folder / "derived")
-    live_module._OF.pop(store)
+    store.companions.clear()
     assert seen(live(store)) == before
 
 
@@ -214,8 +215,6 @@ def test_readers_write_nothing(tmp_path):
     rows = [(r.name, r.cursor, r.file) for r in store.views.rows("")]
     assert sum(f["answered"] for f in live(reader).summaries(1).values()) == len(store.answers.rows())
     assert [(r.name, r.cursor, r.file) for r in store.views.rows("")] == rows
-    with suppress(KeyError):
-        live_module._OF.pop(reader)
 
 
 def test_a_class_that_nothing_touched_keeps_its_snapshot(tmp_path):
@@ -228,3 +227,11 @@ def test_a_class_that_nothing_touched_keeps_its_snapshot(tmp_path):
     changed = {row.name for row in store.views.rows("class/") if row.file != files[row.name]}
     assert changed == {f"class/1/{class_id}"}
     assert np.all([(store.folder / "derived" / row.file).exists() for row in store.views.rows("class/")])
+
+
+def test_views_go_with_their_campaign(tmp_path):
+    store = verify_store(tmp_path / "a")
+    views = weakref.ref(live(store))
+    del store
+    gc.collect()
+    assert views() is None
