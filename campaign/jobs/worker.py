@@ -33,6 +33,8 @@ def work(folder: Path, queues: list[str], name: str | None = None, burst: bool =
     connection = connect(store)
     if "gpu" in queues:
         import ml_backend.detectors.torchvision.detector  # noqa: F401  # loaded once, not in each job's process
+    if "default" in queues:
+        import campaign.steps.verify  # noqa: F401  # likewise
     worker = CampaignWorker(queues, connection=connection, name=name, job_monitoring_interval=HEARTBEAT)
     worker.work(burst=burst, with_scheduler=False, logging_level="WARNING")
 
