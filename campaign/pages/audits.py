@@ -91,7 +91,7 @@ def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
     """
     running = open_audit(store)
     if running is None:
-        raise InputError("audit", "one that was begun", "none")
+        raise InputError("audit", "one that was opened", "none")
     add_audit_pages(store, running)
     keys = {page.key for _, page in store.questions.rows(kind=running.kind)}
     known = counted_verdicts(store, keys)

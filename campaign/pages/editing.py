@@ -50,18 +50,18 @@ def near_misses(store: Store, class_id: int, count: int) -> list[int]:
     voted = counted_verdicts(store)
     ids = [q.mask_id for q, p in store.questions.rows(kind=PageKind.VERIFY) if p.class_id == class_id]
     wrong = [i for i in dict.fromkeys(ids) if voted.get(i) == Verdict.NO and i not in edited(store)]
-    found = drop_known(store.masks.read(wrong), final_masks(store), store.settings.rounds.dedupe_iou)
-    found = found.select(np.argsort(-found.score, kind="stable"))
+    masks = drop_known(store.masks.read(wrong), final_masks(store), store.settings.rounds.dedupe_iou)
+    masks = masks.select(np.argsort(-masks.score, kind="stable"))
     chosen: list[int] = []
-    for row, rle in enumerate(found.rles()):
-        others = found.select(chosen)
-        same = others.select(others.image_id == found.image_id[row])
+    for row, rle in enumerate(masks.rles()):
+        others = masks.select(chosen)
+        same = others.select(others.image_id == masks.image_id[row])
         if len(same) and mask_util.iou([rle], same.rles(), [0] * len(same)).max() > store.settings.rounds.dedupe_iou:
             continue
         chosen.append(row)
         if len(chosen) == count:
             break
-    return found.mask_id[chosen].tolist()
+    return masks.mask_id[chosen].tolist()
 
 
 def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, count: int) -> list[int]:
@@ -75,8 +75,8 @@ def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, 
     tree, mask_ids = store.trees.read(round_number, class_id)
     voted, done = counted_verdicts(store), edited(store)
     members = np.sort(np.asarray(mask_ids)[tree.members(cluster)]).tolist()
-    found = store.masks.read([i for i in members if voted.get(i) != Verdict.YES and i not in done])
-    return found.mask_id[np.argsort(-found.score, kind="stable")][:count].tolist()
+    masks = store.masks.read([i for i in members if voted.get(i) != Verdict.YES and i not in done])
+    return masks.mask_id[np.argsort(-masks.score, kind="stable")][:count].tolist()
 
 
 def edited(store: Store) -> set[int]:
@@ -85,21 +85,21 @@ def edited(store: Store) -> set[int]:
 
 
 def add_edit_pages(store: Store, mask_ids: Sequence[int]) -> int:
-    """Stores a page for each of these masks that has none; gives how many are new. Raises KeyError for no mask."""
+    """Stores a page for each of these masks that has none; returns how many are new. Raises KeyError for no mask."""
     known = edited(store)
     new = [i for i in dict.fromkeys(int(i) for i in mask_ids) if i not in known]
-    found = store.masks.read(new)
+    masks = store.masks.read(new)
     return store.pages.add(
         NewPage(
             f"{store.key}-e{mask}", 0 if is_drawn(mask) else round_of(mask), class_id, ((mask, None),), PageKind.EDIT,
             screen=Screen.EDIT,
         )
-        for mask, class_id in zip(found.mask_id.tolist(), found.class_id.tolist(), strict=True)
+        for mask, class_id in zip(masks.mask_id.tolist(), masks.class_id.tolist(), strict=True)
     )  # fmt: skip
 
 
 def publish_edits(store: Store, client: Client) -> int:
-    """Publishes the edit pages that Label Studio does not hold yet; gives how many there were."""
+    """Publishes the edit pages that Label Studio does not hold yet; returns how many there were."""
     rows = [p for p in store.pages.rows(published=False) if p.screen == Screen.EDIT]
     if rows:
         project = ensure_project(store, client, Screen.EDIT)
@@ -115,15 +115,15 @@ def publish_edits(store: Store, client: Client) -> int:
 def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
     """Tasks by key: the part of the image around a mask, and the mask as a prediction to be changed."""
     mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=PageKind.EDIT)}
-    found = store.masks.read([mask_of[row.key] for row in rows])
+    masks = store.masks.read([mask_of[row.key] for row in rows])
     names, rules = store.classes(), class_rules(store)
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
     tasks = {}
-    for i, (row, rle) in enumerate(zip(rows, found.rles(), strict=True)):
+    for i, (row, rle) in enumerate(zip(rows, masks.rles(), strict=True)):
         url = crop_url(base, secret, mask_of[row.key], (row.created_at + timedelta(days=days)).timestamp())
         name = names[row.class_id]
         data = edit_data(row.key, name, mask_of[row.key], url, rules=rules.get(row.class_id, ""))
-        prediction = editing.edit_prediction(rle, _window(found, i), name, VERSION)
+        prediction = editing.edit_prediction(rle, _window(masks, i), name, VERSION)
         tasks[row.key] = {"data": data, "predictions": [prediction], "meta": {"key": row.key}}
     return tasks
 
@@ -134,7 +134,7 @@ def _window(masks: Predictions, row: int) -> editing.Window:
 
 
 def read_edits(store: Store, client: Client) -> int:
-    """Reads corrections back as facts; gives how many were new. Datasets of rounds that are over take them in."""
+    """Reads corrections back as facts; returns how many were new. Datasets of rounds that are over take them in."""
     project = store.values.project(Screen.EDIT)
     if project is None:
         return 0
@@ -170,7 +170,7 @@ def edit_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
 
 
 def drawing_fact(a: DrawnAnnotation, state: str, shapes: list[dict]) -> dict:
-    """The columns of a fact that an annotation gives."""
+    """The columns of a fact that an annotation holds."""
     return {
         "annotation_id": a.id, "annotator": str(a.user), "state": state, "masks": {"masks": shapes},
         "answered_at": a.updated_at, "lead_time": a.lead_time,
@@ -206,11 +206,11 @@ def _outcome(mask: Predictions, a: DrawnAnnotation) -> tuple[str, list[dict]]:
 
 def summary(store: Store) -> dict[str, int]:
     """Edit pages and what came of them."""
-    found = counted_corrections(store)
+    corrections = counted_corrections(store)
     masks: DatasetMasks = final_masks(store)
     return {
         "pages": len(edited(store)),
-        "corrected": sum(d.state == CORRECTED for d in found.values()),
-        "no_object": sum(d.state == NOTHING for d in found.values()),
+        "corrected": sum(d.state == CORRECTED for d in corrections.values()),
+        "no_object": sum(d.state == NOTHING for d in corrections.values()),
         "in_dataset": sum(str(rule).startswith(EDITED_RULE) for rule in masks.rule),
     }

@@ -1,4 +1,4 @@
-"""What annotators are told: the lead's Markdown files in the campaign folder, with example crops of the campaign.
+"""What annotators read: the lead's Markdown files in the campaign folder, with example crops of the campaign.
 
 Three levels, as in the corrective-clicks study (Benenson et al.): how the task works, rules for every class, rules for
 a class or a group of classes. Good and bad examples are held-out predictions whose IoU with the true mask is known.
@@ -41,19 +41,19 @@ bad {bad}
 
 def class_rules(store: Store) -> dict[int, str]:
     """HTML of the rules of each class, its own first, with examples: what the class's pages show."""
-    texts, found = Instructions(store.folder / FOLDER), examples(store)
+    texts, shown = Instructions(store.folder / FOLDER), examples(store)
     url = _urls(store)
     return {
-        class_id: texts.class_html(name, url, _rows(texts, name, found.get(class_id), url))
+        class_id: texts.class_html(name, url, _rows(texts, name, shown.get(class_id), url))
         for class_id, name in store.classes().items()
     }
 
 
 def project_instructions(store: Store, screen: str = "verification") -> str:
     """HTML that Label Studio shows before the first page: all three levels."""
-    texts, found = Instructions(store.folder / FOLDER), examples(store)
+    texts, shown = Instructions(store.folder / FOLDER), examples(store)
     url = _urls(store)
-    rows = {name: _rows(texts, name, found.get(i), url) for i, name in store.classes().items()}
+    rows = {name: _rows(texts, name, shown.get(i), url) for i, name in store.classes().items()}
     return texts.project_html(url, screen, rows)
 
 
@@ -69,13 +69,13 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
     gold = {q.mask_id for q, _ in store.questions.gold()}
     supply = sorted(gold_supply(store), key=lambda g: stable_hash("example", g.mask_id))
     for class_id in missing:
-        mine = [g for g in supply if g.class_id == class_id and g.mask_id not in gold]
-        good = sorted((g for g in mine if g.truth == Verdict.YES), key=lambda g: g.iou < CLEARLY_GOOD)
-        bad = sorted((g for g in mine if g.truth == Verdict.NO), key=lambda g: g.iou < NEARLY_GOOD)
+        of_class = [g for g in supply if g.class_id == class_id and g.mask_id not in gold]
+        good = sorted((g for g in of_class if g.truth == Verdict.YES), key=lambda g: g.iou < CLEARLY_GOOD)
+        bad = sorted((g for g in of_class if g.truth == Verdict.NO), key=lambda g: g.iou < NEARLY_GOOD)
         # A tenth of what there is at most: the rest is wanted as gold.
         known[class_id] = {
-            word: [g.mask_id for g in found[: min(EXAMPLES_EACH, math.ceil(len(found) / 10))]]
-            for word, found in (("good", good), ("bad", bad))
+            word: [g.mask_id for g in chosen[: min(EXAMPLES_EACH, math.ceil(len(chosen) / 10))]]
+            for word, chosen in (("good", good), ("bad", bad))
         }
     store.values.set_examples(known)
     return known
@@ -84,10 +84,10 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
 def keep_instructions(store: Store, client: Client) -> int:
     """Puts the instructions into the campaign's projects where the texts changed or addresses grow old.
 
-    Gives how many projects were told.
+    Returns how many projects were updated.
     """
     shown = dict(store.values.get(Key.INSTRUCTIONS_SHOWN) or {})
-    told = 0
+    updated = 0
     for screen in Screen:
         project = store.values.project(screen)
         if project is None:
@@ -99,37 +99,37 @@ def keep_instructions(store: Store, client: Client) -> int:
         body = {"expert_instruction": project_instructions(store, screen), "show_instruction": True}
         client.request("PATCH", f"api/projects/{project}/", body=body, thing=f"project {project}", repeatable=True)
         shown[screen] = [digest, time.time()]
-        told += 1
-    if told:
+        updated += 1
+    if updated:
         store.values.set(Key.INSTRUCTIONS_SHOWN, shown)
-    return told
+    return updated
 
 
 def write_templates(store: Store) -> list[Path]:
     """The lead's files; those that are not there yet are made, so that they can be changed."""
     folder = store.folder / FOLDER
     (folder / "classes").mkdir(parents=True, exist_ok=True)
-    found = examples(store)
+    shown = examples(store)
     paths = []
     for path in sorted(DEFAULTS.glob("*.md")):
         paths.append(folder / path.name)
         if not paths[-1].exists():
             paths[-1].write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    told = Instructions(folder).classes
+    described = Instructions(folder).classes
     for class_id, name in store.classes().items():
         path = folder / "classes" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-') or class_id}.md"
-        if name.lower() not in told and not path.exists():
-            chosen = found.get(class_id, {})
+        if name.lower() not in described and not path.exists():
+            chosen = shown.get(class_id, {})
             words = {word: " ".join(f"crop:{i}" for i in chosen.get(word, [])) or "none" for word in ("good", "bad")}
             path.write_text(TEMPLATE.format(name=name, **words), encoding="utf-8")
     return [*paths, *sorted((folder / "classes").glob("*.md"))]
 
 
-def _rows(texts: Instructions, name: str, found: dict[str, list[int]] | None, url: Callable[[int], str]) -> str:
+def _rows(texts: Instructions, name: str, shown: dict[str, list[int]] | None, url: Callable[[int], str]) -> str:
     """Example crops in two rows; none where the lead's text names its own."""
-    if found is None or "(crop:" in texts.classes.get(name.lower(), ""):
+    if shown is None or "(crop:" in texts.classes.get(name.lower(), ""):
         return ""
-    return examples_html([url(i) for i in found["good"]], [url(i) for i in found["bad"]])
+    return examples_html([url(i) for i in shown["good"]], [url(i) for i in shown["bad"]])
 
 
 def _urls(store: Store) -> Callable[[int], str]:
@@ -141,6 +141,6 @@ def _urls(store: Store) -> Callable[[int], str]:
 
 def _digest(store: Store, screen: str) -> str:
     """Changes with the texts and the examples, not with the time."""
-    texts, found = Instructions(store.folder / FOLDER), examples(store)
-    parts = (texts.project_html(None, screen), sorted(found.items()))
+    texts, shown = Instructions(store.folder / FOLDER), examples(store)
+    parts = (texts.project_html(None, screen), sorted(shown.items()))
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()

@@ -63,7 +63,7 @@ class Reference:
 
 
 def add_paint_pages(store: Store, count: int, side: int = SIDE) -> int:
-    """Stores pages of parts of pool images drawn at random by the campaign's seed; gives how many are new.
+    """Stores pages of parts of pool images drawn at random by the campaign's seed; returns how many are new.
 
     A part is `side` pixels wide and high, or the whole image where that is smaller. No image is drawn twice.
     """
@@ -84,7 +84,7 @@ def add_paint_pages(store: Store, count: int, side: int = SIDE) -> int:
 
 
 def publish_paintings(store: Store, client: Client) -> int:
-    """Publishes the paint pages that Label Studio does not hold yet; gives how many there were."""
+    """Publishes the paint pages that Label Studio does not hold yet; returns how many there were."""
     rows = [p for p in store.pages.rows(published=False) if p.screen == Screen.PAINT]
     if rows:
         project, newest = ensure_project(store, client, Screen.PAINT), store.pages.newest_task(Screen.PAINT)
@@ -105,7 +105,7 @@ def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
 
 
 def read_paintings(store: Store, client: Client) -> int:
-    """Reads paintings back as facts; gives how many were new."""
+    """Reads paintings back as facts; returns how many were new."""
     project = store.values.project(Screen.PAINT)
     if project is None:
         return 0
@@ -140,13 +140,13 @@ def _painted(a: DrawnAnnotation, window: list[int], class_of: dict[str, int]) ->
     if a.skipped:
         return UNSURE, []
     try:
-        found = painted_masks(a.result, y1 - y0, x1 - x0)
+        painted = painted_masks(a.result, y1 - y0, x1 - x0)
     except InputError as error:
         logger.warning("annotation %d: %s", a.id, error)
         return UNSURE, []
     return PAINTED, [
         {"class_id": class_of[name], "size": [y1 - y0, x1 - x0], "counts": rle["counts"].decode("ascii")}
-        for name, rle in found
+        for name, rle in painted
         if name in class_of
     ]
 

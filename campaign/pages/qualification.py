@@ -40,7 +40,7 @@ def tests(store: Store) -> list[dict[str, Any]]:
 
 
 def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
-    """Makes a test of masks that no question or test has shown, publishes it, and gives its project's id.
+    """Makes a test of masks that no question or test has shown, publishes it, and returns its project's id.
 
     `pages` by default as set in `quality.qualification_pages`. Killed halfway and run again, it goes on with the same
     test. Raises InputError where there is no gold.
@@ -85,7 +85,7 @@ def _draw(store: Store, test: str, pages: int) -> None:
 
 
 def read_tests(store: Store, client: Client) -> int:
-    """Reads the answers of all tests back; gives how many facts were new."""
+    """Reads the answers of all tests back; returns how many facts were new."""
     name = f"{Key.QUALIFICATION_TESTS}_cursor_"
     return sum(read_answers(store, client, t["project"], f"{name}{t['number']}") for t in tests(store))
 

@@ -25,8 +25,8 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
     """
     if any(t.class_id == class_id for t in store.trees.rows(round_number)):
         return
-    found = store.masks.predictions(round_number, "pool", class_id)
-    new = drop_known(found, store.datasets.read(before=round_number), store.settings.rounds.dedupe_iou)
+    predictions = store.masks.predictions(round_number, "pool", class_id)
+    new = drop_known(predictions, store.datasets.read(before=round_number), store.settings.rounds.dedupe_iou)
     thresholds = next(r.metrics for r in store.rounds.all() if r.number == round_number)["thresholds"][str(class_id)]
     if len(new):
         folder = store.trees.folder(round_number, class_id)
@@ -34,4 +34,4 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
         done = clustering_facts(folder)
         name = store.classes()[class_id]
         store.log(f"clustered {done['masks']} masks of {name}: {done['engine']}, {done['device']}, {done['seconds']} s")
-    store.trees.save(round_number, class_id, new.mask_id, len(found) - len(new), thresholds)
+    store.trees.save(round_number, class_id, new.mask_id, len(predictions) - len(new), thresholds)

@@ -30,8 +30,8 @@ def detect(store: Store, round_number: int, split: Split, number: int, progress:
     detector = load_checkpoint(store.settings.detector.name, str(checkpoint))
     started = time.monotonic()
     parts: list[Predictions] = []
-    for done, found in enumerate(detector.predict(images), 1):
-        parts.append(found)
+    for done, predictions in enumerate(detector.predict(images), 1):
+        parts.append(predictions)
         if progress:
             progress("detect", done, len(images))
     store.masks.save_shard(
@@ -49,16 +49,16 @@ def assess(store: Store, round_number: int) -> None:
     """AP on the held-out images, and `K_pr`, `K_pa` of every class learned from its held-out masks."""
     settings = store.settings.search
     heldout = store.images.annotated("heldout")
-    found = store.masks.predictions(round_number, "heldout") if heldout.images else Predictions.empty()
+    predictions = store.masks.predictions(round_number, "heldout") if heldout.images else Predictions.empty()
     metrics: dict = {"thresholds": {}}
     if heldout.images:
-        metrics["ap"] = _plain({k: asdict(v) for k, v in average_precision(found, heldout).items()})
+        metrics["ap"] = _plain({k: asdict(v) for k, v in average_precision(predictions, heldout).items()})
     for class_id in store.classes():
-        mine = found.select(found.class_id == class_id)
-        if heldout.images and len(mine):
-            correct = true_iou(mine, heldout, one_to_one=False) >= settings.k_iou
-            tree = Tree.build(linkage(mine.features, mine.score, linkage_options(store)), mine.score)
-            learned = learn_thresholds(tree, mine.score, correct, settings.k_a, fallback=cautious(mine.score))
+        of_class = predictions.select(predictions.class_id == class_id)
+        if heldout.images and len(of_class):
+            correct = true_iou(of_class, heldout, one_to_one=False) >= settings.k_iou
+            tree = Tree.build(linkage(of_class.features, of_class.score, linkage_options(store)), of_class.score)
+            learned = learn_thresholds(tree, of_class.score, correct, settings.k_a, fallback=cautious(of_class.score))
         else:
             learned = cautious(store.masks.predictions(round_number, "pool", class_id, features=False).score)
         metrics["thresholds"][str(class_id)] = _chosen(learned, settings.k_pr, settings.k_pa)
