@@ -23,7 +23,7 @@ from ml_backend.mask_ids import is_heldout
 BELIEVED, WEIGHT = 0.99, 30  # sensitivity and specificity before any gold, and how many gold answers that is worth
 # Shares of errors that decisions reckon with. So few that an estimate seldom moves from one to the next: each move
 # turns every search of the round over.
-ERROR_LEVELS = (0.0, 0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.25, 0.37, 0.49)
+ERROR_LEVELS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.26, 0.37, 0.49)
 
 _ANSWERS = np.dtype(
     [
