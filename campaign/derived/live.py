@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from campaign.derived.searches import ClassView, Rules
 from campaign.derived.trust import TrustView, ended_rounds
@@ -47,7 +47,8 @@ class Cursor:
 class LiveViews:
     """The views of one campaign in this process. `refresh` before reading, `save` under the campaign's lock.
 
-    `touched` are the pages whose answers count otherwise than before, since the views were saved last.
+    `touched` are the pages whose answers count otherwise than before; whoever has seen to them clears it. It is saved
+    with the views, so that none is forgotten.
     """
 
     def __init__(self, store: Store):
@@ -205,7 +206,22 @@ class LiveViews:
             if (view := self.view(*place)) is not None:
                 view.follow(self.rules(view.entry))
 
+    def refold(self, round_number: int) -> None:
+        """Drops what is known of a round: the next look works it out from the facts, and looks at all its pages.
+
+        For a round that is opened again: answers that stood because it was over may count no more.
+        """
+        self.store.views.drop(_name(round_number, ""))
+        self._classes = {place: view for place, view in self._classes.items() if place[0] != round_number}
+        self.touched |= {page.key for page in self.store.pages.rows(published=True, round_number=round_number)}
+
     # snapshots
+
+    @property
+    def _version(self) -> str:
+        """What snapshots depend on beside the facts: their own form, and the settings by which answers count."""
+        q = self.store.settings.quality
+        return f"{FORM} {q.qualification} {q.qualification_limit:g} {q.error_accepted:g} {q.error_limit:g}"
 
     def save(self, also: Collection[int] = ()) -> None:
         """Saves the views that changed, and what was decided of classes whose round is at verify, or among `also`.
@@ -215,14 +231,20 @@ class LiveViews:
         changed = [self._classes[place] for place in sorted(self._classes) if self._classes[place].changed]
         stage = {r.number: r.stage for r in self.store.rounds.all()}
         row, cursor = self.store.views.row(STATE), asdict(self.cursor)
-        if not changed and row is not None and row.cursor == cursor and not self._trust_changed:
+        summary = {"touched": sorted(self.touched)}
+        same = row is not None and (row.cursor, row.summary, row.version) == (cursor, summary, self._version)
+        if same and not changed and not self._trust_changed:
             return
         stale = [row.file] if row is not None and row.file else []
         file = row.file if row is not None and not self._trust_changed else f"trust-{self.cursor}.npz"
         if self._trust_changed or row is None or file is None:
             file = f"trust-{self.cursor}.npz"
             self.store.views.write(file, *self.trust.state())
+        if self._from_history:  # snapshots of classes that were not opened may miss facts: they are worked out anew
+            stale += [old.file for old in self.store.views.rows("class/") if old.file]
         with self.store.session() as session:
+            if self._from_history:
+                session.execute(delete(m.View).where(m.View.name.startswith("class/")))
             for view in changed:
                 place = view.round_number, view.class_id
                 name, file_name = _name(*place), f"r{place[0]}-c{place[1]}-{self.cursor}-{view.rules.version[:8]}.npz"
@@ -235,23 +257,25 @@ class LiveViews:
                 self.store.views.write(file_name, view.search.state(), {"saved": view.saved})
                 save_view(session, name, view.rules.version, cursor, view.summary(), file_name)
                 view.file = file_name
-            save_view(session, STATE, FORM, cursor, {}, file)
+            save_view(session, STATE, self._version, cursor, summary, file)
         kept = {row.file for row in self.store.views.rows("")}
         self.store.views.remove(set(stale) - kept)
         for view in changed:
             view.changed = False
         self._trust_changed = self._from_history = False
-        self.touched.clear()
 
     def _load(self) -> None:
         self._loaded = True
-        row = self.store.views.row(STATE)
-        stored = self.store.views.read(row.file) if row is not None and row.version == FORM and row.file else None
-        if row is not None and stored is not None:
-            self.cursor = Cursor(**row.cursor)
-            self.trust = TrustView.restore(self.store, *stored)
-            self._take_overrides([o for o in self.store.overrides.rows() if o.id <= row.cursor["override"]])
-            return
+        for _ in range(2):  # another process may save, and remove what it replaces, between the row and its file
+            row = self.store.views.row(STATE)
+            known = row is not None and row.version == self._version and row.file is not None
+            stored = self.store.views.read(str(row.file)) if row is not None and known else None
+            if row is not None and stored is not None:
+                self.cursor = Cursor(**row.cursor)
+                self.trust = TrustView.restore(self.store, *stored)
+                self.touched = set(row.summary.get("touched", ()))
+                self._take_overrides([o for o in self.store.overrides.rows() if o.id <= row.cursor["override"]])
+                return
         # Nothing is known: the gold is read as a whole, and each class when it is asked for.
         self._from_history = self._trust_changed = True
         self.cursor = Cursor(self.store.answers.newest(), self.store.pages.newest())
@@ -296,7 +320,12 @@ class LiveViews:
 def live(store: Store) -> LiveViews:
     """The views of a campaign as it stands now."""
     views: LiveViews = store.companions.setdefault(LiveViews, LiveViews(store))
-    return views.refresh()
+    try:
+        return views.refresh()
+    except BaseException:
+        # Half of the news may be taken in: the next look begins with what was saved.
+        store.companions.pop(LiveViews, None)
+        raise
 
 
 def forget(store: Store) -> None:

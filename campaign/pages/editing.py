@@ -138,17 +138,16 @@ def read_edits(store: Store, client: Client) -> int:
     project = store.values.project(Screen.EDIT)
     if project is None:
         return 0
-    new = read_on(
-        store,
-        cursor_name(Screen.EDIT),
-        lambda since: read_drawings(client, project, since),
-        lambda tasks: store.drawings.add(edit_facts(store, tasks)),
-    )
-    if new:
-        for row in store.rounds.all():
+
+    def keep(tasks: list[DrawnTask]) -> int:
+        new = store.drawings.add(edit_facts(store, tasks))
+        # Before the cursor moves, and whether or not a turn that was killed has stored the facts already.
+        for row in store.rounds.all() if tasks else ():
             if row.stage == Stage.DONE:
                 store.datasets.save(row.number, obtained(store, row.number))
-    return new
+        return new
+
+    return read_on(store, cursor_name(Screen.EDIT), lambda since: read_drawings(client, project, since), keep)
 
 
 def edit_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:

@@ -100,7 +100,7 @@ def ask_ahead(
     pages = open_ // size
     for view in views:
         wished = len(wishes[view.class_id])
-        places = size - gold.quota(size, view.class_id)
+        places = max(1, size - gold.quota(size, view.class_id))
         pages += wished // places
         is_open = view.search.outstanding > 0
         if wished % places and not is_open and screen_of(store, view.class_id) == Screen.VERIFICATION:

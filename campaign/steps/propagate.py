@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from campaign.derived.dataset import obtained
+from campaign.derived.live import live
 from campaign.derived.spending import questions_allowed, questions_asked
 from campaign.records.stage import Stage
 from campaign.store import Store
@@ -17,6 +18,7 @@ def finish_round(store: Store, round_number: int) -> None:
     with store.locked():
         if store.rounds.get(round_number).stage != Stage.PROPAGATE:
             return
+        live(store).save(also=[round_number])  # an order of the lead may have come after the last turn
         masks = obtained(store, round_number)
         store.datasets.save(round_number, masks)
         settings = store.settings.rounds

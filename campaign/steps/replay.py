@@ -20,7 +20,6 @@ def replay(store: Store) -> dict[str, int]:
         views = live(store)
         for row in store.rounds.all():
             views.views(row.number)
-        store.decisions.forget()
         views.save(also=[r.number for r in store.rounds.all()])
         for row in store.rounds.all():
             if row.stage == Stage.DONE:

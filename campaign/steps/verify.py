@@ -50,12 +50,14 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         current = store.rounds.newest()
         if current is None or current.stage != Stage.VERIFY:
             ask_again(store, client, current.number if current else 0, published)  # of an audit
+            live(store).touched.clear()
             save_views(store)
             return Turn(read, len(published), 0, current is None)
         decided = decide(store, current.number)
         published += publish_missing(store, client)
         keep_instructions(store, client)
         ask_again(store, client, current.number, published)
+        live(store).touched.clear()
         save_views(store)
         if decided.done:
             store.trees.mark_searched(current.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from campaign.store import models as m
@@ -34,11 +34,6 @@ class Decisions:
         query = select(*columns, func.count(), func.sum(m.Decision.size)).group_by(*columns)
         with self._sessions() as session:
             return [(r, c, k, n, int(size)) for r, c, k, n, size in session.execute(query)]
-
-    def forget(self) -> None:
-        """Drops every decision: they are derived, and `campaign replay` makes them again from the answers."""
-        with self._sessions() as session:
-            session.execute(delete(m.Decision))
 
 
 def replace_decisions(session: Session, round_number: int, class_id: int, rows: Iterable[Mapping[str, Any]]) -> None:

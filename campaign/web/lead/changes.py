@@ -84,9 +84,11 @@ def decide(store: Store, round_number: int, class_id: int, cluster: int, kind: s
         store.log(f"round {round_number}, {name}: cluster {cluster} {order}, says the lead")
         live(store).save(also=[round_number])
         if reopens:
+            store.rounds.update(round_number, stage=Stage.VERIFY, ended_at=None)
             # Its masks are those decided so far again, until it ends anew.
             store.datasets.path(round_number).unlink(missing_ok=True)
-            store.rounds.update(round_number, stage=Stage.VERIFY, ended_at=None)
+            live(store).refold(round_number)
+            live(store).save()
         elif store.rounds.get(round_number).stage == Stage.DONE:
             masks = obtained(store, round_number)
             store.datasets.save(round_number, masks)

@@ -159,7 +159,6 @@ def test_any_interleaving_equals_one_fold_from_the_beginning(kind, data, templat
     decisions = sorted((d.class_id, d.cluster, d.kind, d.rule, d.asked, d.yes) for d in case.store.decisions.rows())
     case.rebuilt()
     assert seen(live(case.store)) == kept
-    case.store.decisions.forget()
     live(case.store).views(1)
     live(case.store).save()
     assert decisions == sorted(
@@ -235,3 +234,59 @@ def test_views_go_with_their_campaign(tmp_path):
     del store
     gc.collect()
     assert views() is None
+
+
+def careless_pages(store):
+    """Pages of a user who is found careless, published, and the views that know it."""
+    keys = turn(store)
+    store.pages.mark_published({key: n for n, key in enumerate(keys, 1)})
+    for key in keys:
+        answer(store, key, 3, wrong=True)
+    assert live(store).touched >= set(keys)
+    return keys
+
+
+def test_pages_to_be_asked_again_are_not_forgotten_by_who_saves(tmp_path):
+    store = gold_store(tmp_path / "a", {"gold_share": 0.1})
+    keys = careless_pages(store)
+    live(store).save()
+    assert live(Store.open(store.folder)).touched >= set(keys)
+
+
+def test_snapshots_that_may_miss_facts_are_not_trusted(tmp_path):
+    store = gold_store(tmp_path / "a", {"gold_share": 0.2})
+    keys = turn(store)
+    store.companions.clear()
+    for path in (store.folder / "derived").glob("trust-*.npz"):
+        path.unlink()
+    for key in keys:
+        answer(store, key)
+    views = live(store)
+    views.view(1, 1)
+    views.save()
+    assert [row.name for row in store.views.rows("class/")] == ["class/1/1"]
+    store.companions.clear()
+    assert sum(f["answered"] for f in live(store).summaries(1).values()) == store.questions.count()
+
+
+def test_a_changed_setting_of_quality_counts_at_once(tmp_path):
+    store = gold_store(tmp_path / "a", {"gold_share": 0.2})
+    for key in turn(store):
+        answer(store, key)
+    turn(store)
+    store.companions.clear()
+    store.settings.quality.qualification = True
+    assert sum(f["answered"] for f in live(store).summaries(1).values()) == 0, "nobody has passed a test"
+
+
+def test_a_look_that_failed_half_way_is_not_gone_on_from(tmp_path, monkeypatch):
+    store = gold_store(tmp_path / "a", {"gold_share": 0.1})
+    keys = turn(store)
+    for key in keys:
+        answer(store, key, 3, wrong=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveViews, "_take_verdicts", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            live(store)
+    assert sum(f["answered"] for f in live(store).summaries(1).values()) == 0
+    assert seen(live(store)) == seen(LiveViews(Store.open(store.folder)).refresh())

@@ -1,7 +1,7 @@
 """What is asked next: full pages, and places left free filled with what will likely be wanted."""
 
 from campaign.derived.live import live
-from tests.campaign.builders import answer, finish, turn, verify_store
+from tests.campaign.builders import answer, finish, gold_store, turn, verify_store
 
 
 def outcome(store):
@@ -41,3 +41,10 @@ def test_no_mask_is_asked_about_twice(tmp_path):
     finish(store)
     masks = [q.mask_id for q, _ in store.questions.rows()]
     assert len(masks) == len(set(masks)) > 0
+
+
+def test_pages_of_one_mask_leave_no_place_beside_gold(tmp_path):
+    store = gold_store(tmp_path / "a", {"gold_share": 0.1}, {"ask_ahead": True, "policy": "curtailed"})
+    store.settings.page.page_size = 1
+    keys = turn(store)
+    assert keys and all(len(store.questions.on_pages([key])) == 1 for key in keys)
