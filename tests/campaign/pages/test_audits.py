@@ -58,7 +58,7 @@ def test_the_same_audit_is_drawn_again_after_a_crash(finished):
 def test_an_empty_dataset_cannot_be_audited(make_store):
     with pytest.raises(InputError, match="at least one mask"):
         begin_audit(make_store(), draws=10)
-    with pytest.raises(InputError, match="one that was begun"):
+    with pytest.raises(InputError, match="one that was opened"):
         finish_audit(make_store("b"))
 
 
