@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from campaign.dataset.certification import GoldCount
 from campaign.derived.live import live
@@ -17,11 +17,6 @@ def counted_answers(store: Store, page_keys: Iterable[str] | None = None) -> lis
     """The standing answers that decisions may rest on, of some pages or all; see `TrustView.counts`."""
     keys = None if page_keys is None else list(page_keys)
     return _counted(store, store.answers.rows(keys))
-
-
-def counted_on_masks(store: Store, mask_ids: Collection[int]) -> list[Fact]:
-    """The standing answers on some masks that decisions may rest on."""
-    return _counted(store, store.answers.on_masks(mask_ids))
 
 
 def counted_verdicts(store: Store, page_keys: Iterable[str] | None = None) -> dict[int, Verdict]:

@@ -236,8 +236,8 @@ class LiveViews:
         if same and not changed and not self._trust_changed:
             return
         stale = [row.file] if row is not None and row.file else []
-        file = row.file if row is not None and not self._trust_changed else f"trust-{self.cursor}.npz"
-        if self._trust_changed or row is None or file is None:
+        file = None if row is None or self._trust_changed else row.file
+        if file is None:
             file = f"trust-{self.cursor}.npz"
             self.store.views.write(file, *self.trust.state())
         if self._from_history:  # snapshots of classes that were not opened may miss facts: they are worked out anew

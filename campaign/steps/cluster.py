@@ -27,7 +27,7 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
         return
     predictions = store.masks.predictions(round_number, "pool", class_id)
     new = drop_known(predictions, store.datasets.read(before=round_number), store.settings.rounds.dedupe_iou)
-    thresholds = next(r.metrics for r in store.rounds.all() if r.number == round_number)["thresholds"][str(class_id)]
+    thresholds = store.rounds.get(round_number).metrics["thresholds"][str(class_id)]
     if len(new):
         folder = store.trees.folder(round_number, class_id)
         cluster_class(folder, new.features, new.score, linkage_options(store), progress)

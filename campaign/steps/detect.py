@@ -26,7 +26,7 @@ def detect(store: Store, round_number: int, split: Split, number: int, progress:
         return
     step = store.settings.jobs.shard_images
     images = store.images.records(split)[number * step : (number + 1) * step]
-    checkpoint = next(r.checkpoint for r in store.rounds.all() if r.number == round_number)
+    checkpoint = store.rounds.get(round_number).checkpoint
     detector = load_checkpoint(store.settings.detector.name, str(checkpoint))
     started = time.monotonic()
     parts: list[Predictions] = []

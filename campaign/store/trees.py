@@ -61,11 +61,6 @@ class Trees:
             query = select(m.ClassTree).where(m.ClassTree.round == round_number).order_by(m.ClassTree.class_id)
             return list(session.scalars(query))
 
-    def row(self, round_number: int, class_id: int) -> m.ClassTree | None:
-        """The row of one tree, None where there is none."""
-        with self._sessions() as session:
-            return session.get(m.ClassTree, (round_number, class_id))
-
     def mark_searched(self, round_number: int) -> None:
         """Notes that a round's search has come to its end in every class, by the policy or for want of budget."""
         with self._sessions() as session:
