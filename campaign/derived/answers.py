@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from campaign.dataset.certification import GoldCount
+from campaign.certification.audit import GoldCount
 from campaign.derived.live import live
 from campaign.derived.trust import ended_rounds
 from campaign.quality.answers import standing_answers, verdicts

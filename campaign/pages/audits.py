@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from campaign.dataset.certification import Audit, Certificate, audit_sample, certify
+from campaign.certification.audit import Audit, Certificate, audit_sample, certify
 from campaign.derived.answers import counted_verdicts, gold_count
 from campaign.derived.dataset import final_masks
 from campaign.pages.planning import page_key, screen_of

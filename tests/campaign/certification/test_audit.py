@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from campaign.dataset.certification import Audit, GoldCount, audit_sample, certify
+from campaign.certification.audit import Audit, GoldCount, audit_sample, certify
 from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
 

@@ -1,0 +1,234 @@
+"""The promise of precision for one exact set of masks, made while asking.
+
+The order of the masks that nobody was asked about is frozen, most likely correct first, and cut into nested sets. Masks
+are drawn from the largest of them in one hashed order, more often where the verifier is unsure, and put to annotators.
+Every answer is evidence about each set that holds the mask. The sets are tested from the smallest to the largest, each
+at the full error probability, and the last of an unbroken row of successes is delivered: a fixed sequence of tests
+needs no correction for their number. One may stop at any time (`campaign.certification.betting`).
+
+A set succeeds where betting refutes that it holds so many wrong masks that what would be delivered, without the masks
+found wrong and with those found right elsewhere, were less precise than promised. Wrong masks that annotators would
+pass are counted on top (`campaign.certification.passing`), at an error probability of their own. Nothing rests on the
+verifier being right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from campaign.certification.betting import Draws, highest_log_wealth
+from campaign.certification.passing import Passing
+from campaign.records.verdict import Verdict
+
+SETS = 40  # nested sets
+EYES_SHARE = 0.2  # of the error probability, to the estimate of what annotators pass
+FIRST_SHARE = 0.8  # of it to the first promise; every later one has half of what is left
+_LEAST_CHANCE = 0.005  # of being wrong, that the verifier is allowed to think
+_FLOOR = 0.01  # of a mask's variance in its weight: no mask is drawn next to never
+_PLANNED = 500.0  # draws for which stakes are set
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen order of n masks without a verdict: `chance` (n,) of being correct, falling; `keys` (n,) uint64, hashed.
+
+    `sizes` (J,) of the nested sets, rising, the last one n or less; `planned` masks would be delivered if the verifier
+    were right; `voted` how many masks were voted yes and kept before, `target` the share that is to be correct.
+    """
+
+    chance: np.ndarray
+    keys: np.ndarray
+    sizes: np.ndarray
+    planned: int
+    voted: int
+    target: float
+
+    def __len__(self) -> int:
+        return len(self.chance)
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """The chance of being wrong that each mask is reckoned with, (n,)."""
+        return np.clip(1 - self.chance, _LEAST_CHANCE, 1 - _LEAST_CHANCE)
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """The weight of each mask in the draws, (n,)."""
+        return np.sqrt(self.expected * (1 - self.expected) + _FLOOR)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The rows in the order in which they are drawn, (n,): without replacement, in proportion to weight.
+
+        Exponential waiting times do that (Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir").
+        """
+        uniform = ((self.keys >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
+        return np.argsort(-np.log(uniform) / self.weight, kind="stable")
+
+    @cached_property
+    def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        e, w = self.expected, self.weight
+        return np.cumsum(w), np.cumsum(e), np.cumsum(e * (1 - e) / w), np.maximum.accumulate((1 - e) / w)
+
+    def draws(self, size: int, rows: np.ndarray, wrong: np.ndarray) -> Draws:
+        """The draws that fell into the first `size` masks, of all `rows` drawn and whether they turned out wrong."""
+        inside = rows < size
+        own, (weight, expected, spread, most) = rows[inside], self._sums
+        last = size - 1
+        return Draws(
+            self.weight[own], self.expected[own], wrong[inside], float(weight[last]), float(expected[last]),
+            float(spread[last] / weight[last]), float(most[last]),
+        )  # fmt: skip
+
+    def aim(self, size: int) -> float:
+        """The number of wrong masks among the first `size` against which stakes are set."""
+        weight, _, _, _ = self._sums
+        drawn = min(_PLANNED, len(self) / 2) * self.weight[:size] * self.expected[:size] / weight[-1]
+        found = float(np.minimum(drawn, self.expected[:size]).sum())
+        return found + (1 - self.target) * (size - found + self.voted)
+
+
+def freeze(chance: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int, sets: int = SETS) -> Frozen:
+    """Freezes an order of masks, `chance` falling; sets lie between half of what is `planned` and all of them."""
+    n = len(chance)
+    least = max(1, min(n, planned // 2))
+    sizes = np.unique(np.linspace(least, n, sets).astype(np.int64)) if n else np.zeros(0, np.int64)
+    return Frozen(np.asarray(chance, np.float64), np.asarray(keys, np.uint64), sizes, planned, voted, target)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What can be said of a delivered set.
+
+    `size` first masks of the frozen order are delivered, less those voted down. At least `bound` of the `masks`
+    delivered are correct; `met`: that is the target or more. `draws` answers count, `found` of them within the set
+    were wrong, and at most `passed` wrong masks are reckoned to look right.
+    """
+
+    size: int
+    bound: float
+    met: bool
+    masks: int
+    draws: int
+    found: int
+    passed: float
+
+
+@dataclass(frozen=True)
+class Voted:
+    """Masks voted yes and delivered that are not in the frozen order: the verifier's chance of each, (m,).
+
+    `removed` masks have left the set since it was frozen, `added` ones have come to it, of whatever kind: all of the
+    one are taken for correct, all of the other for wrong.
+    """
+
+    chance: np.ndarray
+    removed: int = 0
+    added: int = 0
+
+
+def promise(frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing, alpha: float) -> Promise:
+    """The best promise at error probability `alpha`, from the verdicts of the frozen masks, (n,) int8, −1 for none.
+
+    Draws count up to the first one without a verdict. Where no set reaches the target, the promise is for the set that
+    was planned, the smallest bound that can be given.
+    """
+    test = _Test(frozen, verdict, voted, passing, alpha)
+    best: Promise | None = None
+    for size in frozen.sizes.tolist():
+        state = test.at(size)
+        allowed = state.allowed(frozen.target)
+        if allowed < 0 or not test.refuted(state, allowed + 1):
+            break
+        best = test.promised(state, met=True)
+    if best is not None:
+        return best
+    return test.promised(test.at(min(frozen.planned, len(frozen))), met=False)
+
+
+@dataclass(frozen=True)
+class _State:
+    """One nested set: delivered masks, wrong ones found in it, and wrong ones that look right at most."""
+
+    size: int
+    masks: int
+    found: int
+    passed: float
+    removed: int
+    added: int
+
+    def allowed(self, target: float) -> int:
+        """Wrong masks that the whole set may hold, found ones included, for the target; below 0 where it cannot be."""
+        slack = (1 - target) * (self.masks + self.added) - self.passed - self.removed - self.added
+        return self.found + int(np.floor(slack + 1e-9)) if slack >= 0 else -1
+
+    def bound(self, wrong: int) -> float:
+        """The precision that is certain where the set holds at most `wrong` wrong masks, found ones included."""
+        left = wrong - self.found + self.passed + self.removed + self.added
+        masks = self.masks + self.added
+        return max(0.0, 1 - left / masks) if masks else 1.0
+
+
+class _Test:
+    """The evidence about all nested sets."""
+
+    def __init__(self, frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing, alpha: float):
+        self.frozen, self.verdict, self.voted, self.passing = frozen, np.asarray(verdict), voted, passing
+        self.limit = float(np.log(1 / (alpha * (1 - EYES_SHARE))))
+        self.eyes_alpha = alpha * EYES_SHARE
+        answered = self.verdict[frozen.order] >= 0
+        count = int(np.argmin(answered)) if not answered.all() else len(frozen)
+        self.rows = frozen.order[:count]
+        self.wrong = self.verdict[self.rows] != Verdict.YES
+        self._bins = passing.bins(frozen.chance)
+        self._width = len(passing.edges) + 1
+        self._elsewhere = passing.counts(voted.chance) if len(voted.chance) else np.zeros(self._width, np.int64)
+
+    def at(self, size: int) -> _State:
+        """The state of the first `size` masks."""
+        inside, outside = self.verdict[:size], self.verdict[size:]
+        unasked = np.bincount(self._bins[:size][inside < 0], minlength=self._width)
+        yes = np.bincount(self._bins[:size][inside == Verdict.YES], minlength=self._width)
+        beyond = np.bincount(self._bins[size:][outside == Verdict.YES], minlength=self._width)
+        voted = yes + beyond + self._elsewhere
+        found = int((inside >= 0).sum() - (inside == Verdict.YES).sum())
+        passed = self.passing.most(unasked, voted, self.eyes_alpha)
+        return _State(
+            size, int(unasked.sum() + voted.sum()), found, passed, self.voted.removed, self.voted.added
+        )  # fmt: skip
+
+    def refuted(self, state: _State, at_least: int) -> bool:
+        """Whether betting refutes that the set holds so many wrong masks."""
+        if state.size == 0 or at_least > state.size:
+            return True
+        draws = self.frozen.draws(state.size, self.rows, self.wrong)
+        return highest_log_wealth(draws, at_least, self.frozen.aim(state.size)) >= self.limit
+
+    def promised(self, state: _State, met: bool) -> Promise:
+        """The promise of a set: the least number of wrong masks that is refuted, by halving."""
+        low, high = state.found, state.size  # `high` + 1 is refuted, `low` may not be
+        while low < high:
+            middle = (low + high) // 2
+            if self.refuted(state, middle + 1):
+                high = middle
+            else:
+                low = middle + 1
+        masks = state.masks + state.added
+        return Promise(state.size, state.bound(high), met, masks, len(self.rows), state.found, state.passed)
+
+
+def share_of(attempt: int, alpha: float) -> float:
+    """The error probability of the promise number `attempt`, from 1: all of them together stay within `alpha`."""
+    if attempt == 1:
+        return FIRST_SHARE * alpha
+    return (1 - FIRST_SHARE) * alpha * 0.5 ** (attempt - 1)
+
+
+def digest_of(mask_ids: np.ndarray) -> str:
+    """Names one exact set of masks."""
+    ids = np.sort(np.asarray(mask_ids, np.int64)).astype("<i8")
+    return hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,93 @@
+"""Predictions that cannot both be correct masks of two objects: of such rivals one is asked about and delivered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml_backend.predictions import Predictions
+
+NEIGHBOURS = 0.02  # pairs that overlap by a smaller IoU are not looked at
+BESIDE = 0.3  # IoU from which on another prediction competes for the same object
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Pairs of masks of one image and class that overlap: rows `first` < `second` (m,), their `iou` (m,), and the
+    share of each one's pixels that the other holds (m,)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    iou: np.ndarray
+    share_of_first: np.ndarray
+    share_of_second: np.ndarray
+
+    @classmethod
+    def none(cls) -> Overlaps:
+        """No pairs, of masks that lie in no image."""
+        empty = np.zeros(0)
+        return cls(empty.astype(np.int64), empty.astype(np.int64), empty, empty, empty)
+
+    def rivals(self, iou: float, covered: float) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs (a, b) of which at most one may be delivered: IoU above `iou`, or one inside the other by
+        `covered` of its pixels, so that whatever order duplicates are looked for in, none is found."""
+        chosen = (self.iou > iou) | (np.maximum(self.share_of_first, self.share_of_second) > covered)
+        return self.first[chosen], self.second[chosen]
+
+
+def overlaps_of(masks: Predictions) -> Overlaps:
+    """All pairs of overlapping masks of the same image and class."""
+    from pycocotools import mask as mask_util
+
+    order = np.lexsort((masks.class_id, masks.image_id))
+    image, class_id = masks.image_id[order], masks.class_id[order]
+    cuts = np.flatnonzero((image[1:] != image[:-1]) | (class_id[1:] != class_id[:-1])) + 1
+    rles = [{"size": size, "counts": counts} for size, counts in zip(masks.size.tolist(), masks.rle, strict=True)]
+    area = mask_areas(masks).astype(np.float64)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for group in np.split(order, cuts):
+        own = [rles[row] for row in group]
+        for start in range(0, len(group), 256):
+            block = own[start : start + 256]
+            # pycocotools compares boxes first, so most pairs cost next to nothing
+            iou = np.atleast_2d(np.asarray(mask_util.iou(block, own, [0] * len(own))))
+            i, j = np.nonzero(iou > NEIGHBOURS)
+            later = group[i + start] < group[j]
+            i, j = i[later], j[later]
+            a, b, overlap = group[i + start], group[j], iou[i, j]
+            common = overlap * (area[a] + area[b]) / (1 + overlap)
+            parts.append((a, b, overlap, common / np.maximum(area[a], 1), common / np.maximum(area[b], 1)))
+    if not parts:
+        return Overlaps.none()
+    first, second, iou, of_first, of_second = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((second, first))
+    return Overlaps(first[order], second[order], iou[order], of_first[order], of_second[order])
+
+
+def mask_areas(masks: Predictions) -> np.ndarray:
+    """Pixels of each mask, (n,) int64. pycocotools 2.0.11 fails where it is given more than 255 at once."""
+    from pycocotools import mask as mask_util
+
+    rles = [{"size": size, "counts": counts} for size, counts in zip(masks.size.tolist(), masks.rle, strict=True)]
+    parts = [mask_util.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def without_rivals(rank: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], gone: np.ndarray) -> np.ndarray:
+    """Which masks have no better rival, (n,) bool: a greedy choice, the highest `rank` (n,) first, rows break ties.
+
+    `gone` (n,) bool are masks that are known to be wrong: they are not chosen and stand in nobody's way.
+    """
+    n = len(rank)
+    place = np.empty(n, np.int64)
+    place[np.lexsort((np.arange(n), -rank))] = np.arange(n)
+    kept = ~gone
+    a, b = pairs
+    ahead = place[a] < place[b]
+    better, worse = np.where(ahead, a, b), np.where(ahead, b, a)
+    order = np.argsort(place[better], kind="stable")
+    for high, low in zip(better[order].tolist(), worse[order].tolist(), strict=True):
+        if kept[high]:
+            kept[low] = False
+    return kept
