@@ -75,7 +75,9 @@ class QualitySettings(_Section):
     """How far annotators are trusted, and how that is found out."""
 
     gold_share: float = Field(0.1, ge=0, le=0.5, description="share of a page that is gold, once a user is known")
-    gold_opening: int = Field(30, ge=0, description="gold answers after which a user is known; till then half the page")
+    gold_opening: int = Field(
+        30, ge=0, description="clear gold answers that make a user known; till then half the page"
+    )
     overlap_share: float = Field(0.0, ge=0, le=1, description="share of the pages that two users answer")
     error_accepted: float = Field(0.06, gt=0, lt=0.5, description="share of gold answered wrong that is borne with")
     error_limit: float = Field(0.22, gt=0, lt=1, description="share at which a user's recent answers are withdrawn")

@@ -10,6 +10,8 @@ from campaign.cli.arguments import Folder, Json
 from campaign.cli.output import emit
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from campaign.derived.team import Team
     from campaign.quality.measures import Rate
 
@@ -94,7 +96,11 @@ def qualify(
 
 
 def annotators(folder: Folder, json: Json = False) -> None:
-    """Show what each annotator did: answers, gold, agreement, seconds, and what looks careless."""
+    """Show what each annotator did: answers, gold, eyes, agreement, seconds, and what looks careless.
+
+    An eye is a curve of the share of yes by a mask's true IoU: where it cuts, with a 90 % interval, how wide it is, and
+    how often the annotator passes masks far below the cut or misses ones far above it.
+    """
     from campaign.derived.team import as_json, team
     from campaign.store import Store
 
@@ -138,6 +144,8 @@ def _print(name: str, figures: Team) -> None:
     for u in figures.users:
         for flag in (*u.flags, *([] if u.trusted else ["does not count until more gold is answered right"])):
             console.print(f"{u.name}: {flag}", highlight=False)
+    if figures.eyes.answers:
+        console.print(_eyes(figures))
     costs = Table(title="time and cost by class", title_justify="left", title_style="bold")
     for column in ("class", "answers", "drawn", "hours", "masks", "s / mask", *(["per mask"] if figures.wage else [])):
         costs.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
@@ -155,6 +163,22 @@ def _print(name: str, figures: Team) -> None:
         f"(drawing one: {PUBLISHED_DRAWING:g} s{'' if drawing is None else f' costing {drawing:.2f}'})",
         highlight=False,
     )
+
+
+def _eyes(figures: Team) -> Table:
+    from rich.table import Table
+
+    shown = Table(title=f"yes by true IoU (correct from {figures.k_iou:g})", title_justify="left", title_style="bold")
+    for column in ("annotator", "gold", "cut", "width", "passes", "misses"):
+        shown.add_column(column, justify="left" if column == "annotator" else "right", overflow="fold")
+    curves = [(u.name, u.eye.answers, u.eye.eye, u.eye.low, u.eye.high) for u in figures.users if u.eye]
+    curves.append(("all", figures.eyes.answers, figures.eyes.crowd, *figures.eyes.cut_interval))
+    for name, answers, eye, low, high in curves:
+        shown.add_row(
+            name, str(answers), f"{eye.cut:.3f} ({low:.3f}–{high:.3f})", f"{eye.width:.3f}",
+            f"{eye.pass_rate:.1%}", f"{eye.miss_rate:.1%}",
+        )  # fmt: skip
+    return shown
 
 
 def _share(value: Rate | None) -> str:

@@ -24,6 +24,10 @@ def demo(
     detector: Annotated[str | None, typer.Option(help="Detector to use.")] = None,
     users: Annotated[int, typer.Option(min=1, max=20, help="Simulated annotators.")] = 3,
     error: Annotated[float, typer.Option(min=0, max=0.5, help="Share of their answers that is wrong.")] = 0.0,
+    eye_cut: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=0.99, help="IoU from which they take a mask for correct; unset: k_iou."),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting.")] = None,
     json: Json = False,
 ) -> None:
@@ -40,7 +44,7 @@ def demo(
         settings.setdefault("detector", {})["name"] = detector
     display = Display()
     with display.live():
-        result = run_demo(DemoOptions(out, data, human, users, error, settings), display.say, display)
+        result = run_demo(DemoOptions(out, data, human, users, error, settings, eye_cut), display.say, display)
     if json:
         emit(result, True)
         return

@@ -115,8 +115,9 @@ def _rle(segmentation: Any, height: int, width: int) -> dict:
 class Habits:
     """How an annotator answers.
 
-    `error` is the chance of a wrong answer, `unsure` that of none (per mask), `skip` that of skipping a page.
-    Masks whose IoU lies within `near_width` of `k_iou` are judged wrong with the chance `near_error` by everyone
+    Their eyes cut at the IoU `eye_cut`, by default at `k_iou`: from there on they take a mask for correct. `error` is
+    the chance of an answer against their own eyes, `unsure` that of none (per mask), `skip` that of skipping a page.
+    Masks whose IoU lies within `near_width` of the cut are judged so with the chance `near_error` by everyone
     alike: such mistakes are correlated. `alike` makes all of them so. All chances follow from `seed`, the mask and,
     unless alike, the user, never from the order of the pages.
     """
@@ -129,16 +130,18 @@ class Habits:
     near_error: float = 0.5
     seed: int = 0
     alike: bool = True
+    eye_cut: float | None = None
 
     def verdict(self, iou: float, user: str, mask: str) -> str:
         """What is said, "yes", "no" or "unsure", of a mask with this IoU, known by its content `mask`."""
         own = "" if self.alike else user
         if chance(self.seed, "unsure", own, mask) < self.unsure:
             return "unsure"
-        right = iou >= self.k_iou
-        if abs(iou - self.k_iou) < self.near_width:
-            return "yes" if right != (chance(self.seed, "near", "", mask) < self.near_error) else "no"
-        return "yes" if right != (chance(self.seed, "error", own, mask) < self.error) else "no"
+        cut = self.k_iou if self.eye_cut is None else self.eye_cut
+        seems = iou >= cut
+        if abs(iou - cut) < self.near_width:
+            return "yes" if seems != (chance(self.seed, "near", "", mask) < self.near_error) else "no"
+        return "yes" if seems != (chance(self.seed, "error", own, mask) < self.error) else "no"
 
 
 def chance(*parts: object) -> float:
@@ -366,10 +369,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--invite", help="token with which users sign up who are not there yet")
     p.add_argument("--k-iou", type=float, default=0.75, help="a mask is correct at this IoU with a true mask")
+    p.add_argument("--eye-cut", type=float, help="IoU from which they take a mask for correct; unset: --k-iou")
     p.add_argument("--error", type=float, action="append", help="chance of a wrong answer; repeated: one per user")
     p.add_argument("--unsure", type=float, default=0.0, help="chance of being unsure of a mask")
     p.add_argument("--skip", type=float, default=0.0, help="chance of skipping a page")
-    p.add_argument("--near-width", type=float, default=0.0, help="masks this near to --k-iou are mistaken by all alike")
+    p.add_argument(
+        "--near-width", type=float, default=0.0, help="masks this near to where eyes cut are mistaken by all alike"
+    )
     p.add_argument("--near-error", type=float, default=0.5, help="chance of a mistake on such a mask")
     p.add_argument(
         "--own-mistakes", action="store_true", help="each user errs on other masks instead of all on the same"
@@ -410,6 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
                     near_error=options.near_error,
                     seed=options.seed,
                     alike=not options.own_mistakes,
+                    eye_cut=options.eye_cut,
                 ),
                 pace,
             )

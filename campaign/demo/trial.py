@@ -44,7 +44,8 @@ class DemoOptions:
 
     out: folder of everything it makes. data: folder with images/, labelled.json, pool.json, heldout.json; None draws
     the built-in set. human: a person answers instead of simulated annotators. users, error: simulated annotators and
-    the share of their answers that is wrong. settings: of the campaign.
+    the share of their answers that is wrong. settings: of the campaign. eye_cut: the IoU from which they take a mask
+    for correct, None for `search.k_iou`.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class DemoOptions:
     users: int = 3
     error: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
+    eye_cut: float | None = None
 
 
 def run_demo(options: DemoOptions, say: Callable[[str], None], show: Callable[[Supervisor], None]) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def simulated(store: Store, server: LabelStudioServer, truth: Path, options: Dem
         *(argument for path in files for argument in ("--truth", str(path))),
         "--users", str(options.users), "--invite", server.invite_token(), "--error", str(options.error),
         "--k-iou", str(store.settings.search.k_iou), "--seed", str(store.settings.seed),
+        *(() if options.eye_cut is None else ("--eye-cut", str(options.eye_cut))),
     ]  # fmt: skip
     with log_file(store, "annotators").open("ab") as log:
         secret = os.environ | {"ANNOTATORS_PASSWORD": server.password}

@@ -29,7 +29,7 @@ from campaign.store.pages import Asked
 from campaign.store.views import save_view
 
 STATE = "state"
-FORM = "1"  # of the cursor and the trust view's snapshot
+FORM = "2"  # of the cursor and the trust view's snapshot
 
 
 @dataclass
@@ -220,8 +220,9 @@ class LiveViews:
     @property
     def _version(self) -> str:
         """What snapshots depend on beside the facts: their own form, and the settings by which answers count."""
-        q = self.store.settings.quality
-        return f"{FORM} {q.qualification} {q.qualification_limit:g} {q.error_accepted:g} {q.error_limit:g}"
+        q, k_iou = self.store.settings.quality, self.store.settings.search.k_iou
+        limits = f"{q.qualification_limit:g} {q.error_accepted:g} {q.error_limit:g}"
+        return f"{FORM} {q.qualification} {limits} {k_iou:g}"
 
     def save(self, also: Collection[int] = ()) -> None:
         """Saves the views that changed, and what was decided of classes whose round is at verify, or among `also`.

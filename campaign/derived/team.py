@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from campaign.derived.eyes import EyeFigures, eye_figures
 from campaign.derived.live import live
 from campaign.derived.pace import WorkView, work
 from campaign.derived.trust import TrustView, ended_rounds
+from campaign.quality.eyes import Eye, Eyes
 from campaign.quality.measures import GoldAnswer, Rate, Reliability, first_answers, reliability
 from campaign.quality.work import Agreement, Opinions, Pace, work_flags, work_pace
 from campaign.records.page import PageKind
@@ -35,7 +37,7 @@ class AnnotatorFigures:
 
     `pace` is that of the answers, gold among them, `drawn` that of masks corrected and painted by hand.
     `estimated` are sensitivity and specificity by Dawid and Skene's model, which needs no gold but masks that several
-    users answered.
+    users answered. `gold` and `gold_wrong` are of clear gold; `eye` is by all of it, None where none was answered.
     """
 
     user: str
@@ -46,6 +48,7 @@ class AnnotatorFigures:
     unsure: int
     gold: Reliability
     gold_wrong: tuple[GoldAnswer, ...]
+    eye: EyeFigures | None
     agreement: Agreement
     estimated: tuple[float | None, float | None]
     pace: Pace
@@ -97,6 +100,8 @@ class Team:
     provisional: bool
     kappa: float | None
     gold: Reliability
+    eyes: Eyes
+    k_iou: float
     wage: float | None
 
     @property
@@ -151,6 +156,8 @@ def team(store: Store, estimates: bool = True) -> Team:
         provisional=current is not None and current.stage in (Stage.VERIFY, Stage.PROPAGATE),
         kappa=opinions.kappa(),
         gold=reliability(a for answers in people.gold.values() for a in answers),
+        eyes=people.eyes,
+        k_iou=store.settings.search.k_iou,
         wage=store.settings.quality.wage_per_hour,
     )
 
@@ -184,6 +191,7 @@ class _People:
     ):
         self.store, self.view, self.trust, self.estimated = store, view, trust, estimated
         self.gold = {user: first_answers(answers) for user in trust.users if (answers := trust.gold_answers(user))}
+        self.eyes, self._eye_of = eye_figures(store)
         self._names = store.values.people()
         self._agreed = opinions.agreement(len(view.users))
         self._ended = ended_rounds(store)
@@ -211,6 +219,7 @@ class _People:
             unsure=int(rows["unsure"].sum()),
             gold=reliability(gold),
             gold_wrong=tuple(a for a in gold if a.verdict == Verdict(1 - a.truth)),
+            eye=self._eye_of.get(user),
             agreement=Agreement(None, 0) if number is None else self._agreed[number],
             estimated=self.estimated.get(user, (None, None)),
             pace=work_pace(rows),
@@ -284,11 +293,19 @@ def as_json(figures: Team) -> dict[str, Any]:
             "gold": gold.asked, "sensitivity": share(gold.sensitivity), "specificity": share(gold.specificity),
         }  # fmt: skip
 
+    def eye(curve: Eye, low: float, high: float, answers: int) -> dict[str, Any]:
+        return {
+            "cut": curve.cut, "cut_low": low, "cut_high": high, "width": curve.width, "pass_rate": curve.pass_rate,
+            "miss_rate": curve.miss_rate, "answers": answers,
+        }  # fmt: skip
+
     return {
         "users": [
             {
                 "user": u.user, "name": u.name, "answers": u.answers, "withdrawn": u.withdrawn, "pages": u.pages,
-                "unsure": u.unsure, **trust(u.gold), "kappa": u.agreement.kappa, "shared": u.agreement.shared,
+                "unsure": u.unsure, **trust(u.gold),
+                "eye": u.eye and eye(u.eye.eye, u.eye.low, u.eye.high, u.eye.answers),
+                "kappa": u.agreement.kappa, "shared": u.agreement.shared,
                 "dawid_skene": {"sensitivity": u.estimated[0], "specificity": u.estimated[1]},
                 "seconds_per_answer": u.pace.per_answer, "seconds": u.seconds, "cost": figures.cost(u.seconds),
                 "drawn": u.drawn.answers, "seconds_per_drawing": u.drawn.per_answer,
@@ -305,6 +322,7 @@ def as_json(figures: Team) -> dict[str, Any]:
             }
             for c in figures.classes
         ],
+        "eyes": eye(figures.eyes.crowd, *figures.eyes.cut_interval, figures.eyes.answers), "k_iou": figures.k_iou,
         "masks": figures.masks, "masks_provisional": figures.provisional, "kappa": figures.kappa, **trust(figures.gold),
         "hours": figures.seconds / 3600, "cost": figures.cost(figures.seconds),
         "cost_per_mask": figures.cost(figures.seconds_per_mask), "wage_per_hour": figures.wage,

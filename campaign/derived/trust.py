@@ -1,4 +1,8 @@
-"""Whose answers count: a view of the gold that every user answered, and of when their answers were withdrawn."""
+"""Whose answers count: a view of the gold that every user answered, and of when their answers were withdrawn.
+
+What is said of users rests on clear gold alone. Gold near the threshold is kept beside it: it shows where eyes cut
+(`derived/eyes.py`), and a careful user may answer it wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from campaign.derived.heldout import heldout
 from campaign.quality.answers import standing_answers
 from campaign.quality.measures import GoldAnswer, WithdrawnInterval, passed, watch
 from campaign.records.page import PageKind
@@ -18,22 +23,27 @@ from campaign.search.policies import AnnotatorQuality
 from campaign.store import Store
 from campaign.store.answers import Fact
 from campaign.store.pages import Asked
-from ml_backend.mask_ids import is_heldout
+from ml_backend.mask_ids import DRAWN_ROUND, is_heldout
 
 BELIEVED, WEIGHT = 0.99, 30  # sensitivity and specificity before any gold, and how many gold answers that is worth
 # Shares of errors that decisions reckon with. So few that an estimate seldom moves from one to the next: each move
 # turns every search of the round over.
 ERROR_LEVELS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.26, 0.37, 0.49)
+NO_ROUND = DRAWN_ROUND  # of gold on pages of audits: later than every round, so that no round's decisions rest on it
 
+# `work`: on a page of questions, rather than of a qualification test; `near`: not clear, see `GoldMask`.
 _ANSWERS = np.dtype(
     [
         ("page", np.int64), ("mask", np.int64), ("annotation", np.int64), ("user", np.int32), ("truth", np.int8),
-        ("verdict", np.int8), ("verify", np.bool_), ("round", np.int32), ("at", "S32"),
+        ("verdict", np.int8), ("work", np.bool_), ("near", np.bool_), ("round", np.int32), ("at", "S32"),
     ]
 )  # fmt: skip
 _QUESTIONS = np.dtype(
-    [("page", np.int64), ("mask", np.int64), ("class_id", np.int32), ("truth", np.int8), ("verify", np.bool_)]
-)
+    [
+        ("page", np.int64), ("mask", np.int64), ("class_id", np.int32), ("truth", np.int8), ("work", np.bool_),
+        ("near", np.bool_),
+    ]
+)  # fmt: skip
 
 
 class TrustView:
@@ -74,11 +84,12 @@ class TrustView:
         """Whether what a user did at that time is withdrawn."""
         return any(t.holds(at) for t in self.intervals.get(user, ()))
 
-    def gold_answers(self, user: str) -> list[GoldAnswer]:
-        """A user's standing answers on the gold of verification pages."""
+    def gold_answers(self, user: str, near: bool = False) -> list[GoldAnswer]:
+        """A user's standing answers on the clear gold of pages of questions; with `near`, on all gold there."""
         if user not in self.users:
             return []
-        rows = self.answers[(self.answers["user"] == self.users.index(user)) & self.answers["verify"]]
+        rows = self.answers[(self.answers["user"] == self.users.index(user)) & self.answers["work"]]
+        rows = rows if near else rows[~rows["near"]]
         return [
             GoldAnswer(user, mask, Verdict(truth), Verdict(verdict), at.decode())
             for mask, truth, verdict, at in zip(
@@ -88,13 +99,14 @@ class TrustView:
         ]  # fmt: skip
 
     def answered(self) -> dict[str, int]:
-        """How much gold each user has answered, on pages of any kind."""
-        counts = np.bincount(self.answers["user"], minlength=len(self.users)).tolist()
+        """How much clear gold each user has answered, on pages of any kind."""
+        clear = self.answers["user"][~self.answers["near"]]
+        counts = np.bincount(clear, minlength=len(self.users)).tolist()
         return dict(zip(self.users, counts, strict=True))
 
     def waiting(self) -> int:
-        """How much gold lies on verification pages on which nobody has answered any."""
-        lying = self.questions[self.questions["verify"]]
+        """How much clear gold lies on pages of questions on which nobody has answered any gold."""
+        lying = self.questions[self.questions["work"] & ~self.questions["near"]]
         return int((~np.isin(lying["page"], self.answers["page"])).sum())
 
     def used(self, class_id: int) -> dict[int, Verdict]:
@@ -103,9 +115,9 @@ class TrustView:
         return {m: Verdict(t) for m, t in zip(rows["mask"].tolist(), rows["truth"].tolist(), strict=True)}
 
     def gold_tally(self, up_to_round: int | None = None) -> np.ndarray:
-        """[correct, of them yes, of them no, wrong, of them no, of them yes] over the gold that was answered.
+        """[correct, of them yes, of them no, wrong, of them no, of them yes] over the clear gold that was answered.
 
-        Answers of users while they were not trusted are left out, as are rounds after `up_to_round`.
+        Answers of users while they were not trusted are left out, as are rounds after `up_to_round` and then audits.
         """
         total = np.zeros(6, np.int64)
         for by_round in self._tally.values():
@@ -126,10 +138,11 @@ class TrustView:
 
     def add_questions(self, asked: Iterable[Asked]) -> None:
         """Takes in gold on new pages; other questions are passed over."""
+        gold = [a for a in asked if a.gold is not None]
+        near = self._near(a.mask_id for a in gold)
         rows = [
-            (a.number, a.mask_id, a.class_id, Verdict.parse(a.gold), a.kind == PageKind.VERIFY)
-            for a in asked
-            if a.gold is not None
+            (a.number, a.mask_id, a.class_id, Verdict.parse(str(a.gold)), a.kind != PageKind.QUALIFY, near[a.mask_id])
+            for a in gold
         ]
         if rows:
             self.questions = np.concatenate([self.questions, np.array(rows, _QUESTIONS)])
@@ -164,6 +177,7 @@ class TrustView:
         }
         gone = np.isin(self.answers["mask"], np.array(sorted(masks), np.int64))
         touched = {self.users[u] for u in np.unique(self.answers["user"][gone]).tolist()}
+        near = self._near(mask for _, mask in truth)
         rows = []
         for f in standing:
             asked = truth.get((f.page_key, f.mask_id))
@@ -173,7 +187,8 @@ class TrustView:
             rows.append(
                 (
                     asked.number, f.mask_id, f.annotation_id, self._user(f.annotator), Verdict.parse(asked.gold),
-                    Verdict.parse(f.verdict), asked.kind == PageKind.VERIFY, asked.round, f.answered_at.encode(),
+                    Verdict.parse(f.verdict), asked.kind != PageKind.QUALIFY, near[f.mask_id],
+                    asked.round if asked.kind == PageKind.VERIFY else NO_ROUND, f.answered_at.encode(),
                 )
             )  # fmt: skip
         self.answers = np.concatenate([self.answers[~gone], np.array(rows, _ANSWERS)])
@@ -181,20 +196,26 @@ class TrustView:
         self.answers = self.answers[np.lexsort([self.answers[n] for n in ("annotation", "mask", "page")])]
         return touched
 
+    def _near(self, masks: Iterable[int]) -> dict[int, bool]:
+        """Which of these gold masks are near the threshold; those that users confirmed are taken to be clear."""
+        ids = sorted(set(masks))
+        return dict(zip(ids, heldout(self.store).near(ids).tolist(), strict=True))
+
     def _user(self, annotator: str) -> int:
         if annotator not in self.users:
             self.users.append(annotator)
         return self.users.index(annotator)
 
     def _judge(self, user: str) -> None:
-        """Works out a user's withdrawn intervals, and the tally of gold answers outside them."""
+        """Works out a user's withdrawn intervals, and the tally of clear gold answers outside them."""
         quality = self.store.settings.quality
         intervals = watch(self.gold_answers(user), quality.error_accepted, quality.error_limit)
         self.intervals.pop(user, None)
         if intervals:
             self.intervals[user] = intervals
         tally: dict[int, list[int]] = defaultdict(lambda: [0] * 6)
-        rows = self.answers[(self.answers["user"] == self.users.index(user)) & self.answers["verify"]]
+        own = self.answers[self.answers["user"] == self.users.index(user)]
+        rows = own[own["work"] & ~own["near"]]
         for number, truth, verdict, at in zip(
             rows["round"].tolist(), rows["truth"].tolist(), rows["verdict"].tolist(), rows["at"].tolist(), strict=True
         ):

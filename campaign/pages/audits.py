@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +12,17 @@ import numpy as np
 from campaign.certification.audit import Audit, Certificate, audit_sample, certify
 from campaign.derived.answers import counted_verdicts, gold_count
 from campaign.derived.dataset import final_masks
+from campaign.pages.gold import GoldPlan
 from campaign.pages.planning import page_key, screen_of
+from campaign.quality.measures import page_order
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.records.page import NewPage, Screen, audit_kind
 from campaign.store import Store
 from campaign.store.values import Key
 from ml_backend.errors import InputError
 from ml_backend.files import write_whole
+
+SHEET = 15  # masks that share their gold where each has a page of its own
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,41 @@ def open_audit(store: Store) -> RunningAudit | None:
 
 
 def add_audit_pages(store: Store, running: RunningAudit) -> None:
-    """Stores the pages of an audit; run again it adds none twice."""
-    current = store.rounds.newest()
-    masks = store.masks.read(running.mask_ids[np.array(running.audit.rows)])
-    pages = []
+    """Stores the pages of an audit, gold hidden among its masks; run again it adds none twice.
+
+    Pages leave places for gold whether or not there is any: which masks share a page, and so its key, does not depend
+    on the gold.
+    """
+    asked = {q.mask_id for q, _ in store.questions.rows(kind=running.kind)}
+    audited = running.mask_ids[np.array(running.audit.rows)]
+    masks = store.masks.read(audited[~np.isin(audited, sorted(asked))])
+    if not len(masks):
+        return
+    plan, pages, current = GoldPlan(store), list[NewPage](), store.rounds.newest()
+    number = current.number if current else 0
     for class_id in sorted(set(masks.class_id.tolist())):
-        audited = masks.mask_id[masks.class_id == class_id].tolist()
-        screen = screen_of(store, class_id, audit=True)
-        size = 1 if screen == Screen.SINGLE else store.settings.page.page_size
-        for start in range(0, len(audited), size):
-            ids, number = audited[start : start + size], current.number if current else 0
-            key = f"{page_key(store.key, 0, class_id, ids)}-{running.kind}"
-            questions = tuple((i, None) for i in ids)
-            pages.append(NewPage(key, number, class_id, questions, running.kind, screen=screen))
+        size, screen = store.settings.page.page_size, screen_of(store, class_id, audit=True)
+        alone = screen == Screen.SINGLE or size == 1
+        size = SHEET if alone else size
+        places = size - math.ceil(size * store.settings.quality.gold_share)
+        waiting = masks.mask_id[masks.class_id == class_id].tolist()
+        for start in range(0, len(waiting), places):
+            ids = waiting[start : start + places]
+            quota = min(plan.quota(size, class_id, may_open=False), size - len(ids), len(ids))
+            gold = plan.take(class_id, quota) if quota else {}
+            for questions in _pages(store, class_id, ids, gold) if alone else [(*ids, *gold)]:
+                hidden = {i: verdict for i, verdict in gold.items() if i in questions}
+                named = [i for i in questions if i not in hidden] or [*questions, 0]
+                key = f"{page_key(store.key, 0, class_id, named)}-{running.kind}"
+                shown = tuple((i, None) for i in questions)
+                pages.append(NewPage(key, number, class_id, shown, running.kind, hidden, screen))
     store.pages.add(pages)
+
+
+def _pages(store: Store, class_id: int, ids: list[int], gold: Collection[int]) -> list[tuple[int, ...]]:
+    """A page for each mask, in the order in which they would lie on one."""
+    shown = [(i, False) for i in ids] + [(i, True) for i in gold]
+    return [(i,) for i in page_order(page_key(store.key, 0, class_id, ids), shown)]
 
 
 def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:

@@ -20,11 +20,12 @@ ALIKE = 0.8  # two masks that overlap by this IoU show the same thing
 class GoldPlan:
     """Gold for the pages that one turn makes. No mask is ever drawn twice in a campaign, nor one that looks like it.
 
-    `wanted` by default where the setting `quality.gold_share` says so.
+    `wanted` by default where the setting `quality.gold_share` says so. Without `near` all of it is clear: a test is
+    passed or failed by it.
     """
 
-    def __init__(self, store: Store, wanted: bool | None = None):
-        self.store, self.quality = store, store.settings.quality
+    def __init__(self, store: Store, wanted: bool | None = None, near: bool = True):
+        self.store, self.quality, self.k_iou = store, store.settings.quality, store.settings.search.k_iou
         self.wanted = self.quality.gold_share > 0 if wanted is None else wanted
         if not self.wanted:
             return
@@ -33,33 +34,38 @@ class GoldPlan:
         self.answered = {user: 0 for user in store.answers.annotators()} | trust.answered()
         self.waiting = trust.waiting()
         self.pages = store.pages.count(PageKind.VERIFY)
-        self._used: dict[int, dict[int, Verdict]] = {}
+        self._used: dict[int, dict[int, GoldMask]] = {}
         self._free: dict[int, list[GoldMask]] = defaultdict(list)
         self._reserve: dict[int, list[GoldMask]] = defaultdict(list)
-        self._image: dict[int, int] = {}
+        self._known: dict[int, GoldMask] = {}
         # Held-out masks come first: nobody has seen them, while a confirmed one may come to who confirmed it.
         for masks, place in ((gold_supply(store), self._free), (confirmed(store), self._reserve)):
             for mask in masks:
-                self._image[mask.mask_id] = mask.image_id
-                place[mask.class_id].append(mask)
+                self._known[mask.mask_id] = mask
+                if near or not mask.near:
+                    place[mask.class_id].append(mask)
 
-    def used(self, class_id: int) -> dict[int, Verdict]:
-        """The gold of a class so far with its verdicts, and what instructions show of it; none of it is drawn again."""
+    def used(self, class_id: int) -> dict[int, GoldMask]:
+        """The gold of a class so far, and what instructions show of it; none of it is drawn again."""
         if class_id not in self._used:
             shown = self._examples.get(class_id, {"good": [], "bad": []})
             examples = dict.fromkeys(shown["good"], Verdict.YES) | dict.fromkeys(shown["bad"], Verdict.NO)
-            used = self._used[class_id] = self._trust.used(class_id) | examples
+            truth = self._trust.used(class_id) | examples
+            # With the verdict that it was asked with: settings may have changed since.
+            used = self._used[class_id] = {
+                i: self._known.get(i, GoldMask(i, class_id, v))._replace(truth=v) for i, v in truth.items()
+            }
             for supply in (self._free, self._reserve):
                 supply[class_id] = [mask for mask in supply[class_id] if mask.mask_id not in used]
         return self._used[class_id]
 
-    def quota(self, size: int, class_id: int) -> int:
-        """How many masks of the next page should be gold, as far as there is any."""
+    def quota(self, size: int, class_id: int, may_open: bool = True) -> int:
+        """How many masks of the next page should be gold, as far as there is any; unless it `may_open`, never half."""
         if not self.wanted:
             return 0
         # The first user is waited for; others are known to be new after their first page, and cost no gold before.
         newcomers = 0 if self.quality.qualification or self.answered else 1
-        opening = opening_wanted(self.answered, self.waiting, self.quality.gold_opening, newcomers)
+        opening = may_open and opening_wanted(self.answered, self.waiting, self.quality.gold_opening, newcomers)
         quota = gold_quota(size, self.pages, self.quality.gold_share, opening)
         self.used(class_id)
         return min(quota, len(self._free[class_id]) + len(self._reserve[class_id]))
@@ -71,7 +77,7 @@ class GoldPlan:
         used, drawn = self.used(class_id), list[GoldMask]()
         while len(drawn) < count:
             free = self._free[class_id]
-            more = draw_gold(free, used, class_id, count - len(drawn), self.store.settings.seed)
+            more = draw_gold(free, used, class_id, count - len(drawn), self.store.settings.seed, self.k_iou)
             if not more and self._reserve[class_id]:
                 self._free[class_id], self._reserve[class_id] = free + self._reserve[class_id], []
                 continue
@@ -81,15 +87,15 @@ class GoldPlan:
             self._free[class_id] = [mask for mask in free if mask.mask_id not in taken]
             for mask in more:
                 if not self._is_seen(mask, used):
-                    used[mask.mask_id] = mask.truth
+                    used[mask.mask_id] = mask
                     drawn.append(mask)
         self.pages += 1
-        self.waiting += len(drawn)
+        self.waiting += sum(not mask.near for mask in drawn)
         return {mask.mask_id: mask.truth.word for mask in drawn}
 
-    def _is_seen(self, mask: GoldMask, used: dict[int, Verdict]) -> bool:
+    def _is_seen(self, mask: GoldMask, used: dict[int, GoldMask]) -> bool:
         """Whether gold used before shows the same thing: rounds predict the same objects again."""
-        same = [other for other in used if self._image.get(other, mask.image_id) == mask.image_id]
+        same = [other for other in used if self._known.get(other, mask).image_id == mask.image_id]
         masks = self.store.masks.read([mask.mask_id, *same])
         alike = np.flatnonzero(masks.image_id[1:] == mask.image_id) + 1
         rles = masks.rles()

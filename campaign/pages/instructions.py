@@ -69,7 +69,7 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
     gold = {q.mask_id for q, _ in store.questions.gold()}
     supply = sorted(gold_supply(store), key=lambda g: stable_hash("example", g.mask_id))
     for class_id in missing:
-        of_class = [g for g in supply if g.class_id == class_id and g.mask_id not in gold]
+        of_class = [g for g in supply if g.class_id == class_id and g.mask_id not in gold and not g.near]
         good = sorted((g for g in of_class if g.truth == Verdict.YES), key=lambda g: g.iou < CLEARLY_GOOD)
         bad = sorted((g for g in of_class if g.truth == Verdict.NO), key=lambda g: g.iou < NEARLY_GOOD)
         # A tenth of what there is at most: the rest is wanted as gold.

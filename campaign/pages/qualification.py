@@ -64,7 +64,7 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
 def _draw(store: Store, test: str, pages: int) -> None:
     """Stores the pages of a test, the classes in turn as far as their gold goes."""
     size = store.settings.page.page_size
-    plan, current = GoldPlan(store, wanted=True), store.rounds.newest()
+    plan, current = GoldPlan(store, wanted=True, near=False), store.rounds.newest()
     classes = list(store.classes())
     made = 0
     while made < pages and classes:

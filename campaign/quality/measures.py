@@ -13,7 +13,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
+
+import numpy as np
 
 from campaign.records.verdict import Verdict
 
@@ -150,17 +153,72 @@ def watch(
     return intervals
 
 
+CARELESS = 0.1  # share of users who are careless, before anything is known of one
+CROWD_WEIGHT, LUCK_STEPS = 30, 5
+
+
+def chances_of_luck(
+    answers: Mapping[str, Sequence[GoldAnswer]],
+    intervals: Mapping[str, Sequence[WithdrawnInterval]],
+    accepted: float,
+    limit: float,
+) -> dict[str, list[tuple[WithdrawnInterval, float]]]:
+    """For every withdrawn interval of each user the chance that the user was no worse than the others: bad luck.
+
+    `answers` is the gold of every user. The others' share of errors, `accepted` at least, is estimated with it: each
+    interval's gold counts as far as it was bad luck, over and over (Dempster, Laird and Rubin 1977).
+    """
+    said = {user: [a for a in first_answers(own) if a.verdict != Verdict.UNSURE] for user, own in answers.items()}
+    inside = {u: [[a for a in said.get(u, ()) if t.holds(a.at)] for t in times] for u, times in intervals.items()}
+    chances: dict[str, list[float]] = {}
+    crowd = accepted
+    for _ in range(LUCK_STEPS):
+        chances = {user: [_luck(own, crowd, limit) for own in parts] for user, parts in inside.items()}
+        wrong, asked = CROWD_WEIGHT * accepted, float(CROWD_WEIGHT)
+        for user, own in said.items():
+            times = intervals.get(user, ())
+            for a in own:
+                weight = min((c for t, c in zip(times, chances.get(user, ()), strict=True) if t.holds(a.at)), default=1)
+                wrong, asked = wrong + weight * (a.verdict != a.truth), asked + weight
+        crowd = min(max(accepted, wrong / asked), 0.9 * limit)
+    return {user: list(zip(times, chances[user], strict=True)) for user, times in intervals.items()}
+
+
+def _luck(answers: Sequence[GoldAnswer], accepted: float, limit: float) -> float:
+    """The chance that errors are accepted ones, by the likelihood ratio that withdraws answers."""
+    wrong = sum(a.verdict != a.truth for a in answers)
+    score = wrong * math.log(limit / accepted) + (len(answers) - wrong) * math.log((1 - limit) / (1 - accepted))
+    return 1 / (1 + CARELESS / (1 - CARELESS) * math.exp(min(score, 700.0)))
+
+
 # Gold among the questions
 
 
+CLEAR_YES, CLEAR_NO = 0.05, 0.15  # a mask this far above or below `k_iou` is beyond dispute
+# Gold near the threshold shows where eyes cut. It is spread evenly over this band, and this much of all.
+BAND_BELOW, BAND_ABOVE, BAND_STEP = 0.15, 0.10, 0.05
+NEAR_SHARE = 0.4
+
+
 class GoldMask(NamedTuple):
-    """A mask with a known verdict, its IoU with the true mask where there is one, and the image it lies in."""
+    """A mask with a known verdict, its IoU with the true mask where there is one, and the image it lies in.
+
+    `near`: so near to `k_iou` that careful people may answer it wrong. It shows where their eyes cut and never that
+    they were careless.
+    """
 
     mask_id: int
     class_id: int
     truth: Verdict
     iou: float = math.nan
     image_id: int = 0
+    near: bool = False
+
+
+def is_near(iou: np.ndarray, k_iou: float) -> np.ndarray:
+    """Which masks are not beyond dispute by their IoU with the true masks: too near to `k_iou`."""
+    iou = np.asarray(iou)
+    return (iou < min(k_iou + CLEAR_YES, 1.0)) & (iou > k_iou - CLEAR_NO)
 
 
 def gold_quota(size: int, page_number: int, share: float, opening: bool) -> int:
@@ -181,30 +239,56 @@ def opening_wanted(answered: Mapping[str, int], waiting: int, opening: int, newc
 
 
 def draw_gold(
-    supply: Iterable[GoldMask], used: Mapping[int, Verdict], class_id: int, count: int, seed: int
+    supply: Iterable[GoldMask], used: Mapping[int, GoldMask], class_id: int, count: int, seed: int, k_iou: float
 ) -> list[GoldMask]:
-    """At most `count` masks of a class from the supply, none used before, as many correct as wrong ones in the end.
+    """At most `count` masks of a class from the supply, none used before.
 
-    `used` holds the gold of this class so far with its verdicts. The order of the supply does not matter.
+    In the end as many are correct as wrong, and of all, `NEAR_SHARE` lie near the threshold, evenly spread over the
+    band around it, as far as the supply has them. `used` holds the gold of this class so far. The order of the supply
+    does not matter.
     """
-    free: dict[Verdict, list[GoldMask]] = defaultdict(list)
+    free: dict[tuple[Verdict, int], list[GoldMask]] = defaultdict(list)
     for mask in supply:
         if mask.class_id == class_id and mask.mask_id not in used:
-            free[mask.truth].append(mask)
+            free[mask.truth, _step(mask, k_iou)].append(mask)
     for masks in free.values():
         masks.sort(key=lambda m: stable_hash(seed, m.mask_id), reverse=True)
-    so_far = Counter(used.values())
+    so_far = Counter((mask.truth, _step(mask, k_iou)) for mask in used.values())
     drawn: list[GoldMask] = []
-    while len(drawn) < count and (free[Verdict.YES] or free[Verdict.NO]):
-        want = Verdict.YES if so_far[Verdict.YES] <= so_far[Verdict.NO] else Verdict.NO
-        if not free[want]:
+    while len(drawn) < count and any(free.values()):
+        kinds = {truth: [kind for kind in _kinds(truth) if free[kind]] for truth in (Verdict.YES, Verdict.NO)}
+        of = {truth: sum(n for (known, _), n in so_far.items() if known == truth) for truth in kinds}
+        want = Verdict.YES if of[Verdict.YES] <= of[Verdict.NO] else Verdict.NO
+        if not kinds[want]:
             # A hundred correct ones in a row are no test: one kind never gets far ahead of the other.
             want = Verdict(1 - want)
-            if so_far[want] > 2 * so_far[Verdict(1 - want)] + 5:
+            if of[want] > 2 * of[Verdict(1 - want)] + 5:
                 break
-        so_far[want] += 1
-        drawn.append(free[want].pop())
+        kind = max(kinds[want], key=lambda k: (_kinds(want)[k] * (of[want] + 1) - so_far[k], k[1]))
+        so_far[kind] += 1
+        drawn.append(free[kind].pop())
     return drawn
+
+
+@lru_cache(maxsize=2)
+def _kinds(truth: Verdict) -> dict[tuple[Verdict, int], float]:
+    """{(truth, step of the band): share among the gold of this truth}; step 0 is clear gold."""
+    band = BAND_BELOW + BAND_ABOVE
+    steps = (BAND_ABOVE if truth == Verdict.YES else BAND_BELOW) / BAND_STEP
+    each = 2 * NEAR_SHARE * BAND_STEP / band  # correct gold is half of all
+    sign = 1 if truth == Verdict.YES else -1
+    near = {(truth, sign * n): each for n in range(1, round(steps) + 1)}
+    return {(truth, 0): 1 - sum(near.values()), **near}
+
+
+def _step(mask: GoldMask, k_iou: float) -> int:
+    """The step of the band that a mask lies in: 1, 2 and so on above the threshold, -1, -2 below, 0 outside."""
+    if math.isnan(mask.iou):
+        return 0
+    step = math.floor((mask.iou - k_iou) / BAND_STEP + 1e-9)
+    if mask.truth == Verdict.YES:
+        return step + 1 if 0 <= step < round(BAND_ABOVE / BAND_STEP) else 0
+    return step if -round(BAND_BELOW / BAND_STEP) <= step < 0 else 0
 
 
 def page_order(key: str, masks: Iterable[tuple[int, bool]]) -> list[int]:

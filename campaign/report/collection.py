@@ -11,6 +11,7 @@ import numpy as np
 
 from campaign.derived.answers import counted_answers
 from campaign.derived.dataset import final_masks
+from campaign.derived.eyes import campaign_eyes
 from campaign.quality.answers import verdicts
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
 from campaign.records.page import PageKind
@@ -83,9 +84,16 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         free_start=free_start(store, masks, known, render, EXAMPLE_CROPS),
         settings=_settings(store),
         gold=store.questions.count_gold(PageKind.VERIFY),
+        cut=_cut(store),
+        k_iou=store.settings.search.k_iou,
         truth=dict(truth or {}),
         certificate={k: str(v) for k, v in (store.values.get("certificate") or {}).items()},
     )
+
+
+def _cut(store: Store) -> tuple[float, float, float] | None:
+    eyes = campaign_eyes(store)
+    return (eyes.crowd.cut, *eyes.cut_interval) if eyes.answers else None
 
 
 def _trees(store: Store) -> list[m.ClassTree]:

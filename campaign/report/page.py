@@ -111,6 +111,10 @@ def _cards(data: ReportData) -> list[tuple[str, str, str]]:
         cards.append(
             ("estimated precision", f"{data.precision.value * 100:.1f} %", f"95 % interval {_interval(data.precision)}")
         )
+    if data.cut:
+        cut, low, high = data.cut
+        note = f"{low:.2f}–{high:.2f} (90 %), by gold; correct is from {data.k_iou:g} on"
+        cards.append(("where annotators' eyes cut", f"IoU {cut:.2f}", note))
     with_ap = [r for r in data.rounds if r.ap.get("ap") is not None]
     if with_ap:
         path = " → ".join(f"{r.ap['ap'] * 100:.1f}" for r in with_ap)

@@ -156,3 +156,5 @@ class ReportData:
     certificate: Mapping[str, str] = field(default_factory=dict)
     free_start: tuple[FreeStart, ...] = ()
     gold: int = 0  # masks of known verdict among the questions, in none of the counts
+    cut: tuple[float, float, float] | None = None  # IoU at which the annotators' eyes cut, with its 90 % interval
+    k_iou: float = 0.75

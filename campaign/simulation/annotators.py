@@ -1,4 +1,4 @@
-"""Simulated annotators: verdicts from the true IoU of a mask, with slips, doubt and mistakes near `K_iou`."""
+"""Simulated annotators: verdicts from the true IoU of a mask, with slips, doubt and mistakes near where eyes cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
 from ml_backend.errors import InputError
 
-_NEAR = 0.1  # mistakes near K_iou fall off as a normal of this width
+_NEAR = 0.1  # mistakes near the eye's cut fall off as a normal of this width
 _SALTS = {"near": 11, "slip": 12, "unsure": 13, "user": 14}
 
 
@@ -18,9 +18,10 @@ _SALTS = {"near": 11, "slip": 12, "unsure": 13, "user": 14}
 class Annotators:
     """A crowd of simulated annotators.
 
-    `error` is the mean share of wrong answers, over all masks and users. Of these the share `near` falls on masks
-    whose IoU lies near `k_iou`, and there all users err alike; the others are slips, each user's own. `unsure` is the
-    share of masks that a user is unsure of. `spread` makes users unequal: their slips vary between (1 − spread) and
+    Their eyes cut at the IoU `eye_cut`, by default at `k_iou`: from there on they take a mask for correct. `error` is
+    the mean share of answers against their own eyes, over all masks and users. Of these the share `near` falls on
+    masks whose IoU lies near the cut, and there all users err alike; the others are slips, each user's own. `unsure` is
+    the share of masks that a user is unsure of. `spread` makes users unequal: their slips vary between (1 − spread) and
     (1 + spread) times the mean.
     """
 
@@ -30,6 +31,7 @@ class Annotators:
     users: int = 3
     spread: float = 0.5
     k_iou: float = 0.75
+    eye_cut: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("error", "unsure"):
@@ -42,6 +44,13 @@ class Annotators:
                 raise InputError(name, "a share from 0 to 1", value)
         if self.users < 1:
             raise InputError("users", "at least 1", self.users)
+        if not 0 < self.cut < 1:
+            raise InputError("eye_cut", "an IoU above 0 and below 1", self.cut)
+
+    @property
+    def cut(self) -> float:
+        """The IoU at which their eyes cut."""
+        return self.k_iou if self.eye_cut is None else self.eye_cut
 
     def verdicts(self, iou: np.ndarray, seed: int, repeat: int = 0) -> np.ndarray:
         """What is answered of each mask, (n,) int8 of `Verdict`: the same seed and repeat answer alike.
@@ -49,14 +58,14 @@ class Annotators:
         Each mask goes to one of the users; with another `repeat` to another one, if there are several.
         """
         n = len(iou)
-        correct = np.asarray(iou) >= self.k_iou
+        correct = np.asarray(iou) >= self.cut
         user = self._who(n, seed, repeat)
         slip = (
             self.error * (1 - self.near) * (1 + self.spread * np.linspace(-1, 1, self.users)[user] * (self.users > 1))
         )
         wrong = self._uniform(n, seed, "slip", user) < slip
         if self.error and self.near:
-            closeness = np.exp(-(((np.asarray(iou, np.float64) - self.k_iou) / _NEAR) ** 2))
+            closeness = np.exp(-(((np.asarray(iou, np.float64) - self.cut) / _NEAR) ** 2))
             chance = np.minimum(0.5, self.error * self.near * closeness / max(closeness.mean(), 1e-9))
             wrong ^= self._uniform(n, seed, "near", None) < chance
         verdict = (correct ^ wrong).astype(np.int8)

@@ -34,8 +34,9 @@ class SimulationOptions:
     policy: adaptive, paper or curtailed. order: of the latter two, one of score, bfs, dfs, dfs-score and oracle.
     masks, classes: how many; skew: class sizes fall off as rank to the power of −skew. seed: of everything.
     answer_error, unsure: shares of wrong and of unsure answers; near: the share of the errors that falls on masks near
-    `k_iou`, where all annotators err alike. users: annotators. gold: questions of known answer that the adaptive policy
-    asks in advance to learn how often they err, at most a tenth of a budget; they count as questions.
+    where eyes cut, where all annotators err alike; eye_cut: that IoU, None for `k_iou`. users: annotators. gold:
+    questions of known answer that the adaptive policy asks in advance to learn how often they err, at most a tenth of
+    a budget; they count as questions.
     n_s, k_a, k_iou: sample size, quality and IoU asked for. k_pr, k_pa: None to learn them from held-out masks.
     price: masks that a question must bring, adaptive policy. budget: questions, None for no limit.
     mixtures: a mixture's JSON file or a folder of them; None for made-up classes. heldout_share: held-out masks of a
@@ -68,6 +69,7 @@ class SimulationOptions:
     seconds_per_mask: float = 80.0
     baselines: bool = False
     cache: Path | None = None
+    eye_cut: float | None = None
 
     def __post_init__(self) -> None:
         if self.order not in (*ORDERS, "oracle"):
@@ -86,7 +88,7 @@ class SimulationOptions:
 
     def annotators(self) -> Annotators:
         """The crowd of these options."""
-        return Annotators(self.answer_error, self.unsure, self.near, self.users, k_iou=self.k_iou)
+        return Annotators(self.answer_error, self.unsure, self.near, self.users, k_iou=self.k_iou, eye_cut=self.eye_cut)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from campaign.store import Store
 from campaign.store.models import ClassTree
 from campaign.web.lead.changes import KINDS, decide, foresee
 from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
+from campaign.web.lead.eyes import eye_plot
 from campaign.web.lead.login import STATIC, protect
 from ml_backend.errors import InputError
 from ml_backend.mask_ids import is_drawn, is_heldout
@@ -102,6 +103,7 @@ def _add_filters(pages: Blueprint, store: Store) -> None:
         return {
             "crop": crop, "words": WORDS, "percent": percent, "duration": duration, "seconds": seconds,
             "class_names": store.classes(), "number": lambda v: f"{v:,}", "money": money,
+            "eye_plot": eye_plot,
         }  # fmt: skip
 
 
@@ -134,7 +136,7 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
         row = next((u for u in team(store).users if u.user == user), None)
         if row is None:
             abort(404)
-        return render_template("annotator.html", user=row)
+        return render_template("annotator.html", user=row, k_iou=store.settings.search.k_iou)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ import pytest
 from campaign.quality.measures import (
     GoldAnswer,
     GoldMask,
+    WithdrawnInterval,
+    chances_of_luck,
     draw_gold,
     first_answers,
     gold_quota,
     is_chosen,
+    is_near,
     opening_wanted,
     page_order,
     passed,
@@ -119,17 +122,72 @@ def test_gold_is_balanced_never_drawn_twice_and_independent_of_order():
     supply = [GoldMask(i, 1 + i % 2, Verdict(i // 2 % 2)) for i in range(80)]
     used = {}
     for _ in range(10):
-        drawn = draw_gold(supply, used, 1, 4, seed=3)
-        assert drawn == draw_gold(supply[::-1], used, 1, 4, seed=3)
+        drawn = draw_gold(supply, used, 1, 4, seed=3, k_iou=0.75)
+        assert drawn == draw_gold(supply[::-1], used, 1, 4, seed=3, k_iou=0.75)
         assert len(drawn) == 4 and all(m.class_id == 1 and m.mask_id not in used for m in drawn)
         assert sum(m.truth == Y for m in drawn) == 2
-        used |= {m.mask_id: m.truth for m in drawn}
-    assert draw_gold(supply, used, 1, 4, seed=3) == []
+        used |= {m.mask_id: m for m in drawn}
+    assert draw_gold(supply, used, 1, 4, seed=3, k_iou=0.75) == []
 
 
 def test_gold_of_one_kind_alone_soon_ends():
     supply = [GoldMask(i, 1, Y) for i in range(80)]
-    assert 0 < len(draw_gold(supply, {}, 1, 50, seed=0)) < 10
+    assert 0 < len(draw_gold(supply, {}, 1, 50, seed=0, k_iou=0.75)) < 10
+
+
+def gold_of_every_iou(count, k_iou=0.75, seed=0):
+    iou = np.random.default_rng(seed).beta(2, 1, count)
+    near = is_near(iou, k_iou).tolist()
+    return [GoldMask(i, 1, Verdict(int(v >= k_iou)), v, 0, near[i]) for i, v in enumerate(iou.tolist())]
+
+
+@pytest.mark.parametrize("k_iou", [0.5, 0.75, 0.8])
+@pytest.mark.parametrize("pages", [1, 40])
+def test_gold_is_as_often_correct_as_wrong_and_two_fifths_near_the_threshold_evenly(k_iou, pages):
+    supply, used = gold_of_every_iou(5000, k_iou), {}
+    for _ in range(pages):
+        used |= {m.mask_id: m for m in draw_gold(supply, used, 1, 200 // pages, seed=3, k_iou=k_iou)}
+    iou = np.array([m.iou for m in used.values()])
+    steps, _ = np.histogram(iou, k_iou + np.array([-0.15, -0.10, -0.05, 0, 0.05, 0.10]))
+    assert len(iou) == 200 and sum(m.truth == Y for m in used.values()) == 100
+    assert steps.sum() == pytest.approx(80, abs=2) and steps.max() - steps.min() <= 2
+    assert all(m.near for m in used.values() if k_iou - 0.149 < m.iou < k_iou + 0.049)
+
+
+def test_gold_near_the_threshold_makes_up_for_what_was_clear_alone():
+    supply = gold_of_every_iou(5000)
+    clear = [m for m in supply if not 0.6 <= m.iou < 0.85]
+    used = {m.mask_id: m for m in draw_gold(clear, {}, 1, 60, seed=0, k_iou=0.75)}
+    more = draw_gold(supply, used, 1, 20, seed=1, k_iou=0.75)
+    assert all(0.6 < m.iou < 0.85 for m in more)
+
+
+def test_without_masks_near_the_threshold_all_gold_is_clear():
+    supply = [m for m in gold_of_every_iou(2000) if not 0.6 <= m.iou < 0.85]
+    drawn = draw_gold(supply, {}, 1, 50, seed=0, k_iou=0.75)
+    assert len(drawn) == 50 and sum(m.truth == Y for m in drawn) == 25
+
+
+@pytest.mark.parametrize(
+    ("iou", "near"), [(0.6, False), (0.601, True), (0.75, True), (0.799, True), (0.8, False), (np.nan, False)]
+)
+def test_what_is_near_the_threshold(iou, near):
+    assert bool(is_near(np.array([iou]), 0.75)[0]) is near
+
+
+def luck(pairs):
+    """The chance of bad luck of a user who is found out at their sixth gold answer, beside one of whom nothing is."""
+    answers = gold([(Y, Y)] * 3 + [(Y, N), (N, Y), (N, Y)] + pairs)
+    intervals = {"a": [WithdrawnInterval("", answers[5].at, None, 3, 6)]}
+    ((_, chance),) = chances_of_luck({"a": answers, "b": gold([(Y, Y)] * 50)}, intervals, 0.06, 0.22)["a"]
+    return chance
+
+
+def test_bad_luck_and_carelessness_come_out_with_more_gold():
+    assert 0.1 < luck([]) < 0.6 and luck([(Y, U)] * 9) == luck([])
+    assert luck([(Y, Y)] * 30) > 0.95
+    assert luck([(Y, N), (Y, Y)] * 10) < 0.001 and luck([(Y, N)] * 2000) < 1e-100
+    assert chances_of_luck({"b": gold([(Y, N)])}, {}, 0.06, 0.22) == {}
 
 
 def test_gold_lies_anywhere_on_a_page_and_real_masks_keep_their_order():
