@@ -56,9 +56,7 @@ def no_passing() -> Passing:
     return Passing(np.zeros(0), np.zeros((1, 1)), np.zeros((1, 1)))
 
 
-def passing(
-    eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, k_iou: float, seed: int = 0
-) -> Passing:
+def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, k_iou: float, seed: int = 0) -> Passing:
     """From the eyes and the held-out masks: their true IoU, the cross-fitted chance and the image, (h,) each.
 
     Every posterior draw of the eyes meets another weighting of the held-out images (Rubin 1981, "The Bayesian

@@ -240,7 +240,8 @@ def _effects(
     x = logit(chance)
     images, place = np.unique(image, return_inverse=True)
     known = images >= 0
-    effect, shift, stretch = np.zeros(len(images)), 0.0, 1.0
+    effect: np.ndarray = np.zeros(len(images))
+    shift, stretch = 0.0, 1.0
     for _ in range(10):
         mean = 1 / (1 + np.exp(-(shift + stretch * x + effect[place])))
         slope, weight = np.bincount(place, yes - mean), np.bincount(place, mean * (1 - mean))
