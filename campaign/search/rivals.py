@@ -9,13 +9,16 @@ import numpy as np
 from ml_backend.predictions import Predictions
 
 NEIGHBOURS = 0.02  # pairs that overlap by a smaller IoU are not looked at
+COVERED = 0.8  # share of a mask's pixels inside another from which on they are rivals, as in `drop_duplicates`
 BESIDE = 0.3  # IoU from which on another prediction competes for the same object
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Pairs of masks of one image and class that overlap: rows `first` < `second` (m,), their `iou` (m,), and the
-    share of each one's pixels that the other holds (m,)."""
+    """Pairs of masks of one image and class that overlap.
+
+    Rows `first` < `second` (m,), their `iou` (m,), and the share of each one's pixels that the other holds (m,).
+    """
 
     first: np.ndarray
     second: np.ndarray
@@ -30,8 +33,11 @@ class Overlaps:
         return cls(empty.astype(np.int64), empty.astype(np.int64), empty, empty, empty)
 
     def rivals(self, iou: float, covered: float) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs (a, b) of which at most one may be delivered: IoU above `iou`, or one inside the other by
-        `covered` of its pixels, so that whatever order duplicates are looked for in, none is found."""
+        """The pairs (a, b) of which at most one may be delivered, rows.
+
+        Their IoU is above `iou`, or one lies inside the other by `covered` of its pixels: in whatever order duplicates
+        are looked for among the others, none is found.
+        """
         chosen = (self.iou > iou) | (np.maximum(self.share_of_first, self.share_of_second) > covered)
         return self.first[chosen], self.second[chosen]
 

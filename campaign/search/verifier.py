@@ -16,7 +16,7 @@ by image), or the trees would be taken at their word about what they were told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,12 +30,17 @@ _OWN_KIND = 40
 _LEAST = 30  # known masks without which no trees are grown
 _EFFECT = 1.0  # variance of an image's effect on the logit
 _CLIP = 0.002
+_FIRST = 150  # answers of the first two fits
+_GROWTH = 1.25  # from one fit to the next
 
 
 @dataclass(frozen=True)
 class Rows:
-    """n masks as the verifier sees them: `inputs` (n, k) float32, NaN where something is not known; the class and the
-    image of each, (n,) int64. An image below 0 is unknown, and has no effect."""
+    """n masks as the verifier sees them.
+
+    `inputs` (n, k) float32, NaN where something is not known; the class and the image of each, (n,) int64. An image
+    below 0 is unknown, and has no effect.
+    """
 
     inputs: np.ndarray
     class_id: np.ndarray
@@ -114,21 +119,48 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Verifier:
-    """Fitted models by class (None for all others), the calibration (shift, stretch), and the effects of images.
+class Forest:
+    """Boosted trees by class (None for all others), grown on held-out masks and on some answers.
 
-    `heldout_chance` (h,) are the cross-fitted chances of the held-out masks it was fitted on.
+    `folds` are grown without one part of the images each, to say of known masks what was thought of them unseen;
+    `base` is the share of correct masks where there are no trees.
     """
 
     trees: dict[int | None, object]
     base: float
+    folds: tuple[tuple[dict[int | None, object], float], ...]
+    seed: int
+
+    def chances(self, rows: Rows) -> np.ndarray:
+        """P(correct) of masks of which nothing is known, (n,)."""
+        return _predict(self.trees, self.base, rows)
+
+    def crossed(self, rows: Rows, of_answers: np.ndarray) -> np.ndarray:
+        """P(correct) of known masks by trees that saw nothing of their images, (n,)."""
+        fold, chance = _folds(rows, of_answers, self.seed), np.empty(len(rows))
+        for number, (trees, base) in enumerate(self.folds):
+            out = fold == number
+            if out.any():
+                chance[out] = _predict(trees, base, rows.select(out))
+        return chance
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A forest, its calibration (shift, stretch), and the effects of images, {image: effect}.
+
+    `heldout_chance` (h,) are the chances of the held-out masks by trees that saw nothing of their images.
+    """
+
+    forest: Forest
     calibration: tuple[float, float]
     effects: dict[int, float]
     heldout_chance: np.ndarray
 
-    def chances(self, rows: Rows) -> np.ndarray:
-        """P(correct) of each mask, (n,) float64."""
-        value = self._logits(rows)
+    def chances(self, rows: Rows, of_forest: np.ndarray | None = None) -> np.ndarray:
+        """P(correct) of each mask, (n,) float64; `of_forest` (n,) is the forest's word where it is known already."""
+        shift, stretch = self.calibration
+        value = shift + stretch * logit(self.forest.chances(rows) if of_forest is None else of_forest)
         known = np.fromiter(self.effects, np.int64, len(self.effects))
         effect = np.fromiter(self.effects.values(), np.float64, len(known))
         if len(known):
@@ -136,35 +168,73 @@ class Verifier:
             value = value + np.where(known[place] == rows.image, effect[place], 0.0)
         return 1 / (1 + np.exp(-value))
 
-    def _logits(self, rows: Rows) -> np.ndarray:
-        shift, stretch = self.calibration
-        return shift + stretch * logit(_predict(self.trees, self.base, rows))
 
+def grow(heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray, seed: int) -> Forest:
+    """Trees by held-out masks whose truth is known, `correct` (h,) bool, and answered ones, `yes` (a,) bool.
 
-def fit_verifier(  # noqa: PLR0913 - two tables of known masks
-    heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray, seed: int, effect: float = _EFFECT
-) -> Verifier:
-    """The verifier by held-out masks whose truth is known, `correct` (h,) bool, and answered ones, `yes` (a,) bool.
-
-    The same rows in another order give the same verifier. `effect` is the variance of images' effects on the logit.
+    The same rows in another order grow the same trees.
     """
-    order = np.lexsort((*heldout.inputs.T[::-1], heldout.image, heldout.class_id)) if len(heldout) else np.zeros(0, int)
-    back = np.argsort(order, kind="stable")
-    heldout, correct = heldout.select(order), np.asarray(correct, bool)[order]
-    placed = np.lexsort((*answered.inputs.T[::-1], answered.image, answered.class_id)) if len(answered) else []
-    placed = np.asarray(placed, np.int64)
-    answered, yes = answered.select(placed), np.asarray(yes, bool)[placed]
-    rows = _joined(heldout, answered)
-    target = np.concatenate([correct, yes])
-    of_answers = np.arange(len(rows)) >= len(heldout)
-    trees = _grow(rows, target, seed)
-    base = (target.sum() + 1) / (len(target) + 2)
-    crossed = _cross_fitted(rows, target, of_answers, seed)
-    model = Verifier(trees, base, (0.0, 1.0), {}, crossed[~of_answers][back])
+    rows, target, of_answers = _known(heldout, correct, answered, yes)
+    order = np.lexsort((*rows.inputs.T[::-1], rows.image, rows.class_id, of_answers))
+    rows, target, of_answers = rows.select(order), target[order], of_answers[order]
+    fold, parts = _folds(rows, of_answers, seed), []
+    for number in range(FOLDS):
+        kept = fold != number
+        parts.append((_grown(rows.select(kept), target[kept], seed), _share(target[kept])))
+    return Forest(_grown(rows, target, seed), _share(target), tuple(parts), seed)
+
+
+def calibrate(forest: Forest, heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray) -> Verifier:
+    """The verifier of a forest by all that is known, more than the forest has seen or not."""
+    rows, target, of_answers = _known(heldout, correct, answered, yes)
+    chance = forest.crossed(rows, of_answers)
+    of_heldout = chance[: len(heldout)]
     if not len(answered):
-        return model
-    calibration, effects = _effects(crossed[of_answers], answered.image, yes, effect)
-    return replace(model, calibration=calibration, effects=effects)
+        return Verifier(forest, (0.0, 1.0), {}, of_heldout)
+    order = np.lexsort((target, chance, rows.image, of_answers))  # sums do not depend on the order of facts
+    calibration, effects = _calibrated(chance[order], rows.image[order], of_answers[order], target[order])
+    return Verifier(forest, calibration, effects, of_heldout)
+
+
+def fit_verifier(heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray, seed: int) -> Verifier:
+    """Forest and calibration on the same answers."""
+    return calibrate(grow(heldout, correct, answered, yes, seed), heldout, correct, answered, yes)
+
+
+def milestone(answers: int) -> int:
+    """How many answers the verifier is to rest on where so many are known: it is fitted anew when they have grown.
+
+    >>> [milestone(n) for n in (0, 149, 150, 299, 300, 374, 375, 468, 5000)]
+    [0, 0, 150, 150, 300, 300, 375, 468, 4347]
+    """
+    return max(known for known in _milestones(answers) if known <= answers)
+
+
+def growth_milestone(answers: int) -> int:
+    """How many answers the trees are to be grown on, of so many: they gain little, so only as answers double.
+
+    >>> [growth_milestone(n) for n in (0, 299, 300, 599, 600, 5000)]
+    [0, 0, 300, 300, 600, 4800]
+    """
+    known = 2 * _FIRST
+    if answers < known:
+        return 0
+    while known * 2 <= answers:
+        known *= 2
+    return known
+
+
+def next_milestone(answers: int) -> int:
+    """The smallest number of answers above `answers` at which the verifier is fitted anew."""
+    return next(known for known in _milestones(answers) if known > answers)
+
+
+def _milestones(beyond: int) -> list[int]:
+    """All of them up to the first one beyond a number of answers."""
+    known = [0, _FIRST, 2 * _FIRST]
+    while known[-1] <= beyond:
+        known.append(int(known[-1] * _GROWTH))
+    return known
 
 
 def logit(chance: np.ndarray) -> np.ndarray:
@@ -173,12 +243,32 @@ def logit(chance: np.ndarray) -> np.ndarray:
     return np.log(p / (1 - p))
 
 
-def _joined(a: Rows, b: Rows) -> Rows:
-    pairs = ((a.inputs, b.inputs), (a.class_id, b.class_id), (a.image, b.image))
-    return Rows(*(np.concatenate(pair) for pair in pairs))
+def _known(heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Held-out masks and answered ones in one table: rows, whether correct, and which are answers."""
+    a, b = heldout, answered
+    rows = Rows(*(np.concatenate(p) for p in ((a.inputs, b.inputs), (a.class_id, b.class_id), (a.image, b.image))))
+    target = np.concatenate([np.asarray(correct, bool), np.asarray(yes, bool)])
+    return rows, target, np.arange(len(rows)) >= len(heldout)
 
 
-def _grow(rows: Rows, target: np.ndarray, seed: int) -> dict[int | None, object]:
+def _share(target: np.ndarray) -> float:
+    return float((target.sum() + 1) / (len(target) + 2))
+
+
+def _folds(rows: Rows, of_answers: np.ndarray, seed: int) -> np.ndarray:
+    """The part of the images that each row belongs to, (n,) int; masks of unknown image are parted by their inputs."""
+    from campaign.search.sampling import draw_keys
+
+    # held-out images and those of the pool may share numbers
+    own = np.where(rows.image < 0, -1, 2 * rows.image + of_answers)
+    nowhere = np.flatnonzero(rows.image < 0)
+    if len(nowhere):
+        bits = np.ascontiguousarray(rows.inputs[nowhere, :4], np.float32).view(np.uint32).astype(np.int64)
+        own[nowhere] = (bits * np.array([3, 5, 7, 11])[: bits.shape[1]]).sum(axis=1)
+    return (draw_keys(seed, 41, own) % np.uint64(FOLDS)).astype(np.int64)
+
+
+def _grown(rows: Rows, target: np.ndarray, seed: int) -> dict[int | None, object]:
     """Boosted trees for each class with masks enough, under None those for all masks together."""
     trees: dict[int | None, object] = {}
     classes, counts = np.unique(rows.class_id, return_counts=True)
@@ -197,7 +287,7 @@ def _boosted(inputs: np.ndarray, target: np.ndarray, seed: int) -> object:
     from threadpoolctl import threadpool_limits
 
     model = HistGradientBoostingClassifier(
-        max_iter=120, learning_rate=0.06, max_leaf_nodes=12, min_samples_leaf=20, l2_regularization=5.0,
+        max_iter=80, learning_rate=0.08, max_leaf_nodes=12, min_samples_leaf=20, l2_regularization=5.0,
         early_stopping=False, random_state=seed & 0x7FFFFFFF,
     )  # fmt: skip
     with threadpool_limits(1, user_api="openmp"):  # tables are small, and other work shares the machine
@@ -216,41 +306,29 @@ def _predict(trees: dict[int | None, object], base: float, rows: Rows) -> np.nda
     return chance
 
 
-def _cross_fitted(rows: Rows, target: np.ndarray, of_answers: np.ndarray, seed: int) -> np.ndarray:
-    """The chance of each known mask by trees that saw nothing of its image, (n,)."""
-    from campaign.search.sampling import draw_keys
-
-    keyed = np.where(rows.image < 0, -1 - np.arange(len(rows)), rows.image)
-    # an image of the pool and a held-out one may have the same number where they come from different files
-    fold = (draw_keys(seed, 41, keyed * 2 + of_answers) % np.uint64(FOLDS)).astype(np.int64)
-    chance = np.full(len(rows), (target.sum() + 1) / (len(target) + 2))
-    for number in range(FOLDS):
-        out = fold == number
-        if out.any() and (~out).sum() >= _LEAST:
-            kept = target[~out]
-            base = (kept.sum() + 1) / (len(kept) + 2)
-            chance[out] = _predict(_grow(rows.select(~out), kept, seed), base, rows.select(out))
-    return chance
-
-
-def _effects(
-    chance: np.ndarray, image: np.ndarray, yes: np.ndarray, variance: float
+def _calibrated(
+    chance: np.ndarray, image: np.ndarray, of_answers: np.ndarray, target: np.ndarray, variance: float = _EFFECT
 ) -> tuple[tuple[float, float], dict[int, float]]:
-    """((shift, stretch), {image: effect}) of the penalised likelihood of the answers, by Newton steps."""
+    """((shift, stretch), {image: effect}) of the penalised likelihood, by Newton steps.
+
+    Held-out masks have a shift of their own and share the stretch: they are of all kinds, while answers are of masks
+    that were asked about because of what was thought of them, so that a stretch by these alone is drawn towards 0.
+    """
     x = logit(chance)
-    images, place = np.unique(image, return_inverse=True)
+    own = np.where(image < 0, -1, 2 * image + of_answers)  # held-out images and those of the pool may share numbers
+    images, place = np.unique(own, return_inverse=True)
     known = images >= 0
     effect: np.ndarray = np.zeros(len(images))
-    shift, stretch = 0.0, 1.0
-    for _ in range(10):
-        mean = 1 / (1 + np.exp(-(shift + stretch * x + effect[place])))
-        slope, weight = np.bincount(place, yes - mean), np.bincount(place, mean * (1 - mean))
+    design = np.column_stack([~of_answers, of_answers, x]).astype(np.float64)
+    beta, prior, pull = np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0]), np.diag([1.0, 1.0, 5.0])
+    for _ in range(12):
+        mean = 1 / (1 + np.exp(-(design @ beta + effect[place])))
+        slope, weight = np.bincount(place, target - mean), np.bincount(place, mean * (1 - mean))
         effect = np.where(known, effect + (slope - effect / variance) / (weight + 1 / variance), 0.0)
-        mean = 1 / (1 + np.exp(-(shift + stretch * x + effect[place])))
-        w, r = mean * (1 - mean), yes - mean
+        mean = 1 / (1 + np.exp(-(design @ beta + effect[place])))
         # the prior of no shift and no stretch is worth a few answers
-        curve = np.array([[w.sum() + 1, (w * x).sum()], [(w * x).sum(), (w * x * x).sum() + 5]])
-        step = np.linalg.solve(curve, [r.sum() - shift, (r * x).sum() - 5 * (stretch - 1)])
-        shift, stretch = shift + step[0], stretch + step[1]
-    stretch = max(stretch, 0.05)
-    return (float(shift), float(stretch)), dict(zip(images[known].tolist(), effect[known].tolist(), strict=True))
+        curve = (design * (mean * (1 - mean))[:, None]).T @ design + pull
+        beta = beta + np.linalg.solve(curve, design.T @ (target - mean) - pull @ (beta - prior))
+    of_pool = known & (images % 2 == 1)
+    effects = dict(zip((images[of_pool] // 2).tolist(), effect[of_pool].tolist(), strict=True))
+    return (float(beta[1]), float(max(beta[2], 0.05))), effects

@@ -77,8 +77,8 @@ def sample_population(
     for class_id, size in enumerate(sizes):
         mixture = given[class_id % len(given)] if given else default_mixture(seed * 1_000_003 + class_id)
         rng = np.random.default_rng((seed, class_id, 5))
-        pool = _draw(mixture, size, rng)
-        heldout = _draw(mixture, int(np.clip(heldout_share * size, 300, 2000)), rng)
+        pool = draw_masks(mixture, size, rng)
+        heldout = draw_masks(mixture, int(np.clip(heldout_share * size, 300, 2000)), rng)
         population.append(_cluster(class_id, pool, heldout, keep_features, cache))
         if progress is not None:
             progress("cluster", class_id + 1, len(sizes))
@@ -104,7 +104,7 @@ def given_population(
     return population
 
 
-def _draw(mixture: Mixture, n: int, rng: np.random.Generator) -> Triplets:
+def draw_masks(mixture: Mixture, n: int, rng: np.random.Generator) -> Triplets:
     """Draws n masks with a score above the detector's threshold."""
     parts, left = [], n
     for _ in range(50):

@@ -1,0 +1,322 @@
+"""One simulated campaign under the default policy: a target of precision, a verifier, a promise made while asking.
+
+The functions are those of production: verifier, selection, frozen order, promise, eyes. Everything that people see is
+counted: questions, gold, and the draws of the promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from campaign.certification.passing import Passing, no_passing, passing
+from campaign.certification.promise import Promise, Voted, freeze, promise, share_of
+from campaign.certification.stopping import OUTERMOST, is_worth_going_on
+from campaign.quality.eyes import Eyes, fit_eyes
+from campaign.quality.measures import GoldMask, draw_gold, is_near
+from campaign.records.verdict import Verdict
+from campaign.search.rivals import COVERED, overlaps_of
+from campaign.search.sampling import draw_keys
+from campaign.search.selection import NONE, Selection, gains, most_wanted, select
+from campaign.search.verifier import (
+    Forest,
+    Projection,
+    Rows,
+    Verifier,
+    calibrate,
+    grow,
+    growth_milestone,
+    logit,
+    mask_inputs,
+    next_milestone,
+)
+from campaign.simulation.annotators import Annotators
+from campaign.simulation.mixtures import Mixture, default_mixture
+from campaign.simulation.populations import Progress, draw_masks
+from campaign.store import Store
+from ml_backend.errors import InputError
+from ml_backend.learning.evaluation import true_iou
+from ml_backend.masks.coco import CocoDataset
+
+PAGE = 15
+OPENING = 30  # gold of a user who is not known yet
+GOLD_SHARE = 0.1
+PER_IMAGE = 2
+LEARNING_SHARE = 0.7  # of a budget; the rest is for the promise
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The masks of a campaign, all classes together, and the held-out ones.
+
+    `iou` (n,) with the true masks, `correct` (n,) as an independent scorer matches them, one to one; `pairs` of
+    rivals. `objects` is how many true ones there are, found by the detector or not.
+    """
+
+    rows: Rows
+    iou: np.ndarray
+    correct: np.ndarray
+    pairs: tuple[np.ndarray, np.ndarray]
+    heldout: Rows
+    heldout_iou: np.ndarray
+    objects: int
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+
+def sampled_pool(
+    sizes: Sequence[int], seed: int, k_iou: float, mixtures: Mapping[int, Mixture] | None = None,
+    heldout_share: float = 0.1,
+) -> Pool:  # fmt: skip
+    """Made-up masks, as `sample_population` draws them, of no image in particular."""
+    given = list((mixtures or {}).values())
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("inputs", "class_id", "iou")}
+    heldout: dict[str, list[np.ndarray]] = {name: [] for name in parts}
+    for class_id, size in enumerate(sizes):
+        mixture = given[class_id % len(given)] if given else default_mixture(seed * 1_000_003 + class_id)
+        rng = np.random.default_rng((seed, class_id, 5))
+        for table, count in ((parts, size), (heldout, int(np.clip(heldout_share * size, 300, 2000)))):
+            masks = draw_masks(mixture, count, rng)
+            table["inputs"].append(np.column_stack([logit(masks.score), masks.features]).astype(np.float32))
+            table["class_id"].append(np.full(count, class_id, np.int64))
+            table["iou"].append(masks.iou)
+    columns = {name: _stacked(values) for name, values in parts.items()}
+    known = {name: _stacked(values) for name, values in heldout.items()}
+    rows, own = (Rows(t["inputs"], t["class_id"], np.full(len(t["class_id"]), -1)) for t in (columns, known))
+    iou, none = columns["iou"].astype(np.float64), np.zeros(0, np.int64)
+    correct = iou >= k_iou
+    return Pool(rows, iou, correct, (none, none), own, known["iou"].astype(np.float64), int(correct.sum()))
+
+
+def _stacked(parts: list[np.ndarray]) -> np.ndarray:
+    """Parts on top of each other; inputs of fewer columns are filled up with what is not known."""
+    if parts[0].ndim == 1:
+        return np.concatenate(parts)
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=np.nan) for p in parts])
+
+
+def campaign_pool(store: Store, truth: Path, images: Path, k_iou: float, round_number: int = 1) -> Pool:
+    """The masks that a campaign predicted in a round. Raises InputError where it has none, or for a wrong file."""
+    data = CocoDataset.load(truth, images)
+    coco_ids = {r.id: r.coco_id for r in store.images.rows("pool")}
+    predictions = store.masks.predictions(round_number)
+    if not len(predictions):
+        raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
+    pool = replace(predictions, image_id=np.array([coco_ids[int(i)] for i in predictions.image_id], np.int64))
+    heldout = store.masks.predictions(round_number, "heldout")
+    overlaps = overlaps_of(pool)
+    projection = Projection.learn(pool.features, store.settings.seed)
+    rows = mask_inputs(pool, overlaps, projection.apply(pool.features))
+    known = mask_inputs(heldout, overlaps_of(heldout), projection.apply(heldout.features))
+    annotated = store.images.annotated("heldout")
+    return Pool(
+        rows, true_iou(pool, data, one_to_one=False), true_iou(pool, data, one_to_one=True) >= k_iou,
+        overlaps.rivals(store.settings.rounds.dedupe_iou, COVERED),
+        known, true_iou(heldout, annotated, one_to_one=False), sum(not a.iscrowd for a in data.annotations),
+    )  # fmt: skip
+
+
+@dataclass
+class TargetRun:
+    """What a simulated campaign came to. `questions` are all that people saw; `gold` and `draws` are parts of them."""
+
+    questions: int
+    gold: int
+    draws: int
+    masks: int
+    correct: int
+    promise: Promise
+    objects: int
+    inside: np.ndarray
+    course: list[tuple[int, int, int]]  # questions, masks that would be delivered, correct ones among them
+
+    @property
+    def precision(self) -> float:
+        """Share of the delivered masks that is correct, 1 where there are none."""
+        return self.correct / self.masks if self.masks else 1.0
+
+    @property
+    def recall(self) -> float:
+        """Correct masks for each true object."""
+        return self.correct / self.objects if self.objects else 1.0
+
+
+class TargetCampaign:
+    """A campaign of one round under way. The same seed gives the same run."""
+
+    def __init__(  # noqa: PLR0913 - what a lead sets, by name
+        self, pool: Pool, annotators: Annotators, *, target: float, confidence: float, price: float, seed: int,
+        budget: int | None = None, k_iou: float = 0.75, gold: bool = True,
+    ):  # fmt: skip
+        self.pool, self.annotators, self.target, self.price, self.seed = pool, annotators, target, price, seed
+        self.alpha, self.k_iou, self.budget = share_of(1, 1 - confidence), k_iou, budget
+        self.answer = annotators.verdicts(pool.iou, seed * 1009 + 1)
+        self.verdict = np.full(len(pool), NONE, np.int8)
+        self.gold = _Gold(pool, annotators, k_iou, seed) if gold else None
+        self.course: list[tuple[int, int, int]] = []
+        self.forest: Forest | None = None
+        self.grown = 0
+        self.fit()
+
+    @property
+    def questions(self) -> int:
+        """All that people saw so far."""
+        return int((self.verdict != NONE).sum()) + (self.gold.shown if self.gold else 0)
+
+    def fit(self) -> None:
+        """Verifier, eyes and selection anew, from all answers."""
+        pool, known = self.pool, np.flatnonzero(self.verdict != NONE)
+        answered, yes = pool.rows.select(known), self.verdict[known] == Verdict.YES
+        truth = pool.heldout_iou >= self.k_iou
+        if self.forest is None or growth_milestone(len(known)) > self.grown:
+            self.grown = growth_milestone(len(known))
+            self.forest = grow(pool.heldout, truth, answered, yes, self.seed)
+            self.of_forest = self.forest.chances(pool.rows)
+        self.verifier: Verifier = calibrate(self.forest, pool.heldout, truth, answered, yes)
+        self.chance = self.verifier.chances(pool.rows, self.of_forest)
+        self.passing: Passing = no_passing()
+        if self.gold is not None:
+            self.gold.show(len(known))
+            held = pool.heldout
+            self.passing = passing(
+                self.gold.eyes(), pool.heldout_iou, self.verifier.heldout_chance, held.image, self.k_iou, self.seed
+            )
+        self.choose()
+
+    def choose(self) -> None:
+        """The selection by the chances as they are."""
+        self.selection = selection_for(self.chance, self.verdict, self.pool.pairs, self.target, self.passing)
+        inside = np.concatenate([self.selection.unasked, self.selection.yes])
+        self.course.append((self.questions, len(inside), int(self.pool.correct[inside].sum())))
+
+    def ask(self, rows: np.ndarray) -> None:
+        """Puts masks to the annotators."""
+        self.verdict[rows] = self.answer[rows]
+        if self.gold is not None:
+            self.gold.show(int((self.verdict != NONE).sum()))
+
+    def learn(self) -> None:
+        """Asks where an answer changes what is delivered, until none is worth its price."""
+        while True:
+            known = int((self.verdict != NONE).sum())
+            gain = gains(self.chance, self.selection, self.target)
+            image = self.pool.rows.image[self.selection.candidates]
+            wanted = most_wanted(gain, image, self.price, PER_IMAGE)[: next_milestone(known) - known]
+            if self.budget is not None:
+                wanted = wanted[: max(0, int(self.budget * LEARNING_SHARE) - self.questions)]
+            if not len(wanted):
+                return
+            self.ask(self.selection.candidates[wanted])
+            self.fit()
+
+    def certify(self) -> TargetRun:
+        """Freezes the order and asks for the promise, until that is not worth its price any more."""
+        outer = selection_for(self.chance, self.verdict, self.pool.pairs, self.target - OUTERMOST, self.passing)
+        rows, kept = outer.unasked, kept_votes(self.selection, self.chance, self.passing)
+        keys = draw_keys(self.seed, 71, rows)
+        frozen = freeze(self.chance[rows], keys, len(kept), self.target, min(self.selection.size, len(rows)))
+        voted = Voted(self.chance[kept])
+        start = self.questions
+        while True:
+            if self.gold is not None:
+                self.passing = passing(
+                    self.gold.eyes(), self.pool.heldout_iou, self.verifier.heldout_chance, self.pool.heldout.image,
+                    self.k_iou, self.seed,
+                )  # fmt: skip
+            now = promise(frozen, self.verdict[rows], voted, self.passing, self.alpha)
+            more = is_worth_going_on(
+                frozen, self.verdict[rows], voted, self.passing, self.alpha, self.price, now
+            )  # fmt: skip
+            if not more or (self.budget is not None and self.questions >= self.budget):
+                break
+            self.ask(rows[frozen.order[now.draws : now.draws + max(4 * PAGE, now.draws // 10)]])
+        inside = np.zeros(len(self.pool), bool)
+        delivered = rows[: now.size]
+        inside[delivered[~np.isin(self.verdict[delivered], (Verdict.NO, Verdict.UNSURE))]] = True
+        inside[rows[self.verdict[rows] == Verdict.YES]] = True
+        inside[kept] = True
+        correct = int(self.pool.correct[inside].sum())
+        self.course.append((self.questions, int(inside.sum()), correct))
+        return TargetRun(
+            self.questions, self.gold.shown if self.gold else 0, self.questions - start, int(inside.sum()), correct,
+            now, self.pool.objects, inside, self.course,
+        )  # fmt: skip
+
+
+def selection_for(
+    chance: np.ndarray, verdict: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], target: float, passing: Passing
+) -> Selection:
+    """The selection that leaves room for the wrong masks that annotators pass."""
+    first = select(chance, verdict, pairs, target)
+    masks = first.size + len(first.yes)
+    if not masks:
+        return first
+    expected = passing.mean(passing.counts(chance[first.unasked]), passing.counts(chance[first.yes]))
+    return select(chance, verdict, pairs, min(target + expected / masks, 0.995))
+
+
+def kept_votes(selection: Selection, chance: np.ndarray, passing: Passing) -> np.ndarray:
+    """Rows voted yes that are delivered: all but those where annotators' yes is worth too little."""
+    right = 1 - passing.wrong_if_voted(chance[selection.yes])
+    return selection.yes[right >= selection.cut]
+
+
+class _Gold:
+    """Gold among the questions, drawn and answered as it is in a campaign."""
+
+    def __init__(self, pool: Pool, annotators: Annotators, k_iou: float, seed: int):
+        iou, near = pool.heldout_iou, is_near(pool.heldout_iou, k_iou)
+        self._iou, self._seed, self._k_iou = iou, seed, k_iou
+        self._supply = [
+            GoldMask(row, 0, Verdict.YES if value >= k_iou else Verdict.NO, value, int(image), bool(close))
+            for row, (value, image, close) in enumerate(zip(iou.tolist(), pool.heldout.image, near, strict=True))
+        ]
+        self._answer = annotators.verdicts(iou, seed * 1009 + 500_009)
+        self._user = draw_keys(seed, 91, np.arange(len(iou))) % np.uint64(annotators.users)
+        self._opening = OPENING * annotators.users
+        self.rows: list[int] = []
+        self._order = self._drawn()
+
+    @property
+    def shown(self) -> int:
+        """How many gold masks people saw."""
+        return len(self.rows)
+
+    def _drawn(self) -> list[int]:
+        most = min(len(self._supply), 2000)
+        return [m.mask_id for m in draw_gold(self._supply, {}, 0, most, self._seed, self._k_iou)]
+
+    def show(self, questions: int) -> None:
+        """As much gold as goes with so many questions."""
+        wanted = max(min(self._opening, questions), int(questions * GOLD_SHARE / (1 - GOLD_SHARE)))
+        self.rows += self._order[len(self.rows) : wanted]
+
+    def eyes(self) -> Eyes:
+        """The eyes by the gold so far."""
+        rows = np.array(self.rows, np.int64)
+        return fit_eyes(
+            self._iou[rows], self._answer[rows] == Verdict.YES, self._user[rows].astype(str), self._k_iou,
+            seed=self._seed,
+        )  # fmt: skip
+
+
+def run_target(  # noqa: PLR0913 - what a lead sets, by name
+    pool: Pool, annotators: Annotators, *, target: float = 0.9, confidence: float = 0.95, price: float = 0.8,
+    seed: int = 0, budget: int | None = None, k_iou: float = 0.75, gold: bool = True, progress: Progress | None = None,
+) -> TargetRun:  # fmt: skip
+    """A whole campaign of one round."""
+    campaign = TargetCampaign(
+        pool, annotators, target=target, confidence=confidence, price=price, seed=seed, budget=budget, k_iou=k_iou,
+        gold=gold,
+    )  # fmt: skip
+    if progress is not None:
+        progress("fit", 1, 3)
+    campaign.learn()
+    if progress is not None:
+        progress("ask", 2, 3)
+    return campaign.certify()
