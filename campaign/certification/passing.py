@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from campaign.quality.eyes import Eyes
+from campaign.search.selection import Beliefs
 
 BINS = 8  # of the verifier's chance, with as many held-out masks each
 _LEAST = 20  # held-out masks in a bin
@@ -22,8 +23,12 @@ _LEAST = 20  # held-out masks in a bin
 class Passing:
     """Shares of wrong masks that look right, by the verifier's chance.
 
-    `edges` (B − 1,) between the bins. For each of S posterior draws: `unasked` (S, B), of masks nobody was asked about
-    the share that is wrong and would be voted yes, and `voted` (S, B), of masks voted yes the share that is wrong.
+    `edges` (B − 1,) between the bins. For each of S posterior draws: `voted` (S, B), of masks voted yes the share that
+    is wrong; `unasked` (S, B), of masks nobody was asked about the share that is wrong and would be voted yes, less the
+    share that is correct and would be voted no: what a count of votes overlooks of either kind.
+
+    Chances are always those of a verifier that saw no answer on the mask itself or its image: what it thinks of masks
+    that were voted yes, once it knows that, says nothing about who votes.
     """
 
     edges: np.ndarray
@@ -39,16 +44,18 @@ class Passing:
         return np.bincount(self.bins(chance), minlength=len(self.edges) + 1)
 
     def most(self, unasked: np.ndarray, voted: np.ndarray, alpha: float) -> float:
-        """The most wrong masks that look right at error probability `alpha`, for so many masks of each bin (B,)."""
+        """The most wrong masks that votes overlook at error probability `alpha`, for so many masks of each bin (B,)."""
         return float(np.quantile(self.unasked @ unasked + self.voted @ voted, 1 - alpha))
 
     def mean(self, unasked: np.ndarray, voted: np.ndarray) -> float:
-        """How many wrong masks that look right are expected."""
+        """How many wrong masks votes are expected to overlook."""
         return float((self.unasked @ unasked + self.voted @ voted).mean())
 
-    def wrong_if_voted(self, chance: np.ndarray) -> np.ndarray:
-        """The chance that a mask is wrong although it was voted yes, (n,)."""
-        return self.voted.mean(axis=0)[self.bins(chance)]
+    def beliefs(self, chance: np.ndarray, unseen: np.ndarray) -> Beliefs:
+        """What is believed of masks by the verifier's chance, (n,): learned from votes, so it is one of a yes."""
+        place = self.bins(unseen)
+        correct = np.clip(chance - self.unasked.mean(axis=0)[place], 0.0, 1.0)
+        return Beliefs(chance, correct, 1 - self.voted.mean(axis=0)[place])
 
 
 def no_passing() -> Passing:
@@ -75,6 +82,7 @@ def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, 
     weight = rng.exponential(size=(len(yes), of_image.max() + 1))[:, of_image]
     member = (place[:, None] == np.arange(len(edges) + 1)).astype(np.float64)
     passed = (weight * yes * (iou < k_iou)) @ member
-    unasked = passed / np.maximum(weight @ member, 1e-12)
+    missed = (weight * (1 - yes) * (iou >= k_iou)) @ member
+    unasked = (passed - missed) / np.maximum(weight @ member, 1e-12)
     voted = passed / np.maximum((weight * yes) @ member, 1e-12)
     return Passing(edges, unasked, voted)

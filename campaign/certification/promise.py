@@ -36,11 +36,13 @@ _PLANNED = 500.0  # draws for which stakes are set
 class Frozen:
     """A frozen order of n masks without a verdict: `chance` (n,) of being correct, falling; `keys` (n,) uint64, hashed.
 
+    `unseen` (n,) is the chance without any answer on their images, by which `Passing` goes.
     `sizes` (J,) of the nested sets, rising, the last one n or less; `planned` masks would be delivered if the verifier
     were right; `voted` how many masks were voted yes and kept before, `target` the share that is to be correct.
     """
 
     chance: np.ndarray
+    unseen: np.ndarray
     keys: np.ndarray
     sizes: np.ndarray
     planned: int
@@ -92,12 +94,15 @@ class Frozen:
         return found + (1 - self.target) * (size - found + self.voted)
 
 
-def freeze(chance: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int, sets: int = SETS) -> Frozen:
+def freeze(
+    chance: np.ndarray, unseen: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int
+) -> Frozen:
     """Freezes an order of masks, `chance` falling; sets lie between half of what is `planned` and all of them."""
     n = len(chance)
     least = max(1, min(n, planned // 2))
-    sizes = np.unique(np.linspace(least, n, sets).astype(np.int64)) if n else np.zeros(0, np.int64)
-    return Frozen(np.asarray(chance, np.float64), np.asarray(keys, np.uint64), sizes, planned, voted, target)
+    sizes = np.unique(np.linspace(least, n, SETS).astype(np.int64)) if n else np.zeros(0, np.int64)
+    chance, unseen = np.asarray(chance, np.float64), np.asarray(unseen, np.float64)
+    return Frozen(chance, unseen, np.asarray(keys, np.uint64), sizes, planned, voted, target)
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Promise:
 
     `size` first masks of the frozen order are delivered, less those voted down. At least `bound` of the `masks`
     delivered are correct; `met`: that is the target or more. `draws` answers count, `found` of them within the set
-    were wrong, and at most `passed` wrong masks are reckoned to look right.
+    were wrong, and at most `passed` wrong masks are reckoned to be overlooked by votes.
     """
 
     size: int
@@ -120,13 +125,13 @@ class Promise:
 
 @dataclass(frozen=True)
 class Voted:
-    """Masks voted yes and delivered that are not in the frozen order: the verifier's chance of each, (m,).
+    """Masks voted yes and delivered that are not in the frozen order: the unseen chance of each, (m,).
 
     `removed` masks have left the set since it was frozen, `added` ones have come to it, of whatever kind: all of the
     one are taken for correct, all of the other for wrong.
     """
 
-    chance: np.ndarray
+    unseen: np.ndarray
     removed: int = 0
     added: int = 0
 
@@ -170,7 +175,7 @@ class _State:
         """The precision that is certain where the set holds at most `wrong` wrong masks, found ones included."""
         left = wrong - self.found + self.passed + self.removed + self.added
         masks = self.masks + self.added
-        return max(0.0, 1 - left / masks) if masks else 1.0
+        return float(np.clip(1 - left / masks, 0.0, 1.0)) if masks else 1.0
 
 
 class _Test:
@@ -184,9 +189,9 @@ class _Test:
         count = int(np.argmin(answered)) if not answered.all() else len(frozen)
         self.rows = frozen.order[:count]
         self.wrong = self.verdict[self.rows] != Verdict.YES
-        self._bins = passing.bins(frozen.chance)
+        self._bins = passing.bins(frozen.unseen)
         self._width = len(passing.edges) + 1
-        self._elsewhere = passing.counts(voted.chance) if len(voted.chance) else np.zeros(self._width, np.int64)
+        self._elsewhere = passing.counts(voted.unseen) if len(voted.unseen) else np.zeros(self._width, np.int64)
 
     def at(self, size: int) -> _State:
         """The state of the first `size` masks."""

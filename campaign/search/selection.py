@@ -1,11 +1,11 @@
 """What to deliver and what to ask, for one target of precision over all masks together.
 
-Delivered are masks voted yes and, unasked, those most likely correct, as far as the whole stays precise enough. The
-constraint has a price: with `value` μ per mask of slack, delivering a mask of chance p unasked is worth
-p + μ (p − target), so it is delivered from the chance at the cut on. Asking first is worth p (1 + μ (1 − target)),
-for a wrong mask is then left out. A question is worth the difference: nothing for masks that are certain either way,
-most at the cut. Masks are asked about as long as one question is expected to bring more than its price in correct
-masks.
+Delivered are the masks most likely correct, asked about or not, as far as the whole stays precise enough. The constraint
+has a price: with `value` μ per mask of slack, delivering a mask that is correct with chance p is worth
+p + μ (p − target), so masks are delivered from the chance at the cut on. A question about a mask that would be voted yes
+with chance y, and is then correct with chance r, is worth y (r + μ (r − target)) instead, for a mask voted no is left
+out: nothing more for masks that are certain either way, most at the cut. Masks are asked about as long as one question
+is expected to bring more than its price in correct masks.
 """
 
 from __future__ import annotations
@@ -22,19 +22,33 @@ _LEAST_GAP = 0.02  # between the target and the chance at the cut, for the value
 
 
 @dataclass(frozen=True)
+class Beliefs:
+    """What is believed of n masks, (n,) each.
+
+    `yes` is the chance of being voted yes; `correct` that of being correct, for a mask nobody is asked about; `right`
+    that of being correct once voted yes. With annotators who never err, the first two are the same and the third is 1.
+    """
+
+    yes: np.ndarray
+    correct: np.ndarray
+    right: np.ndarray
+
+
+@dataclass(frozen=True)
 class Selection:
     """A choice of masks.
 
     `candidates` are the rows of masks without verdict and without better rival, most likely correct first; the first
-    `size` of them would be delivered unasked, at the cut with chance `cut`. `yes` are the rows voted yes. `value` is
-    the worth of slack, in correct masks.
+    `size` of them would be delivered unasked. `kept` are the rows voted yes that are delivered: all but those where a
+    yes is worth too little. `cut` is the chance from which on masks are delivered, `value` the worth of slack, in
+    correct masks.
     """
 
     candidates: np.ndarray
     size: int
+    kept: np.ndarray
     cut: float
     value: float
-    yes: np.ndarray
 
     @property
     def unasked(self) -> np.ndarray:
@@ -42,32 +56,31 @@ class Selection:
         return self.candidates[: self.size]
 
 
-def select(
-    chance: np.ndarray, verdict: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], target: float, passed: float = 0.0
-) -> Selection:
-    """The largest set that is expected to be precise enough.
-
-    `chance` (n,) of being correct; `verdict` (n,) int8, `NONE` without one; `pairs` of rivals; `passed` the share of
-    masks voted yes that are wrong all the same.
-    """
-    chance = np.asarray(chance, np.float64)
+def select(beliefs: Beliefs, verdict: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], target: float) -> Selection:
+    """The largest set that is expected to be precise enough; `verdict` (n,) int8, `NONE` where there is none."""
     yes, known = verdict == Verdict.YES, verdict != NONE
-    rank = np.where(yes, 2.0, chance)
-    live = without_rivals(rank, pairs, known & ~yes)
+    live = without_rivals(np.where(yes, 2.0, beliefs.correct), pairs, known & ~yes)
+    chance = np.where(yes, beliefs.right, beliefs.correct)
     candidates = np.flatnonzero(live & ~known)
     candidates = candidates[np.argsort(-chance[candidates], kind="stable")]
-    slack = np.cumsum(chance[candidates] - target) + (1 - passed - target) * int(yes.sum())
-    affordable = np.flatnonzero(slack >= 0)
-    size = int(affordable[-1]) + 1 if len(affordable) else 0
-    cut = float(chance[candidates[min(size, len(candidates) - 1)]]) if len(candidates) else 0.0
-    cut = min(cut, target)
-    return Selection(candidates, size, cut, cut / max(target - cut, _LEAST_GAP), np.flatnonzero(yes))
+    voted = np.flatnonzero(yes)
+    both = np.sort(np.concatenate([chance[candidates], chance[voted]]))[::-1]
+    affordable = np.flatnonzero(np.cumsum(both - target) >= 0)
+    count = int(affordable[-1]) + 1 if len(affordable) else 0
+    cut = float(both[count - 1]) if count else 1.0
+    size = int((chance[candidates] >= cut).sum())
+    at_cut = min(float(both[min(count, len(both) - 1)]), target) if len(both) else 0.0
+    return Selection(candidates, size, voted[chance[voted] >= cut], cut, at_cut / max(target - at_cut, _LEAST_GAP))
 
 
-def gains(chance: np.ndarray, selection: Selection, target: float) -> np.ndarray:
+def gains(beliefs: Beliefs, selection: Selection, target: float) -> np.ndarray:
     """What asking about each candidate is expected to bring, in correct masks, (m,) in the order of `candidates`."""
-    p, value = np.asarray(chance, np.float64)[selection.candidates], selection.value
-    return p * (1 + value * (1 - target)) - np.maximum(p - value * (target - p), 0.0)
+    rows, value = selection.candidates, selection.value
+
+    def worth(chance: np.ndarray) -> np.ndarray:
+        return np.maximum(chance + value * (chance - target), 0.0)
+
+    return beliefs.yes[rows] * worth(beliefs.right[rows]) - worth(beliefs.correct[rows])
 
 
 def most_wanted(gain: np.ndarray, image: np.ndarray, price: float, per_image: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from campaign.quality.measures import GoldMask, draw_gold, is_near
 from campaign.records.verdict import Verdict
 from campaign.search.rivals import COVERED, overlaps_of
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import NONE, Selection, gains, most_wanted, select
+from campaign.search.selection import NONE, gains, most_wanted, select
 from campaign.search.verifier import (
     Forest,
     Projection,
@@ -45,6 +45,7 @@ PAGE = 15
 OPENING = 30  # gold of a user who is not known yet
 GOLD_SHARE = 0.1
 PER_IMAGE = 2
+EYES_KNOWN = 60  # gold answers until which annotators are planned for as if they never erred
 LEARNING_SHARE = 0.7  # of a budget; the rest is for the promise
 
 
@@ -179,6 +180,9 @@ class TargetCampaign:
             self.of_forest = self.forest.chances(pool.rows)
         self.verifier: Verifier = calibrate(self.forest, pool.heldout, truth, answered, yes)
         self.chance = self.verifier.chances(pool.rows, self.of_forest)
+        self.unseen = self.of_forest.copy()
+        if len(known):
+            self.unseen[known] = self.forest.crossed(answered, np.ones(len(known), bool))
         self.passing: Passing = no_passing()
         if self.gold is not None:
             self.gold.show(len(known))
@@ -190,8 +194,11 @@ class TargetCampaign:
 
     def choose(self) -> None:
         """The selection by the chances as they are."""
-        self.selection = selection_for(self.chance, self.verdict, self.pool.pairs, self.target, self.passing)
-        inside = np.concatenate([self.selection.unasked, self.selection.yes])
+        known_eyes = self.gold is not None and self.gold.shown >= EYES_KNOWN
+        planned = self.passing if known_eyes else no_passing()
+        self.beliefs = planned.beliefs(self.chance, self.unseen)
+        self.selection = select(self.beliefs, self.verdict, self.pool.pairs, self.target)
+        inside = np.concatenate([self.selection.unasked, self.selection.kept])
         self.course.append((self.questions, len(inside), int(self.pool.correct[inside].sum())))
 
     def ask(self, rows: np.ndarray) -> None:
@@ -204,7 +211,7 @@ class TargetCampaign:
         """Asks where an answer changes what is delivered, until none is worth its price."""
         while True:
             known = int((self.verdict != NONE).sum())
-            gain = gains(self.chance, self.selection, self.target)
+            gain = gains(self.beliefs, self.selection, self.target)
             image = self.pool.rows.image[self.selection.candidates]
             wanted = most_wanted(gain, image, self.price, PER_IMAGE)[: next_milestone(known) - known]
             if self.budget is not None:
@@ -216,11 +223,13 @@ class TargetCampaign:
 
     def certify(self) -> TargetRun:
         """Freezes the order and asks for the promise, until that is not worth its price any more."""
-        outer = selection_for(self.chance, self.verdict, self.pool.pairs, self.target - OUTERMOST, self.passing)
-        rows, kept = outer.unasked, kept_votes(self.selection, self.chance, self.passing)
+        outer = select(self.beliefs, self.verdict, self.pool.pairs, self.target - OUTERMOST)
+        rows, kept = outer.unasked, self.selection.kept
         keys = draw_keys(self.seed, 71, rows)
-        frozen = freeze(self.chance[rows], keys, len(kept), self.target, min(self.selection.size, len(rows)))
-        voted = Voted(self.chance[kept])
+        frozen = freeze(
+            self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), self.target, min(self.selection.size, len(rows)),
+        )  # fmt: skip
+        voted = Voted(self.unseen[kept])
         start = self.questions
         while True:
             if self.gold is not None:
@@ -246,24 +255,6 @@ class TargetCampaign:
             self.questions, self.gold.shown if self.gold else 0, self.questions - start, int(inside.sum()), correct,
             now, self.pool.objects, inside, self.course,
         )  # fmt: skip
-
-
-def selection_for(
-    chance: np.ndarray, verdict: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], target: float, passing: Passing
-) -> Selection:
-    """The selection that leaves room for the wrong masks that annotators pass."""
-    first = select(chance, verdict, pairs, target)
-    masks = first.size + len(first.yes)
-    if not masks:
-        return first
-    expected = passing.mean(passing.counts(chance[first.unasked]), passing.counts(chance[first.yes]))
-    return select(chance, verdict, pairs, min(target + expected / masks, 0.995))
-
-
-def kept_votes(selection: Selection, chance: np.ndarray, passing: Passing) -> np.ndarray:
-    """Rows voted yes that are delivered: all but those where annotators' yes is worth too little."""
-    right = 1 - passing.wrong_if_voted(chance[selection.yes])
-    return selection.yes[right >= selection.cut]
 
 
 class _Gold:
