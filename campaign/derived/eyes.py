@@ -124,7 +124,7 @@ def eye_figures(store: Store) -> tuple[Eyes, dict[str, EyeFigures]]:
 
 def seen_by_iou(iou: np.ndarray, yes: np.ndarray, k_iou: float) -> tuple[Seen, ...]:
     """What was said of gold, in bins of which `k_iou` is an edge; bins without any are left out."""
-    step = np.floor((iou - k_iou) / STEP + 1e-9).astype(np.int64)
+    step = np.floor((iou - k_iou) / STEP + 1e-6).astype(np.int64)
     return tuple(
         Seen(
             max(0.0, k_iou + n * STEP), min(1.0, k_iou + (n + 1) * STEP), int((step == n).sum()),

@@ -23,10 +23,10 @@ def gold_supply(store: Store) -> list[GoldMask]:
     for row in store.rounds.all():
         known = heldout(store).of_round(row.number)
         near = is_near(known["iou"], k_iou)
-        columns = (known["mask_id"], known["class_id"], known["iou"], known["image_id"], near)
-        for mask, class_id, iou, image, disputable in zip(*(c.tolist() for c in columns), strict=True):
-            truth = Verdict.YES if iou >= k_iou else Verdict.NO
-            masks.append(GoldMask(mask, class_id, truth, iou, image, disputable))
+        yes = known["iou"] >= k_iou
+        columns = (known["mask_id"], known["class_id"], yes, known["iou"], known["image_id"], near)
+        for mask, class_id, correct, *rest in zip(*(c.tolist() for c in columns), strict=True):
+            masks.append(GoldMask(mask, class_id, Verdict.YES if correct else Verdict.NO, *rest))
     return masks
 
 

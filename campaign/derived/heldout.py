@@ -29,14 +29,14 @@ class HeldoutMasks:
         version = hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
         if number not in self._known or self._known[number][0] != version:
             empty = {name: np.zeros(0, np.int64) for name in ("mask_id", "class_id", "image_id")}
-            columns = self._columns(number, version) if shards else empty | {"iou": np.zeros(0)}
+            columns = self._columns(number, version) if shards else empty | {"iou": np.zeros(0, np.float32)}
             self._known[number] = version, columns
         return self._known[number][1]
 
     def ious(self, masks: Iterable[int]) -> np.ndarray:
         """The IoU of each of these masks, NaN where it is none of the held-out predictions."""
         ids = np.asarray(list(masks), np.int64)
-        found = np.full(len(ids), np.nan)
+        found = np.full(len(ids), np.nan, np.float32)
         heldout = is_heldout(ids) if len(ids) else np.zeros(0, bool)
         for number in np.unique(round_of(ids[heldout])).tolist():
             columns = self.of_round(number)
@@ -66,7 +66,7 @@ class HeldoutMasks:
         order = np.argsort(predictions.mask_id, kind="stable")
         columns = {
             "mask_id": predictions.mask_id[order], "class_id": predictions.class_id[order],
-            "image_id": predictions.image_id[order], "iou": np.asarray(iou, np.float64)[order],
+            "image_id": predictions.image_id[order], "iou": np.asarray(iou, np.float32)[order],
         }  # fmt: skip
         self.store.views.write(file, columns, {})
         with self.store.session() as session:

@@ -20,12 +20,12 @@ from ml_backend.errors import InputError
 
 # Before any answer: the cut is spread about `k_iou` as Student's t of four degrees of freedom, whose tails are there
 # for eyes that are quite different; of widths the density of the logarithm grows with the root; lapses are few, Beta
-# of mean 3 %, or, in three cases of a hundred, anything. That is wider than most people are: with 60 answers intervals
+# of mean 3 %, or, in one case of a hundred, anything. That is wider than most people are: with 60 answers intervals
 # still cover eyes in the corners of what is plausible.
 CUT_SCALE, CUT_FREEDOM = 0.04, 4
 CUT_BELOW, CUT_ABOVE = 0.25, 0.2
 WIDTHS, WIDTH_POWER = (0.003, 0.05), 0.5
-LAPSE_A, LAPSE_B, LAPSE_ANY = 0.5, 16.0, 0.03
+LAPSE_A, LAPSE_B, LAPSE_ANY = 0.5, 16.0, 0.01
 LAPSE_MOST = 0.95
 LENT = 20  # answers that all others' are worth in the prior of one user
 INTERVAL = 0.9

@@ -285,7 +285,7 @@ def _step(mask: GoldMask, k_iou: float) -> int:
     """The step of the band that a mask lies in: 1, 2 and so on above the threshold, -1, -2 below, 0 outside."""
     if math.isnan(mask.iou):
         return 0
-    step = math.floor((mask.iou - k_iou) / BAND_STEP + 1e-9)
+    step = math.floor((mask.iou - k_iou) / BAND_STEP + 1e-6)  # IoUs are of single precision
     if mask.truth == Verdict.YES:
         return step + 1 if 0 <= step < round(BAND_ABOVE / BAND_STEP) else 0
     return step if -round(BAND_BELOW / BAND_STEP) <= step < 0 else 0

@@ -57,14 +57,26 @@ def verify_store(
     return _store(folder, ("pool",), search, quality, label_studio)
 
 
-def gold_store(folder: Path, quality: dict | None = None, search: dict | None = None, url: str | None = None) -> Store:
-    """The same with a held-out image that shows what the pool's does; its true masks are the good ones."""
-    return _store(folder, ("heldout", "pool"), search, quality, {"url": url})
+def gold_store(
+    folder: Path, quality: dict | None = None, search: dict | None = None, url: str | None = None,
+    iou: Callable[[int], float] = lambda i: float(is_good(i)),
+) -> Store:  # fmt: skip
+    """The same with a held-out image that shows what the pool's does; its true masks are the good ones.
+
+    `iou` says how far the true mask of a row fits its prediction, in steps of 0.05.
+    """
+    return _store(folder, ("heldout", "pool"), search, quality, {"url": url}, iou)
+
+
+def spread_iou(row: int) -> float:
+    """For `gold_store`: good masks of every IoU from 0.75 on, bad ones of every IoU below, many of them near it."""
+    return ((1.0, 0.95, 0.9, 0.85, 0.8, 0.75) if is_good(row) else (0.0, 0.3, 0.5, 0.6, 0.65, 0.7))[row % 6]
 
 
 def _store(
-    folder: Path, splits: tuple[str, ...], search: dict | None, quality: dict | None, label_studio: dict | None
-) -> Store:
+    folder: Path, splits: tuple[str, ...], search: dict | None, quality: dict | None, label_studio: dict | None,
+    iou: Callable[[int], float] = lambda i: float(is_good(i)),
+) -> Store:  # fmt: skip
     folder.mkdir(parents=True)
     rng, shown, data = np.random.default_rng(0), predictions(), {}
     for split in splits:
@@ -72,7 +84,7 @@ def _store(
         Image.fromarray(rng.integers(0, 255, (400, 400, 3), np.uint8)).save(path)
         data[split] = CocoDataset([ImageRecord(1, path.name, 400, 400, path)], CLASSES)
         if split == "heldout":
-            true = [(i, rle) for i, rle in enumerate(shown.rles()) if is_good(i)]
+            true = [(i, _true_mask(shown.box[i], iou(i))) for i in range(len(shown)) if iou(i) > 0]
             data[split].annotations = [Annotation(i + 1, 1, int(shown.class_id[i]), rle) for i, rle in true]
     settings = CampaignSettings(
         name="t", search=SEARCH | (search or {}), quality={"gold_share": 0.0} | (quality or {}),
@@ -90,6 +102,14 @@ def _store(
         tree.save(store.trees.folder(1, class_id))
         store.trees.save(1, class_id, masks.mask_id, 0, {"k_pr": 0.0, "k_pa": 0.1, "note": "", "curves": None})
     return store
+
+
+def _true_mask(box: np.ndarray, iou: float) -> dict:
+    """The upper part of a box, as much of it as they are to have in common."""
+    x, y, w, h = (int(v) for v in box)
+    mask = np.zeros((400, 400), np.uint8, order="F")
+    mask[y : y + round(h * iou), x : x + w] = 1
+    return mask_util.encode(mask)
 
 
 def turn(store: Store, round_number: int = 1) -> list[str]:
@@ -111,11 +131,14 @@ def add_page(store: Store, key: str, masks: list[int], kind: str, gold: dict | N
 _clock = iter(range(10**9))
 
 
-def answer(store: Store, key: str, user: int = 1, wrong: bool = False, lead_time: float = 20.0) -> dict[int, Verdict]:
-    """One more user answers a page, each mask right or each mask wrong; returns what they said."""
+def answer(
+    store: Store, key: str, user: int = 1, wrong: bool = False, lead_time: float = 20.0,
+    says: Callable[[int], bool] = is_good,
+) -> dict[int, Verdict]:  # fmt: skip
+    """One more user answers a page, each mask as they say or each mask the other way; returns what they said."""
     now = next(_clock)
     stamp = f"2026-01-01T{now // 3600:02d}:{now // 60 % 60:02d}:{now % 60:02d}.000000Z"
-    verdicts = {a.mask_id: Verdict(int(is_good(a.mask_id) != wrong)) for a in store.questions.on_pages([key])}
+    verdicts = {a.mask_id: Verdict(int(says(a.mask_id) != wrong)) for a in store.questions.on_pages([key])}
     fresh = AnnotationSnapshot(10**6 + now, user, stamp, lead_time, False, verdicts)
     before = {
         a.annotation_id: AnnotationSnapshot(a.annotation_id, int(a.annotator), a.answered_at, a.lead_time, False, {})

@@ -16,7 +16,7 @@ from campaign.pages.planning import plan_pages
 from campaign.pages.readback import facts
 from campaign.records.verdict import Verdict
 from campaign.store import Store
-from tests.campaign.builders import add_page, answer, finish, gold_store, turn, verify_store
+from tests.campaign.builders import add_page, answer, finish, gold_store, spread_iou, turn, verify_store
 
 KINDS = ("plain", "gold", "overlap", "qualified", "budget")
 OPERATIONS = (
@@ -32,7 +32,7 @@ def templates(tmp_path_factory):
     adaptive = {"policy": "adaptive", "n_s": 4, "ask_ahead": True}
     stores = {
         "plain": verify_store(folder / "plain", {"policy": "paper", "n_s": 4}),
-        "gold": gold_store(folder / "gold", {"gold_share": 0.3, "gold_opening": 5}, adaptive),
+        "gold": gold_store(folder / "gold", {"gold_share": 0.3, "gold_opening": 5}, adaptive, iou=spread_iou),
         "overlap": verify_store(folder / "overlap", adaptive, {"overlap_share": 0.5}),
         "qualified": gold_store(folder / "qualified", {"qualification": True, "gold_share": 0.2}, adaptive),
         "budget": verify_store(folder / "budget", {"policy": "curtailed", "n_s": 4, "budget_questions": 40}),
@@ -136,7 +136,8 @@ def seen(views: LiveViews) -> tuple:
         for v in views.views(1)
     ]  # fmt: skip
     return (
-        searches, views.summaries(1), {u: trust.gold_answers(u) for u in users if trust.gold_answers(u)},
+        searches, views.summaries(1),
+        {u: (trust.gold_answers(u), near) for u in users if (near := trust.gold_answers(u, near=True))},
         {u: t for u, t in trust.intervals.items() if t}, trust.qualified, trust.gold_tally().tolist(), trust.waiting(),
         {u: n for u, n in trust.answered().items() if n}, [trust.used(c) for c in views.store.classes()],
     )  # fmt: skip

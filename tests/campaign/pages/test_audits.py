@@ -1,14 +1,21 @@
 """The audit of a dataset: drawn once, asked as ordinary questions, certified from its own answers alone."""
 
 import json
+import shutil
 
 import pytest
 
+from campaign.derived.answers import gold_count
 from campaign.derived.dataset import final_masks, obtained
-from campaign.pages.audits import begin_audit, finish_audit, open_audit
+from campaign.derived.live import live
+from campaign.pages.audits import add_audit_pages, begin_audit, finish_audit, open_audit
+from campaign.pages.gold import GoldPlan
+from campaign.records.page import NewPage
 from campaign.steps.export import export_campaign
+from campaign.steps.replay import replay
+from campaign.store import Store
 from ml_backend.errors import InputError
-from tests.campaign.builders import answer, finish
+from tests.campaign.builders import answer, finish, gold_store, spread_iou
 
 
 @pytest.fixture
@@ -75,3 +82,69 @@ def test_a_certificate_does_not_speak_of_masks_that_came_later(finished, tmp_pat
     finished.datasets.save(2, replace(masks, mask_id=masks.mask_id + 1000))
     export_campaign(finished, tmp_path / "export.json")
     assert "certificate" not in json.loads((tmp_path / "export.json").read_text())["info"]
+
+
+@pytest.fixture
+def with_gold(tmp_path):
+    store = gold_store(tmp_path / "gold", {"gold_share": 0.1}, iou=spread_iou)
+    finish(store, 7)
+    store.datasets.save(1, obtained(store, 1))
+    store.rounds.end(1, {}, follow=False)
+    return store
+
+
+def audit_pages(store, running):
+    return {
+        page.key: {
+            q.mask_id: q.gold for q, p in store.questions.rows(kind=running.kind, gold=True) if p.key == page.key
+        }
+        for page in store.pages.rows(kind=running.kind)
+    }
+
+
+def test_one_mask_in_ten_on_the_pages_of_an_audit_is_gold(with_gold):
+    running = begin_audit(with_gold, draws=60)
+    pages = audit_pages(with_gold, running)
+    gold = [i for shown in pages.values() for i, verdict in shown.items() if verdict]
+    asked = [i for shown in pages.values() for i, verdict in shown.items() if not verdict]
+    assert sorted(asked) == sorted(running.mask_ids[list(running.audit.rows)].tolist())
+    assert len(set(gold)) == len(gold) and len(pages) <= len(gold) <= 2 * len(pages)
+    assert max(map(len, pages.values())) <= 15
+    before = len(with_gold.pages.rows())
+    add_audit_pages(with_gold, running)
+    assert len(with_gold.pages.rows()) == before
+
+
+def test_the_pages_of_an_audit_are_the_same_whatever_gold_is_on_them(with_gold, tmp_path):
+    shutil.copytree(with_gold.folder, tmp_path / "other")
+    other = Store.open(tmp_path / "other")
+    drained = GoldPlan(other)
+    hidden = {c: drained.take(c, 1000) for c in other.classes()}
+    for class_id, gold in hidden.items():  # all of it was used elsewhere
+        other.pages.add([NewPage(f"used-{class_id}", 1, class_id, tuple((i, None) for i in gold), "verify", gold)])
+    first, second = audit_pages(with_gold, begin_audit(with_gold, 60)), audit_pages(other, begin_audit(other, 60))
+    assert first.keys() == second.keys()
+    assert not any(v for shown in second.values() for v in shown.values()) and first != second
+
+
+def test_gold_of_an_audit_counts_for_users_and_for_no_round(with_gold):
+    running = begin_audit(with_gold, draws=60)
+    quality, count = live(with_gold).trust.annotator_quality(1), gold_count(with_gold)
+    for key in audit_pages(with_gold, running):
+        answer(with_gold, key, 8, wrong=True)
+    trust = live(with_gold).trust
+    known = len(trust.gold_answers("8", near=True))
+    assert known == sum(v is not None for shown in audit_pages(with_gold, running).values() for v in shown.values())
+    assert trust.annotator_quality(1) == quality, "what was decided stays decided"
+    assert "8" in trust.intervals or gold_count(with_gold).yes > count.yes
+    assert replay(with_gold)["changed"] == 0
+
+
+def test_masks_that_have_a_page_each_have_gold_among_them(with_gold):
+    with_gold.settings.page.single_audits = True
+    pages = audit_pages(with_gold, running := begin_audit(with_gold, draws=40))
+    alone = [verdict for shown in pages.values() for verdict in shown.values()]
+    assert all(len(shown) == 1 for shown in pages.values()) and sum(v is not None for v in alone) >= 3
+    for key in pages:
+        answer(with_gold, key, 7)
+    assert finish_audit(with_gold).overall.audited >= len(running.audit.rows)
