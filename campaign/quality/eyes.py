@@ -112,7 +112,7 @@ def fit_eyes(
     grid = coarse = _Grid.whole(k_iou)
     likelihood = everyone = coarse.likelihoods(counts)
     for most in _CLOSING_IN:
-        grid = grid.refined(_normalised(grid.prior() + likelihood[:, 0] * _tempered(counts.total, most)))
+        grid = grid.refined(_normalised(grid.prior() + likelihood[:, 0] * _tempered(counts.answers[0], most)))
         likelihood = grid.likelihoods(counts.crowd())
     mass = _normalised(grid.prior() + likelihood[:, 0])
     users, cuts = _users(coarse, everyone, counts, names.tolist())
@@ -123,17 +123,16 @@ def fit_eyes(
 def _users(
     grid: _Grid, likelihood: np.ndarray, counts: _Counts, names: list[str]
 ) -> tuple[dict[str, Eye], dict[str, tuple[float, float]]]:
-    """Each user's curve and the interval of their cut. The others' answers are the prior, as if they were a few."""
+    """Each user's curve and the interval of their cut; the rest of the crowd is the prior, as if a few answers."""
     eyes: dict[str, Eye] = {}
     cuts: dict[str, tuple[float, float]] = {}
     if not names:
         return eyes, cuts
-    points, prior, own = grid.points(), grid.prior(), likelihood[:, 1:]
-    everyone = own.sum(1)
+    points, prior, answers = grid.points(), grid.prior(), counts.answers
     for n, name in enumerate(names):
-        answers = counts.of_users[n]
-        lent = (everyone - own[:, n]) * _tempered(counts.of_users.sum() - answers, LENT)
-        mass = _normalised(prior + own[:, n] * _tempered(answers, _CLOSING_IN[0]) + lent)
+        own, shared = 1 + n, 1 + len(names) + n
+        lent = (likelihood[:, 0] - likelihood[:, shared]) * _tempered(answers[0] - answers[shared], LENT)
+        mass = _normalised(prior + likelihood[:, own] * _tempered(answers[own], _CLOSING_IN[0]) + lent)
         eyes[name] = Eye(*(float(v) for v in mass @ points))
         cuts[name] = grid.cut_interval(mass)
     return eyes, cuts
@@ -141,7 +140,10 @@ def _users(
 
 @dataclass(frozen=True)
 class _Counts:
-    """Answers by bin of IoU: `at` (B,) the mean IoU of each, `yes` and `no` (B, 1 + users), the crowd first."""
+    """Answers by bin of IoU: `at` (B,) the mean IoU of each, `yes` and `no` (B, 1 + 2 users).
+
+    The columns are the crowd, each user, and each user's part in the crowd.
+    """
 
     at: np.ndarray
     yes: np.ndarray
@@ -151,7 +153,7 @@ class _Counts:
     def of(
         cls, iou: np.ndarray, yes: np.ndarray, weight: np.ndarray, user: np.ndarray, users: int, k_iou: float
     ) -> _Counts:
-        """From the answers in their order; the crowd's by their weights, each user's own unweighted."""
+        """From the answers in their order; the crowd's by their weights."""
         low, high = max(0.0, k_iou - _BAND), min(1.0, k_iou + _BAND)
         edges = np.unique(
             np.concatenate([np.arange(0, low, _BROAD), np.arange(low, high, _NARROW), np.arange(high, 1, _BROAD)])
@@ -164,9 +166,10 @@ class _Counts:
             weight = weight * (total / np.square(weight).sum())  # adds up to the effective number of answers
         tables = []
         for said in (yes, ~yes):
-            table = np.zeros((bins, 1 + users))
-            np.add.at(table[:, 0], place[said], weight[said])
+            table = np.zeros((bins, 1 + 2 * users))
             np.add.at(table, (place[said], 1 + user[said]), 1.0)
+            np.add.at(table, (place[said], 1 + users + user[said]), weight[said])
+            table[:, 0] = table[:, 1 + users :].sum(1)
             tables.append(table)
         return cls(at, *tables)
 
@@ -175,14 +178,9 @@ class _Counts:
         return _Counts(self.at, self.yes[:, :1], self.no[:, :1])
 
     @property
-    def total(self) -> float:
-        """Answers of the crowd, after weights."""
-        return float(self.yes[:, 0].sum() + self.no[:, 0].sum())
-
-    @property
-    def of_users(self) -> np.ndarray:
-        """(users,): answers of each."""
-        return self.yes[:, 1:].sum(0) + self.no[:, 1:].sum(0)
+    def answers(self) -> np.ndarray:
+        """(1 + 2 users,): how many answers are in each column."""
+        return self.yes.sum(0) + self.no.sum(0)
 
 
 @dataclass(frozen=True)
@@ -228,7 +226,7 @@ class _Grid:
         return np.where(possible, total, -np.inf).ravel()
 
     def likelihoods(self, counts: _Counts) -> np.ndarray:
-        """(G, 1 + users): the log likelihood of the answers, the crowd's first."""
+        """(G, columns): the log likelihood of the answers of each column."""
         cut, width, passes, misses = ((e[1:] + e[:-1]) / 2 for e in self.edges)
         scaled = (counts.at - cut[:, None, None]) / np.exp(width)[:, None]
         scaled = scaled.reshape(len(cut) * len(width), len(counts.at))

@@ -94,6 +94,9 @@ def test_best_iou(tmp_path: Path, image: str, class_name: str, rle: dict[str, An
         (Habits(error=0.1, unsure=0.2), 0.1, {"unsure": 0.2, "no": 0.72, "yes": 0.08}),
         (Habits(near_width=0.1, near_error=0.3), 0.8, {"yes": 0.7, "no": 0.3}),
         (Habits(near_width=0.1, near_error=0.3), 0.9, {"yes": 1.0}),
+        (Habits(eye_cut=0.70), 0.72, {"yes": 1.0}),
+        (Habits(eye_cut=0.70, near_width=0.04, near_error=0.3), 0.72, {"yes": 0.7, "no": 0.3}),
+        (Habits(eye_cut=0.70, near_width=0.04, near_error=0.3), 0.75, {"yes": 1.0}),
     ],
 )
 def test_verdicts_come_at_the_set_rates(habits: Habits, iou: float, expected: dict[str, float]) -> None:

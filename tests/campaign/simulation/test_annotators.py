@@ -28,6 +28,15 @@ def test_mistakes_lie_near_k_iou_and_are_shared():
     assert np.quantile(abs(IOU[wrong] - 0.75), 0.95) < 0.2
 
 
+@pytest.mark.parametrize("error", [0.0, 0.05])
+def test_errors_are_against_an_eye_that_cuts_elsewhere(error):
+    verdict = Annotators(error, near=1.0, eye_cut=0.70).verdicts(IOU, 3)
+    wrong = verdict != (IOU >= 0.70)
+    assert np.mean(wrong) == pytest.approx(error, abs=0.004)
+    assert np.median(IOU[wrong]) == pytest.approx(0.70, abs=0.03) if error else not wrong.any()
+    assert np.array_equal(Annotators(error, eye_cut=0.75).verdicts(IOU, 3), Annotators(error).verdicts(IOU, 3))
+
+
 def test_slips_are_each_users_own():
     annotators = Annotators(0.1, near=0.0, users=3, spread=0.0)
     first, second = (annotators.verdicts(IOU, 3, repeat) != CORRECT for repeat in (0, 1))
@@ -51,6 +60,7 @@ def test_unsure_and_repeatable():
         ({"unsure": -0.1}, "unsure: expected a share from 0 to below 0.5, got -0.1"),
         ({"near": 2}, "near: expected a share from 0 to 1, got 2"),
         ({"users": 0}, "users: expected at least 1, got 0"),
+        ({"eye_cut": 1.2}, "eye_cut: expected an IoU above 0 and below 1, got 1.2"),
     ],
 )
 def test_bad_settings(given, message):
