@@ -118,6 +118,16 @@ def test_every_page_is_there_whole_and_needs_no_other_machine(browser, store):
         assert browser.get(picture).mimetype == "image/jpeg"
 
 
+def test_an_annotator_s_eye_is_drawn(browser, store):
+    log_in(browser, store)
+    eye = team(store).users[0].eye
+    for path in ("/lead/", "/lead/annotators/7"):
+        text = browser.get(path).text
+        assert f"the eye cuts at {eye.eye.cut:.2f}" in text and "<polyline points=" in text
+        assert text.count("<circle") == len(eye.seen)
+    assert f"{eye.low:.3f} to {eye.high:.3f} (90 %)" in text
+
+
 @pytest.mark.parametrize("path", ["trees/1/9", "trees/9/1", "clusters/1/1/99999", "masks/123", "annotators/nobody"])
 def test_what_is_not_there_is_named(browser, store, path):
     log_in(browser, store)
