@@ -94,9 +94,7 @@ class Frozen:
         return found + (1 - self.target) * (size - found + self.voted)
 
 
-def freeze(
-    chance: np.ndarray, unseen: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int
-) -> Frozen:
+def freeze(chance: np.ndarray, unseen: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int) -> Frozen:
     """Freezes an order of masks, `chance` falling; sets lie between half of what is `planned` and all of them."""
     n = len(chance)
     least = max(1, min(n, planned // 2))

@@ -13,7 +13,7 @@ from ml_backend.errors import InputError
 
 if TYPE_CHECKING:
     from campaign.simulation.populations import ClassPopulation
-    from campaign.simulation.study import SimulationResult
+    from campaign.simulation.study import SimulationOptions, SimulationResult
     from ml_backend.detector import Progress
 
 
@@ -64,12 +64,20 @@ def demo(
 
 
 def simulate(
-    policy: Annotated[str, typer.Option(help="adaptive, paper or curtailed.")] = "adaptive",
+    policy: Annotated[
+        str | None, typer.Option(help="target, adaptive, paper or curtailed; adaptive with --grid or --baselines.")
+    ] = None,
+    precision: Annotated[float, typer.Option(help="Share of correct masks to promise; policy target.")] = 0.9,
+    confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    price: Annotated[float | None, typer.Option(help="Correct masks that a question must bring.")] = None,
     masks: Annotated[int, typer.Option(min=1, help="Masks of the simulated pool.")] = 100_000,
     classes: Annotated[int, typer.Option(min=1, help="Classes; their sizes are equal unless --skew.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
     answer_error: Annotated[float, typer.Option(min=0, max=0.49, help="Share of wrong answers.")] = 0.0,
     unsure: Annotated[float, typer.Option(min=0, max=0.89, help="Share of unsure answers.")] = 0.0,
+    eye_cut: Annotated[float | None, typer.Option(help="IoU at which annotators' eyes cut; unset: at --k-iou.")] = None,
+    audit: Annotated[int, typer.Option(min=0, help="Questions of an audit at the end; policies without promise.")] = 0,
+    looked: Annotated[int, typer.Option(min=0, help="Images looked through for missing objects; policy target.")] = 100,
     skew: Annotated[float, typer.Option(min=0, help="Class sizes fall off as rank to this power.")] = 0.0,
     order: Annotated[str, typer.Option(help="Of the search: score, bfs, dfs, dfs-score or oracle.")] = "score",
     n_s: Annotated[int, typer.Option(min=1, help="Masks sampled from a cluster.")] = 15,
@@ -88,22 +96,25 @@ def simulate(
 ) -> None:
     """Simulate a campaign's search and decisions, without Label Studio, on masks whose truth is known."""
     from campaign.cli.output import steps_progress
-    from campaign.search.policies import POLICIES
     from campaign.simulation import SimulationOptions
     from campaign.simulation import grid as run_grid
     from campaign.simulation import simulate as run_simulation
+    from campaign.simulation.study import TARGET
 
+    policy = _policy_of(policy, grid or baselines)
     if (campaign is None) != (truth is None):
         raise typer.BadParameter("--truth needs --campaign" if campaign is None else "--campaign needs --truth")
-    if policy not in POLICIES:
-        raise typer.BadParameter(f"--policy: expected one of {', '.join(POLICIES)}, got {policy}")
     if plots is not None:
         with_folder(plots)
     options = SimulationOptions(
         policy=policy, masks=masks, classes=classes, seed=seed, answer_error=answer_error, unsure=unsure, skew=skew,
         order=order, n_s=n_s, k_a=k_a, k_iou=k_iou, budget=budget, mixtures=mixtures, baselines=baselines,
+        precision=precision, confidence=confidence, price=price, eye_cut=eye_cut, audit=audit, looked=looked,
     )  # fmt: skip
     display = Display()
+    if policy == TARGET:
+        _simulate_target(options, campaign, truth, plots, display, json)
+        return
     with display.live():
         progress = steps_progress(display, "simulation")
         population = None if campaign is None else _population(campaign, truth, baselines, progress)
@@ -122,6 +133,54 @@ def simulate(
         return
     for title, rows in tables.items():
         table(title, rows.items())
+
+
+def _policy_of(name: str | None, compared: bool) -> str:
+    """The policy to simulate. Raises BadParameter for an unknown one, or one that cannot be `compared`."""
+    from campaign.search.policies import POLICIES
+    from campaign.simulation.study import TARGET
+
+    name = name or ("adaptive" if compared else TARGET)
+    if name not in (TARGET, *POLICIES):
+        raise typer.BadParameter(f"--policy: expected one of {', '.join((TARGET, *POLICIES))}, got {name}")
+    if name == TARGET and compared:
+        raise typer.BadParameter(f"--policy: {TARGET} goes with neither --grid nor --baselines")
+    return name
+
+
+def _simulate_target(  # noqa: PLR0913 - what the command was given
+    options: SimulationOptions, campaign: Path | None, truth: Path | None, plots: Path | None, display: Display,
+    json: bool,
+) -> None:  # fmt: skip
+    """Simulates the policy with a target and prints what came of it."""
+    from campaign.cli.output import steps_progress
+    from campaign.simulation.targets import campaign_pool, sampled_pool, simulate_target
+    from campaign.store import Store
+
+    with display.live():
+        if campaign is None or truth is None:
+            pool = sampled_pool(options)
+        else:
+            pool = campaign_pool(Store.open(campaign), truth, truth.parent / "images", options.k_iou)
+        result = simulate_target(options, pool, steps_progress(display, "simulation"))
+    if plots is not None:
+        _draw_target(result, plots)
+    result.pop("course")
+    if json:
+        emit(result, True)
+    else:
+        table("Simulated campaign", ((name, value) for name, value in result.items() if name != "options"))
+
+
+def _draw_target(result: dict[str, Any], plots: Path) -> None:
+    """Writes the course as PNG and the result as JSON."""
+    import json
+
+    from campaign.simulation.plots import draw_target
+    from ml_backend.files import write_whole
+
+    draw_target(result, plots / "target.png")
+    write_whole(plots / "simulation.json", lambda p: p.write_text(json.dumps(result)))
 
 
 def _population(campaign: Path, truth: Path | None, keep_features: bool, progress: Progress) -> list[ClassPopulation]:

@@ -1,11 +1,11 @@
 """What to deliver and what to ask, for one target of precision over all masks together.
 
-Delivered are the masks most likely correct, asked about or not, as far as the whole stays precise enough. The constraint
-has a price: with `value` μ per mask of slack, delivering a mask that is correct with chance p is worth
-p + μ (p − target), so masks are delivered from the chance at the cut on. A question about a mask that would be voted yes
-with chance y, and is then correct with chance r, is worth y (r + μ (r − target)) instead, for a mask voted no is left
-out: nothing more for masks that are certain either way, most at the cut. Masks are asked about as long as one question
-is expected to bring more than its price in correct masks.
+Delivered are the masks most likely correct, asked about or not, as far as the whole stays precise enough. The
+constraint has a price: with `value` μ per mask of slack, delivering a mask that is correct with chance p is worth
+p + μ (p − target), so masks are delivered from the chance at the cut on. A question about a mask that would be voted
+yes with chance y, and is then correct with chance r, is worth y (r + μ (r − target)) instead, for a mask voted no is
+left out: nothing more for masks that are certain either way, most at the cut. Masks are asked about as long as one
+question is expected to bring more than its price in correct masks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from campaign.records.verdict import Verdict
 from campaign.search.rivals import without_rivals
 
 NONE = -1  # verdict of a mask that has none
+PRICE = 0.6  # correct masks that a question must bring, by default
 _LEAST_GAP = 0.02  # between the target and the chance at the cut, for the value of slack
 
 

@@ -125,3 +125,23 @@ def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, metadata={"Software": None})
     return path
+
+
+def draw_target(result: dict[str, Any], path: Path) -> None:
+    """Masks that would be delivered and correct ones among them, and their share, against questions."""
+    from matplotlib.figure import Figure
+
+    course = np.array(result["course"], np.float64).reshape(-1, 3)
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    counts, share = figure.subplots(2, 1, sharex=True)
+    counts.plot(course[:, 0], course[:, 1], label="masks")
+    counts.plot(course[:, 0], course[:, 2], label="correct")
+    counts.set_ylabel("masks that would be delivered")
+    counts.legend()
+    share.plot(course[:, 0], course[:, 2] / np.maximum(course[:, 1], 1), label="precision")
+    share.axhline(result["options"]["precision"], linestyle="--", color="grey", label="target")
+    share.axhline(result["promised"], linestyle=":", color="black", label="promised at the end")
+    share.set_ylabel("precision")
+    share.set_xlabel("questions, gold included")
+    share.legend()
+    figure.savefig(path, dpi=150)

@@ -24,6 +24,7 @@ from campaign.simulation.runs import Course, Run, questions_of, run_campaign
 from ml_backend.errors import InputError
 
 GOLD_SHARE = 0.1  # of a budget, at most
+TARGET = "target"
 BASELINES = ("verify every mask", "cascade", "universal threshold")
 
 
@@ -31,14 +32,17 @@ BASELINES = ("verify every mask", "cascade", "universal threshold")
 class SimulationOptions:
     """What to simulate.
 
-    policy: adaptive, paper or curtailed. order: of the latter two, one of score, bfs, dfs, dfs-score and oracle.
+    policy: target, adaptive, paper or curtailed. precision, confidence: what the target policy is to promise. order: of
+    the last two, one of score, bfs, dfs, dfs-score and oracle.
     masks, classes: how many; skew: class sizes fall off as rank to the power of −skew. seed: of everything.
     answer_error, unsure: shares of wrong and of unsure answers; near: the share of the errors that falls on masks near
     where eyes cut, where all annotators err alike; eye_cut: that IoU, None for `k_iou`. users: annotators. gold:
     questions of known answer that the adaptive policy asks in advance to learn how often they err, at most a tenth of
     a budget; they count as questions.
     n_s, k_a, k_iou: sample size, quality and IoU asked for. k_pr, k_pa: None to learn them from held-out masks.
-    price: masks that a question must bring, adaptive policy. budget: questions, None for no limit.
+    price: correct masks that a question must bring, of the target and adaptive policies; None for the policy's own.
+    looked: images that are looked through for what is missing, target policy. audit: questions of an audit at the end,
+    other policies. budget: questions, None for no limit.
     mixtures: a mixture's JSON file or a folder of them; None for made-up classes. heldout_share: held-out masks of a
     class, as a share of its size, at least 300 and at most 2,000.
     seconds_per_answer, seconds_per_mask: of an annotator's time, for an answer and for a mask drawn by hand.
@@ -60,6 +64,10 @@ class SimulationOptions:
     k_iou: float = 0.75
     k_pr: float | None = None
     k_pa: float | None = None
+    precision: float = 0.9
+    confidence: float = 0.95
+    looked: int = 100
+    audit: int = 0
     price: float | None = None
     budget: int | None = None
     skew: float = 0.0
@@ -83,7 +91,11 @@ class SimulationOptions:
             raise InputError("k_iou", "an IoU above 0 and below 1", self.k_iou)
         if self.gold < 0:
             raise InputError("gold", "a whole number of at least 0", self.gold)
-        make_policy(self.policy, self.n_s, self.k_a)
+        for name in ("precision", "confidence"):
+            if not 0.5 <= getattr(self, name) < 1:
+                raise InputError(name, "a share of at least 0.5 and below 1", getattr(self, name))
+        if self.policy != TARGET:
+            make_policy(self.policy, self.n_s, self.k_a)
         self.annotators()
 
     def annotators(self) -> Annotators:
@@ -148,6 +160,7 @@ def simulate(
         "clusters_asked": run.clusters_asked,
         "clusters_accepted": run.clusters_accepted,
     }
+    summary |= outcome(population, run, options)
     head = {"policy": options.policy, "pool": sum(len(c) for c in population), "classes": len(population)}
     head |= {"seed": options.seed, "answer_error": options.answer_error}
     result = SimulationResult(options, head | summary, _per_class(population, run, options), run.course)
@@ -157,6 +170,40 @@ def simulate(
         _add_baselines(result, population, thresholds)
         seconds["baselines"] = time.perf_counter() - clock
     return result
+
+
+def outcome(population: Sequence[ClassPopulation], run: Run, options: SimulationOptions) -> dict[str, Any]:
+    """What a lead sees at the end, in the keys that all policies share.
+
+    `questions` are all that people saw, a mask once however often the policy drew it (`drawn`), with the audit that
+    stands behind `promised`; None without one. `recall` is the share of the pool's correct masks.
+    """
+    from campaign.certification.audit import GoldCount, audit_sample, certify
+
+    inside = [run.datasets[c.class_id].inside for c in population]
+    correct = np.concatenate([run.datasets[c.class_id].correct[own] for c, own in zip(population, inside, strict=True)])
+    objects = sum(int((c.iou >= options.k_iou).sum()) for c in population)
+    promised, questions = None, int(run.course.asked[-1])
+    if options.audit and len(correct):
+        label = np.concatenate([np.full(own.sum(), c.class_id) for c, own in zip(population, inside, strict=True)])
+        audit = audit_sample(label, label, options.audit, seed=options.seed)
+        verdict = np.concatenate(
+            [run.verdicts[c.class_id][own] for c, own in zip(population, inside, strict=True)]
+        )  # fmt: skip
+        answers = {row: int(verdict[row]) for row in audit.rows}
+        promised = certify(audit, answers, GoldCount(), options.confidence).overall.lower_bound
+        questions += len(audit.rows)
+    hours = questions * options.seconds_per_answer / 3600
+    return {
+        "questions": questions,
+        "hours": round(hours, 4),
+        "masks_per_question": round(len(correct) / questions, 4) if questions else 0.0,
+        "drawn": int(run.course.questions[-1]),
+        "correct": int(correct.sum()),
+        "promised": promised,
+        "recall": round(int(correct.sum()) / objects, 5) if objects else 1.0,
+        "recall_promised": None,
+    }
 
 
 def learn(

@@ -6,9 +6,9 @@ counted: questions, gold, and the draws of the promise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from campaign.quality.measures import GoldMask, draw_gold, is_near
 from campaign.records.verdict import Verdict
 from campaign.search.rivals import COVERED, overlaps_of
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import NONE, gains, most_wanted, select
+from campaign.search.selection import NONE, PRICE, gains, most_wanted, select
 from campaign.search.verifier import (
     Forest,
     Projection,
@@ -34,8 +34,9 @@ from campaign.search.verifier import (
     next_milestone,
 )
 from campaign.simulation.annotators import Annotators
-from campaign.simulation.mixtures import Mixture, default_mixture
-from campaign.simulation.populations import Progress, draw_masks
+from campaign.simulation.mixtures import default_mixture
+from campaign.simulation.populations import Progress, class_sizes, draw_masks
+from campaign.simulation.study import SimulationOptions, load_mixtures
 from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import true_iou
@@ -69,11 +70,10 @@ class Pool:
         return len(self.iou)
 
 
-def sampled_pool(
-    sizes: Sequence[int], seed: int, k_iou: float, mixtures: Mapping[int, Mixture] | None = None,
-    heldout_share: float = 0.1,
-) -> Pool:  # fmt: skip
+def sampled_pool(options: SimulationOptions) -> Pool:
     """Made-up masks, as `sample_population` draws them, of no image in particular."""
+    sizes, seed = class_sizes(options.masks, options.classes, options.skew), options.seed
+    mixtures, heldout_share = load_mixtures(options.mixtures), options.heldout_share
     given = list((mixtures or {}).values())
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("inputs", "class_id", "iou")}
     heldout: dict[str, list[np.ndarray]] = {name: [] for name in parts}
@@ -89,7 +89,7 @@ def sampled_pool(
     known = {name: _stacked(values) for name, values in heldout.items()}
     rows, own = (Rows(t["inputs"], t["class_id"], np.full(len(t["class_id"]), -1)) for t in (columns, known))
     iou, none = columns["iou"].astype(np.float64), np.zeros(0, np.int64)
-    correct = iou >= k_iou
+    correct = iou >= options.k_iou
     return Pool(rows, iou, correct, (none, none), own, known["iou"].astype(np.float64), int(correct.sum()))
 
 
@@ -124,7 +124,7 @@ def campaign_pool(store: Store, truth: Path, images: Path, k_iou: float, round_n
 
 @dataclass
 class TargetRun:
-    """What a simulated campaign came to. `questions` are all that people saw; `gold` and `draws` are parts of them."""
+    """What a simulated campaign came to: `questions` are all that people saw, `gold` and `draws` are parts of them."""
 
     questions: int
     gold: int
@@ -134,6 +134,7 @@ class TargetRun:
     promise: Promise
     objects: int
     inside: np.ndarray
+    recall_promised: float | None
     course: list[tuple[int, int, int]]  # questions, masks that would be delivered, correct ones among them
 
     @property
@@ -150,15 +151,14 @@ class TargetRun:
 class TargetCampaign:
     """A campaign of one round under way. The same seed gives the same run."""
 
-    def __init__(  # noqa: PLR0913 - what a lead sets, by name
-        self, pool: Pool, annotators: Annotators, *, target: float, confidence: float, price: float, seed: int,
-        budget: int | None = None, k_iou: float = 0.75, gold: bool = True,
-    ):  # fmt: skip
-        self.pool, self.annotators, self.target, self.price, self.seed = pool, annotators, target, price, seed
-        self.alpha, self.k_iou, self.budget = share_of(1, 1 - confidence), k_iou, budget
+    def __init__(self, pool: Pool, options: SimulationOptions, gold: bool = True):
+        annotators, seed = options.annotators(), options.seed
+        self.pool, self.target, self.seed, self.budget = pool, options.precision, seed, options.budget
+        self.price = PRICE if options.price is None else options.price
+        self.alpha, self.k_iou = share_of(1, 1 - options.confidence), options.k_iou
         self.answer = annotators.verdicts(pool.iou, seed * 1009 + 1)
         self.verdict = np.full(len(pool), NONE, np.int8)
-        self.gold = _Gold(pool, annotators, k_iou, seed) if gold else None
+        self.gold = _Gold(pool, annotators, self.k_iou, seed) if gold else None
         self.course: list[tuple[int, int, int]] = []
         self.forest: Forest | None = None
         self.grown = 0
@@ -227,7 +227,8 @@ class TargetCampaign:
         rows, kept = outer.unasked, self.selection.kept
         keys = draw_keys(self.seed, 71, rows)
         frozen = freeze(
-            self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), self.target, min(self.selection.size, len(rows)),
+            self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), self.target,
+            min(self.selection.size, len(rows)),
         )  # fmt: skip
         voted = Voted(self.unseen[kept])
         start = self.questions
@@ -253,7 +254,7 @@ class TargetCampaign:
         self.course.append((self.questions, int(inside.sum()), correct))
         return TargetRun(
             self.questions, self.gold.shown if self.gold else 0, self.questions - start, int(inside.sum()), correct,
-            now, self.pool.objects, inside, self.course,
+            now, self.pool.objects, inside, None, self.course,
         )  # fmt: skip
 
 
@@ -296,15 +297,39 @@ class _Gold:
         )  # fmt: skip
 
 
-def run_target(  # noqa: PLR0913 - what a lead sets, by name
-    pool: Pool, annotators: Annotators, *, target: float = 0.9, confidence: float = 0.95, price: float = 0.8,
-    seed: int = 0, budget: int | None = None, k_iou: float = 0.75, gold: bool = True, progress: Progress | None = None,
-) -> TargetRun:  # fmt: skip
+def summary(run: TargetRun, seconds_per_answer: float) -> dict[str, Any]:
+    """What a lead sees at the end, in the keys that all policies share."""
+    return {
+        "questions": run.questions,
+        "gold": run.gold,
+        "draws": run.draws,
+        "hours": round(run.questions * seconds_per_answer / 3600, 4),
+        "masks": run.masks,
+        "correct": run.correct,
+        "precision": round(run.precision, 5),
+        "promised": round(run.promise.bound, 5),
+        "met": run.promise.met,
+        "recall": round(run.recall, 5),
+        "recall_promised": run.recall_promised,
+        "masks_per_question": round(run.masks / run.questions, 4) if run.questions else 0.0,
+    }
+
+
+def simulate_target(options: SimulationOptions, pool: Pool, progress: Progress | None = None) -> dict[str, Any]:
+    """What `campaign simulate` prints, with the course of the campaign: questions, masks and correct masks so far."""
+    run = run_target(pool, options, progress)
+    given = {f.name: getattr(options, f.name) for f in fields(options)}
+    head = {"policy": options.policy, "pool": len(pool), "classes": len(np.unique(pool.rows.class_id))}
+    head |= {"seed": options.seed, "answer_error": options.answer_error}
+    names = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
+    return head | summary(run, options.seconds_per_answer) | {"options": names, "course": run.course}
+
+
+def run_target(
+    pool: Pool, options: SimulationOptions, progress: Progress | None = None, gold: bool = True
+) -> TargetRun:
     """A whole campaign of one round."""
-    campaign = TargetCampaign(
-        pool, annotators, target=target, confidence=confidence, price=price, seed=seed, budget=budget, k_iou=k_iou,
-        gold=gold,
-    )  # fmt: skip
+    campaign = TargetCampaign(pool, options, gold)
     if progress is not None:
         progress("fit", 1, 3)
     campaign.learn()

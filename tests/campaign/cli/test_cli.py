@@ -27,7 +27,7 @@ def data(tmp_path_factory):
         (["init", "/tmp/never-made"], 2, "expected --data"),
         (["init", "/tmp/never-made", "--data", "x", "--set", "search"], 2, "expected NAME=VALUE"),
         (["worker", "x", "--queue", "fast"], 2, "expected gpu or default"),
-        (["simulate", "--policy", "papr"], 2, "expected one of adaptive, paper, curtailed"),
+        (["simulate", "--policy", "papr"], 2, "expected one of target, adaptive, paper, curtailed"),
         (["demo", "--out", "/tmp/never-made", "--detector", "yolo"], 2, "expected one of coco-results"),
     ],
 )
