@@ -50,18 +50,18 @@ class Draws:
         return len(self.weight)
 
 
-def highest_log_wealth(draws: Draws, at_least: int, aim: float) -> float:
-    """The highest log wealth, after any of the draws, of betting against "at least `at_least` of the set are wrong".
+def log_wealth(draws: Draws, at_least: int, aim: float) -> np.ndarray:
+    """The log wealth after each draw, (t,), of betting against "at least `at_least` of the set are wrong".
 
-    Above log(1 / alpha) the doubt is refuted at error probability alpha. `aim` is the number of wrong masks that stakes
-    are set against: any number fixed before the first draw is valid, and the nearer to what is tested in the end the
-    better. The wealth is −inf where that many were drawn already.
+    Where its greatest value is above log(1 / alpha) the doubt is refuted at error probability alpha. `aim` is the
+    number of wrong masks that stakes are set against: any number fixed before the first draw is valid, and the nearer
+    to what is tested in the end the better. The wealth is −inf where that many were drawn already.
     """
     wrong = np.asarray(draws.wrong, np.float64)
     if at_least <= wrong.sum():
-        return -np.inf
+        return np.full(max(1, len(draws)), -np.inf)
     if not len(draws):
-        return 0.0
+        return np.zeros(1)
     before = np.cumsum(wrong) - wrong
     weight_left = draws.total_weight - (np.cumsum(draws.weight) - draws.weight)
     expected_left = draws.total_expected - (np.cumsum(draws.expected) - draws.expected)
@@ -69,7 +69,7 @@ def highest_log_wealth(draws: Draws, at_least: int, aim: float) -> float:
     stakes = _stakes(draws, residual, aim - before, weight_left, expected_left)
     wealth = np.cumsum(np.log1p(stakes * (at_least - before - expected_left - residual * weight_left)), axis=1)
     top = wealth.max(axis=0)
-    return float((top + np.log(np.exp(wealth - top).mean(axis=0))).max())
+    return top + np.log(np.exp(wealth - top).mean(axis=0))
 
 
 def _stakes(

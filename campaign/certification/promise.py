@@ -20,7 +20,7 @@ from functools import cached_property
 
 import numpy as np
 
-from campaign.certification.betting import Draws, highest_log_wealth
+from campaign.certification.betting import Draws, log_wealth
 from campaign.certification.passing import Passing
 from campaign.records.verdict import Verdict
 
@@ -140,7 +140,7 @@ def promise(frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing,
     Draws count up to the first one without a verdict. Where no set reaches the target, the promise is for the set that
     was planned, the smallest bound that can be given.
     """
-    test = _Test(frozen, verdict, voted, passing, alpha)
+    test = Test(frozen, verdict, voted, passing, alpha)
     best: Promise | None = None
     for size in frozen.sizes.tolist():
         state = test.at(size)
@@ -154,7 +154,7 @@ def promise(frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing,
 
 
 @dataclass(frozen=True)
-class _State:
+class State:
     """One nested set: delivered masks, wrong ones found in it, and wrong ones that look right at most."""
 
     size: int
@@ -176,7 +176,7 @@ class _State:
         return float(np.clip(1 - left / masks, 0.0, 1.0)) if masks else 1.0
 
 
-class _Test:
+class Test:
     """The evidence about all nested sets."""
 
     def __init__(self, frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing, alpha: float):
@@ -191,7 +191,7 @@ class _Test:
         self._width = len(passing.edges) + 1
         self._elsewhere = passing.counts(voted.unseen) if len(voted.unseen) else np.zeros(self._width, np.int64)
 
-    def at(self, size: int) -> _State:
+    def at(self, size: int) -> State:
         """The state of the first `size` masks."""
         inside, outside = self.verdict[:size], self.verdict[size:]
         unasked = np.bincount(self._bins[:size][inside < 0], minlength=self._width)
@@ -200,18 +200,22 @@ class _Test:
         voted = yes + beyond + self._elsewhere
         found = int((inside >= 0).sum() - (inside == Verdict.YES).sum())
         passed = self.passing.most(unasked, voted, self.eyes_alpha)
-        return _State(
+        return State(
             size, int(unasked.sum() + voted.sum()), found, passed, self.voted.removed, self.voted.added
         )  # fmt: skip
 
-    def refuted(self, state: _State, at_least: int) -> bool:
+    def refuted(self, state: State, at_least: int) -> bool:
         """Whether betting refutes that the set holds so many wrong masks."""
         if state.size == 0 or at_least > state.size:
             return True
-        draws = self.frozen.draws(state.size, self.rows, self.wrong)
-        return highest_log_wealth(draws, at_least, self.frozen.aim(state.size)) >= self.limit
+        return bool(self.wealth(state, at_least).max() >= self.limit)
 
-    def promised(self, state: _State, met: bool) -> Promise:
+    def wealth(self, state: State, at_least: int) -> np.ndarray:
+        """The log wealth after each draw of betting against so many wrong masks in the set."""
+        draws = self.frozen.draws(state.size, self.rows, self.wrong)
+        return log_wealth(draws, at_least, self.frozen.aim(state.size))
+
+    def promised(self, state: State, met: bool) -> Promise:
         """The promise of a set: the least number of wrong masks that is refuted, by halving."""
         low, high = state.found, state.size  # `high` + 1 is refuted, `low` may not be
         while low < high:

@@ -148,7 +148,7 @@ def _policy_of(name: str | None, compared: bool) -> str:
     return name
 
 
-def _simulate_target(  # noqa: PLR0913 - what the command was given
+def _simulate_target(
     options: SimulationOptions, campaign: Path | None, truth: Path | None, plots: Path | None, display: Display,
     json: bool,
 ) -> None:  # fmt: skip
