@@ -211,16 +211,16 @@ def milestone(answers: int) -> int:
 
 
 def growth_milestone(answers: int) -> int:
-    """How many answers the trees are to be grown on, of so many: they gain little, so only as answers double.
+    """How many answers the trees are to be grown on, of so many: they gain little, so each time four times as many.
 
-    >>> [growth_milestone(n) for n in (0, 299, 300, 599, 600, 5000)]
-    [0, 0, 300, 300, 600, 4800]
+    >>> [growth_milestone(n) for n in (0, 299, 300, 1199, 1200, 5000)]
+    [0, 0, 300, 300, 1200, 4800]
     """
     known = 2 * _FIRST
     if answers < known:
         return 0
-    while known * 2 <= answers:
-        known *= 2
+    while known * 4 <= answers:
+        known *= 4
     return known
 
 

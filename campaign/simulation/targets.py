@@ -6,6 +6,7 @@ counted: questions, gold, and the draws of the promise.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import CocoDataset
+from ml_backend.predictions import Predictions
 
 PAGE = 15
 OPENING = 30  # gold of a user who is not known yet
@@ -55,7 +57,8 @@ class Pool:
     """The masks of a campaign, all classes together, and the held-out ones.
 
     `iou` (n,) with the true masks, `correct` (n,) as an independent scorer matches them, one to one; `pairs` of
-    rivals. `objects` is how many true ones there are, found by the detector or not.
+    rivals. `objects` are how many true ones there are in each image, {image: count}, found by the detector or not.
+    The same of the held-out images.
     """
 
     rows: Rows
@@ -64,7 +67,10 @@ class Pool:
     pairs: tuple[np.ndarray, np.ndarray]
     heldout: Rows
     heldout_iou: np.ndarray
-    objects: int
+    heldout_correct: np.ndarray
+    heldout_pairs: tuple[np.ndarray, np.ndarray]
+    objects: dict[int, int]
+    heldout_objects: dict[int, int]
 
     def __len__(self) -> int:
         return len(self.iou)
@@ -88,9 +94,10 @@ def sampled_pool(options: SimulationOptions) -> Pool:
     columns = {name: _stacked(values) for name, values in parts.items()}
     known = {name: _stacked(values) for name, values in heldout.items()}
     rows, own = (Rows(t["inputs"], t["class_id"], np.full(len(t["class_id"]), -1)) for t in (columns, known))
-    iou, none = columns["iou"].astype(np.float64), np.zeros(0, np.int64)
-    correct = iou >= options.k_iou
-    return Pool(rows, iou, correct, (none, none), own, known["iou"].astype(np.float64), int(correct.sum()))
+    iou, held = columns["iou"].astype(np.float64), known["iou"].astype(np.float64)
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    correct, right = iou >= options.k_iou, held >= options.k_iou
+    return Pool(rows, iou, correct, none, own, held, right, none, {-1: int(correct.sum())}, {-1: int(right.sum())})
 
 
 def _stacked(parts: list[np.ndarray]) -> np.ndarray:
@@ -110,16 +117,25 @@ def campaign_pool(store: Store, truth: Path, images: Path, k_iou: float, round_n
         raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
     pool = replace(predictions, image_id=np.array([coco_ids[int(i)] for i in predictions.image_id], np.int64))
     heldout = store.masks.predictions(round_number, "heldout")
-    overlaps = overlaps_of(pool)
-    projection = Projection.learn(pool.features, store.settings.seed)
-    rows = mask_inputs(pool, overlaps, projection.apply(pool.features))
-    known = mask_inputs(heldout, overlaps_of(heldout), projection.apply(heldout.features))
-    annotated = store.images.annotated("heldout")
-    return Pool(
-        rows, true_iou(pool, data, one_to_one=False), true_iou(pool, data, one_to_one=True) >= k_iou,
+    annotated, projection = store.images.annotated("heldout"), Projection.learn(pool.features, store.settings.seed)
+    tables = [_table(m, t, projection, k_iou, store) for m, t in ((pool, data), (heldout, annotated))]
+    (rows, iou, correct, pairs, objects), (own, held, right, held_pairs, held_objects) = tables
+    return Pool(rows, iou, correct, pairs, own, held, right, held_pairs, objects, held_objects)
+
+
+def _table(
+    masks: Predictions, truth: CocoDataset, projection: Projection, k_iou: float, store: Store
+) -> tuple[Rows, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray], dict[int, int]]:
+    """Inputs, IoUs, what is correct one to one, rivals, and true objects by image."""
+    overlaps = overlaps_of(masks)
+    objects = Counter(a.image_id for a in truth.annotations if not a.iscrowd)
+    return (
+        mask_inputs(masks, overlaps, projection.apply(masks.features)),
+        true_iou(masks, truth, one_to_one=False),
+        true_iou(masks, truth, one_to_one=True) >= k_iou,
         overlaps.rivals(store.settings.rounds.dedupe_iou, COVERED),
-        known, true_iou(heldout, annotated, one_to_one=False), sum(not a.iscrowd for a in data.annotations),
-    )  # fmt: skip
+        dict(objects),
+    )
 
 
 @dataclass
@@ -254,7 +270,7 @@ class TargetCampaign:
         self.course.append((self.questions, int(inside.sum()), correct))
         return TargetRun(
             self.questions, self.gold.shown if self.gold else 0, self.questions - start, int(inside.sum()), correct,
-            now, self.pool.objects, inside, None, self.course,
+            now, sum(self.pool.objects.values()), inside, None, self.course,
         )  # fmt: skip
 
 
@@ -272,6 +288,7 @@ class _Gold:
         self._user = draw_keys(seed, 91, np.arange(len(iou))) % np.uint64(annotators.users)
         self._opening = OPENING * annotators.users
         self.rows: list[int] = []
+        self._eyes: Eyes | None = None
         self._order = self._drawn()
 
     @property
@@ -289,12 +306,14 @@ class _Gold:
         self.rows += self._order[len(self.rows) : wanted]
 
     def eyes(self) -> Eyes:
-        """The eyes by the gold so far."""
-        rows = np.array(self.rows, np.int64)
-        return fit_eyes(
-            self._iou[rows], self._answer[rows] == Verdict.YES, self._user[rows].astype(str), self._k_iou,
-            seed=self._seed,
-        )  # fmt: skip
+        """The eyes by the gold so far; while it has grown by less than a tenth, as they were."""
+        if self._eyes is None or len(self.rows) >= 1.1 * self._eyes.answers:
+            rows = np.array(self.rows, np.int64)
+            self._eyes = fit_eyes(
+                self._iou[rows], self._answer[rows] == Verdict.YES, self._user[rows].astype(str), self._k_iou,
+                seed=self._seed,
+            )  # fmt: skip
+        return self._eyes
 
 
 def summary(run: TargetRun, seconds_per_answer: float) -> dict[str, Any]:
