@@ -94,11 +94,13 @@ class Frozen:
         return found + (1 - self.target) * (size - found + self.voted)
 
 
-def freeze(chance: np.ndarray, unseen: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int) -> Frozen:
-    """Freezes an order of masks, `chance` falling; sets lie between half of what is `planned` and all of them."""
+def freeze(
+    chance: np.ndarray, unseen: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int, sets: int = SETS
+) -> Frozen:
+    """Freezes an order of masks, `chance` falling; `sets` lie between half of what is `planned` and all of them."""
     n = len(chance)
     least = max(1, min(n, planned // 2))
-    sizes = np.unique(np.linspace(least, n, SETS).astype(np.int64)) if n else np.zeros(0, np.int64)
+    sizes = np.unique(np.linspace(least, n, sets).astype(np.int64)) if n else np.zeros(0, np.int64)
     chance, unseen = np.asarray(chance, np.float64), np.asarray(unseen, np.float64)
     return Frozen(chance, unseen, np.asarray(keys, np.uint64), sizes, planned, voted, target)
 
