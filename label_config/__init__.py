@@ -2,7 +2,7 @@
 
 from label_config.configs import ConfigError, LabelingConfig, load, names
 from label_config.instructions import Instructions
-from label_config.pages import HOTKEYS, PAGE_SIZE, Crop, edit_data, page_data, paint_data, single_data
+from label_config.pages import HOTKEYS, PAGE_SIZE, Crop, complete_data, edit_data, page_data, paint_data, single_data
 
 __all__ = [
     "HOTKEYS",
@@ -11,6 +11,7 @@ __all__ = [
     "Crop",
     "Instructions",
     "LabelingConfig",
+    "complete_data",
     "edit_data",
     "load",
     "names",

@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parent / "xml"
 # Told apart under the three kinds of colour blindness (Okabe and Ito), repeated where there are more classes.
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 _OBJECTS = {"Image", "Text", "HyperText", "Header"}
+_LABELS = re.compile(r"<!--labels(, the first chosen)?-->")
 _PARTS = {"Choice", "Label", "Style", "View"}
 
 
@@ -50,8 +51,8 @@ def load(name: str, labels: Sequence[str] = ()) -> LabelingConfig:
     if name not in names():
         raise ConfigError(f"labeling config: expected one of {', '.join(names())}, got {name!r}")
     text = (FOLDER / f"{name}.xml").read_text(encoding="utf-8")
-    if ("<!--labels-->" in text) != bool(labels):
-        want = "at least one label" if "<!--labels-->" in text else "no labels"
+    if bool(_LABELS.search(text)) != bool(labels):
+        want = "no labels" if labels else "at least one label"
         raise ConfigError(f"labeling config {name}: expected {want}, got {list(labels)}")
     if len(set(labels)) != len(labels) or not all(str(label).strip() for label in labels):
         raise ConfigError(f"labeling config {name}: expected labels that differ and are not empty, got {list(labels)}")
@@ -59,7 +60,8 @@ def load(name: str, labels: Sequence[str] = ()) -> LabelingConfig:
         f"<Label value={quoteattr(str(label))} background={quoteattr(PALETTE[i % len(PALETTE)])}/>"
         for i, label in enumerate(labels)
     )
-    return parse(name, text.replace("<!--labels-->", tags))
+    first = tags.replace("<Label ", '<Label selected="true" ', 1)
+    return parse(name, _LABELS.sub(lambda match: first if match[1] else tags, text))
 
 
 def parse(name: str, xml: str) -> LabelingConfig:

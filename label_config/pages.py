@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -95,6 +95,23 @@ def paint_data(
         "image": f"{image_url}?bright=1{part}",
         "title": title or "Paint every object, one region each",
         "rules": _folded(rules),
+    }
+
+
+def complete_data(
+    key: str, url: str, shown: Mapping[str, Any], *, title: str | None = None, rules: str = ""
+) -> dict[str, Any]:
+    """Data of one `complete` task: a part of an image with its masks drawn in, on which what has no mask is clicked.
+
+    `url` is the address of that picture. `shown` says what it shows, for whoever answers without eyes: the file name
+    of the `image`, the `window` x0, y0, x1, y1 in it and its `masks`, each with class_name, box and rle.
+    """
+    return {
+        "key": key,
+        "image": url,
+        "title": title or "Is anything missing? Click each object without an outline",
+        "rules": _folded(rules),
+        "shown": dict(shown),
     }
 
 

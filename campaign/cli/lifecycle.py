@@ -129,6 +129,7 @@ def status(
     from dataclasses import asdict
 
     from campaign.cli.output import table
+    from campaign.derived.recall import recall_line
     from campaign.derived.spending import prospects
     from campaign.derived.status import status as state
     from campaign.store import Store
@@ -152,6 +153,8 @@ def status(
         rows.append((f"round {entry['round']}", f"AP {ap}, {entry['predictions']} predictions, clusters: {kinds}"))
     for p in ahead:
         rows.append((f"{p.questions} questions more", f"{p.masks:.0f} masks more, likely {p.low:.0f} to {p.high:.0f}"))
+    if now["recall"]:
+        rows.append(("recall", recall_line(now["recall"])))
     if now["trouble"]:
         rows.append(("trouble", now["trouble"]))
     table(now["name"], rows)

@@ -1,4 +1,4 @@
-"""`edit`, `paint`, `instructions`: masks drawn by hand, and the rules that annotators are shown."""
+"""`edit`, `paint`, `complete`, `instructions`: what is drawn and clicked by hand, and the rules shown with it."""
 
 from __future__ import annotations
 
@@ -84,6 +84,44 @@ def paint(
     emit({"url": url, **reference.as_dict()}, json, f"{text}\n{url or ''}".strip())
 
 
+def complete(
+    folder: Folder,
+    images: Annotated[int, typer.Option(min=0, help="Further images to look through; 0 reads back alone.")] = 0,
+    json: Json = False,
+) -> None:
+    """Ask what is missing in images drawn at random, and say how much of all there is the dataset holds: recall.
+
+    The first call publishes the pages; call again without --images when they are answered.
+    """
+    from campaign.derived.recall import recall_figures
+    from campaign.pages import completeness
+    from campaign.pages.projects import connect, project_url
+    from campaign.records.page import Screen
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    client = connect(store)
+    with store.locked():
+        new = completeness.add_complete_pages(store, images) if images else 0
+        completeness.publish_complete(store, client)
+        completeness.read_complete(store, client)
+        figures = recall_figures(store)
+    url = project_url(store, Screen.COMPLETE)
+    if figures is None:
+        raise InputError("--images", "at least 1, since none was asked yet", images)
+    lines = [f"{new} new pages; {figures['images_answered']} of {figures['images']} images looked through"]
+    if figures["estimate"] is not None:
+        lines.append(figures["sentence"] or f"recall is about {figures['estimate']:.3f}")
+        lines += [f"{name}: {_recall_words(row)}" for name, row in figures["per_class"].items()]
+    lines += [*figures["notes"], *([url] if url else [])]
+    emit({"new": new, "url": url, **figures}, json, "\n".join(lines))
+
+
+def _recall_words(row: dict) -> str:
+    least = "" if row["bound"] is None else f", at least {row['bound']:.3f}"
+    return f"about {row['estimate']:.3f}{least}; {row['masks']} masks, {row['clicked']} objects clicked"
+
+
 def instructions(folder: Folder, json: Json = False) -> None:
     """Write the texts that annotators are shown, to be changed there, and put them into Label Studio."""
     from campaign.pages.instructions import keep_instructions, write_templates
@@ -98,7 +136,7 @@ def instructions(folder: Folder, json: Json = False) -> None:
     emit({"files": paths, "projects": changed}, json, "\n".join(lines))
 
 
-COMMANDS = (edit, paint, instructions)
+COMMANDS = (edit, paint, complete, instructions)
 
 
 def _classes(store: Store, name: str | None) -> list[int]:

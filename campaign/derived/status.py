@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from campaign.derived.live import live
+from campaign.derived.recall import recall_figures
 from campaign.derived.spending import questions_allowed, questions_answered, questions_asked
 from campaign.records.page import PageKind, Screen
 from campaign.records.stage import Stage
@@ -41,6 +42,7 @@ def status(store: Store) -> dict[str, Any]:
         "annotators": len(store.answers.annotators()),
         "verification_project": store.values.project(Screen.VERIFICATION),
         "masks": sum(r.metrics.get("masks", 0) for r in rounds),
+        "recall": recall_figures(store),
         "trouble": trouble.get("text"),
         "per_round": [
             {

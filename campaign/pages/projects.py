@@ -16,6 +16,7 @@ TITLES = {
     Screen.SINGLE: "Single masks",
     Screen.EDIT: "Edit",
     Screen.PAINT: "Paint",
+    Screen.COMPLETE: "Is anything missing",
 }
 QUESTIONS = (Screen.VERIFICATION, Screen.SINGLE)  # screens that ask, rather than have something drawn
 

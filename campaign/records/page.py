@@ -14,6 +14,7 @@ class Screen(Name):
     SINGLE = "single"
     EDIT = "edit"
     PAINT = "paint"
+    COMPLETE = "complete"
 
 
 class PageKind(Name):
@@ -23,6 +24,7 @@ class PageKind(Name):
     QUALIFY = "qualify"
     EDIT = "edit"
     PAINT = "paint"
+    COMPLETE = "complete"
 
 
 AUDIT = "audit"
@@ -44,7 +46,7 @@ class NewPage:
 
     `questions` are (mask id, the cluster that the mask samples or None) in the order they were drawn, gold among them;
     `gold` are the known verdicts of some, {mask id: yes or no}. `place` says where something is to be drawn, where no
-    mask does: {"image_id", "window": [x0, y0, x1, y1]}.
+    mask does: {"image_id", "window": [x0, y0, x1, y1]}, and more on pages that ask what is missing.
     """
 
     key: str

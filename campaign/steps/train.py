@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from campaign.derived.recall import complete_images
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
@@ -38,14 +39,19 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
 
 
 def training_set(store: Store, round_number: int) -> CocoDataset:
-    """Labelled images, with the masks of earlier rounds on pool images, which are not exhaustively annotated."""
+    """Labelled images, with the masks of earlier rounds on pool images.
+
+    Those are not exhaustively annotated, except where people looked and found nothing missing: there all that has no
+    mask is background, in images without any mask too.
+    """
     data = store.images.annotated("labelled")
     obtained = store.datasets.read(before=round_number)
     if not len(obtained):
         return data
-    images = {i.id: replace(i, exhaustive=False) for i in store.images.records("pool")}
+    complete = complete_images(store, obtained)
+    images = {i.id: replace(i, exhaustive=i.id in complete) for i in store.images.records("pool")}
     data.annotations += _annotations(obtained, first_id=len(data.annotations) + 1)
-    data.images += [images[int(i)] for i in sorted(set(obtained.image_id.tolist()))]
+    data.images += [images[i] for i in sorted(complete.union(obtained.image_id.tolist()))]
     return data
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from campaign.derived.live import live
 from campaign.derived.pace import work
 from campaign.label_studio.client import Client
+from campaign.pages.completeness import ask_what_is_missing, publish_complete, read_complete
 from campaign.pages.editing import read_edits
 from campaign.pages.instructions import keep_instructions
 from campaign.pages.painting import read_paintings
@@ -44,6 +45,8 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         read = read_back(store, client)
         read_edits(store, client)
         read_paintings(store, client)
+        publish_complete(store, client)
+        read_complete(store, client)
         if store.settings.quality.qualification:
             read_tests(store, client)
         keep_watch(store, client)
@@ -60,6 +63,9 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         live(store).touched.clear()
         save_views(store)
         if decided.done:
+            # Beside the ordinary pages: the next round does not wait for them.
+            ask_what_is_missing(store, current.number)
+            publish_complete(store, client)
             store.trees.mark_searched(current.number)
             store.rounds.update(current.number, stage=Stage.PROPAGATE)
         return Turn(read, len(published), decided.open_questions, decided.done)

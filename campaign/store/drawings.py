@@ -24,12 +24,15 @@ class DrawingState(Name):
     NOTHING = "none"
     UNSURE = "unsure"
     PAINTED = "painted"
+    COMPLETE = "complete"
+    MISSING = "missing"
     WITHDRAWN = "withdrawn"
 
 
 CORRECTED, NOTHING, UNSURE, PAINTED, WITHDRAWN = (
     DrawingState.CORRECTED, DrawingState.NOTHING, DrawingState.UNSURE, DrawingState.PAINTED, DrawingState.WITHDRAWN,
 )  # fmt: skip
+COMPLETE, MISSING = DrawingState.COMPLETE, DrawingState.MISSING
 
 
 class Drawings:

@@ -114,7 +114,7 @@ class Page(Base):
     `number` counts the pages in the order they were opened: views read on from the number they have seen.
 
     `screen` is the labeling config that shows it. `place` says where something is to be drawn, where no mask does:
-    {"image_id", "window": [x0, y0, x1, y1]}.
+    {"image_id", "window": [x0, y0, x1, y1]}, and what `campaign.pages.completeness` adds to it.
     """
 
     __tablename__ = "page"
@@ -173,7 +173,9 @@ class Drawing(Base):
     """A fact: what an annotation drew when it was read. A deletion is the fact `withdrawn`.
 
     On an edit page `mask_id` is the mask to be corrected and `state` corrected, none or unsure; on a paint page the
-    state is painted. `masks` holds {"masks": [{"class_id", "size": [height, width], "counts"}, ...]}.
+    state is painted. `masks` holds {"masks": [{"class_id", "size": [height, width], "counts"}, ...]}. On a page that
+    asks what is missing the state is complete, missing or unsure, and `masks` also holds {"points": [{"class_id", "x",
+    "y"}, ...]}, in pixels of the image.
     """
 
     __tablename__ = "drawing"

@@ -78,6 +78,14 @@ class Pages:
                 for row in session.scalars(select(m.Page).where(m.Page.key.in_(part)))
             }
 
+    def numbered(self, number: int) -> m.Page:
+        """The page of that number. Raises KeyError where there is none."""
+        with self._sessions() as session:
+            row = session.scalar(select(m.Page).where(m.Page.number == number))
+        if row is None:
+            raise KeyError(number)
+        return row
+
     def count(self, kind: str) -> int:
         """How many pages of a kind there are."""
         with self._sessions() as session:

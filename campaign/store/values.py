@@ -18,6 +18,7 @@ class Key(Name):
     CAMPAIGN = "campaign"
     AUDIT = "audit"
     CERTIFICATE = "certificate"
+    COMPLETENESS = "completeness"
     EXAMPLES = "examples"
     INSTRUCTIONS_SHOWN = "instructions_shown"
     OVERLAPS = "overlaps"
@@ -32,12 +33,14 @@ _PROJECTS = {
     Screen.SINGLE: "single_project",
     Screen.EDIT: "edit_project",
     Screen.PAINT: "paint_project",
+    Screen.COMPLETE: "complete_project",
 }
 _CURSORS = {
     Screen.VERIFICATION: "read_back_cursor",
     Screen.SINGLE: "single_cursor",
     Screen.EDIT: "edit_cursor",
     Screen.PAINT: "paint_cursor",
+    Screen.COMPLETE: "complete_cursor",
 }
 
 

@@ -16,6 +16,8 @@ from urllib.parse import urlparse
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
+from campaign.pages.completeness import shown_masks
+from campaign.records.page import PageKind
 from campaign.records.stage import Stage
 from campaign.steps.rounds import Step, StepName, start_campaign
 from campaign.store import Store
@@ -24,7 +26,7 @@ from ml_backend.detector import Detector
 from ml_backend.errors import InputError
 from ml_backend.mask_ids import is_drawn
 from ml_backend.predictions import Predictions
-from ml_backend.server.app import Access, MaskView, create_app
+from ml_backend.server.app import Access, MaskView, PartView, create_app
 from ml_backend.server.backend import Backend, Project, StoredMasks, project_number, task_number
 from ml_backend.server.image_files import image_cache
 from ml_backend.server.push import PushThread
@@ -61,6 +63,16 @@ class StoreCrops:
     def image(self, image_id: int) -> Path:
         """The file of the image with this id. Raises KeyError where there is none."""
         return self._images[image_id].path
+
+    def part(self, number: int) -> PartView:
+        """The part of an image on a page that asks what is missing. Raises KeyError where there is no such page."""
+        page = self.store.pages.numbered(number)
+        if page.kind != PageKind.COMPLETE or page.place is None:
+            raise KeyError(number)
+        numbers = {class_id: n for n, class_id in enumerate(self.store.classes())}
+        masks = [(rle, numbers[class_id]) for class_id, rle in shown_masks(self.store, page.place)]
+        x0, y0, x1, y1 = page.place["window"]
+        return PartView(self._images[page.place["image_id"]].path, (x0, y0, x1, y1), masks)
 
     def _shard(self, path: Path) -> Predictions:
         with self._lock:

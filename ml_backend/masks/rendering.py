@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class CropStyle:
     size: length of the crop's longer side in pixels. context: margin on each side of the box, as a fraction of
     its longer side. fill: opacity of the fill, 0 for the outline alone. outline: width of the light line in
     pixels. max_zoom: an object is enlarged at most so many times. max_gain: a dark crop is brightened at most
-    so many times. quality: of the JPEG.
+    so many times. quality: of the JPEG. colour: of outline and fill, as blue, green, red.
     """
 
     size: int = 256
@@ -40,6 +40,7 @@ class CropStyle:
     max_zoom: float = 12.0
     max_gain: float = 4.0
     quality: int = 85
+    colour: tuple[int, int, int] = LIGHT
 
 
 class ImageCache:
@@ -122,6 +123,41 @@ def render_whole(image: np.ndarray, box: Sequence[float], rle: dict, style: Crop
     return _draw(image, rle, (0, 0, width, height), size, style, frame)
 
 
+def render_part(
+    image: np.ndarray,
+    window: tuple[int, int, int, int],
+    masks: Sequence[tuple[dict, tuple[int, int, int]]],
+    style: CropStyle | None = None,
+) -> bytes:
+    """A JPEG of the part x0, y0, x1, y1 of an image with every mask outlined in its colour.
+
+    image: (height, width, 3) uint8. masks: RLEs {"size", "counts"} with a colour (blue, green, red) each. A small part
+    is enlarged by a whole number, as often as its longer side fits into `style.size`.
+    """
+    style = style or CropStyle(size=1280, fill=0.22, quality=90)
+    x0, y0, x1, y1 = window
+    scale = int(min(max(style.size // max(x1 - x0, y1 - y0), 1), style.max_zoom))
+    size = (x1 - x0) * scale, (y1 - y0) * scale
+    picture = cv2.resize(np.ascontiguousarray(image[y0:y1, x0:x1]), size, interpolation=cv2.INTER_CUBIC)
+    picture = cv2.cvtColor(brightened(picture, style.max_gain), cv2.COLOR_RGB2BGR)
+    for rle, colour in masks:
+        mask = decode_window(rle, x0, y0, x1, y1).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(mask)
+        if not width:
+            continue
+        # Room around it for the lines, as far as the part reaches.
+        reach = -(-(style.outline + 3) // scale) + 1
+        left, right = max(left - reach, 0), min(left + width + reach, x1 - x0)
+        top, bottom = max(top - reach, 0), min(top + height + reach, y1 - y0)
+        here = np.ascontiguousarray(mask[top:bottom, left:right]) * np.uint8(255)
+        large = cv2.resize(here, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        shape = cv2.threshold(large, 127, 1, cv2.THRESH_BINARY)[1]
+        view = picture[top * scale : bottom * scale, left * scale : right * scale]
+        _paint(view, shape, replace(style, colour=colour))
+    options = [cv2.IMWRITE_JPEG_QUALITY, style.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING_444]
+    return cv2.imencode(".jpg", picture, options)[1].tobytes()
+
+
 def _draw(
     image: np.ndarray,
     rle: dict,
@@ -183,10 +219,10 @@ def _paint(picture: np.ndarray, shape: np.ndarray, style: CropStyle) -> None:
     light = cv2.dilate(shape, _disc(style.outline))
     dark = cv2.dilate(light, _disc(1))
     if style.fill:
-        filled = cv2.addWeighted(view, 1 - style.fill, np.full_like(view, LIGHT), style.fill, 0)
+        filled = cv2.addWeighted(view, 1 - style.fill, np.full_like(view, style.colour), style.fill, 0)
         cv2.copyTo(filled, shape, view)
     cv2.copyTo(np.full_like(view, DARK), cv2.subtract(dark, light), view)
-    cv2.copyTo(np.full_like(view, LIGHT), cv2.subtract(light, shape), view)
+    cv2.copyTo(np.full_like(view, style.colour), cv2.subtract(light, shape), view)
 
 
 @lru_cache(maxsize=16)

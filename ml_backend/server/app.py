@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | GET /crops/<token>.jpg | holder of the token | a mask with context; `?fill=0`, `?view=image` or `edit`, `?size=` |
 | GET /images/<token> | holder of the token | an image as it was stored; `?bright=1` where dark, `&window=` a part |
+| GET /parts/<token>.jpg | holder of the token | a part of an image with its masks drawn in |
 | GET /health, / | anyone | that it is up |
 | POST /setup, /predict | Label Studio | the ML backend protocol |
 | POST /webhook | Label Studio | annotation events, "Start training" |
@@ -29,11 +30,11 @@ from ml_backend.masks.rendering import ImageCache
 from ml_backend.server.access import Access
 from ml_backend.server.backend import Backend, project_number
 from ml_backend.server.metrics import Metrics
-from ml_backend.server.pictures import CropSource, MaskView, add_pictures
+from ml_backend.server.pictures import CropSource, MaskView, PartView, add_pictures
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ACTIONS", "Access", "CropSource", "Limits", "MaskView", "create_app"]
+__all__ = ["ACTIONS", "Access", "CropSource", "Limits", "MaskView", "PartView", "create_app"]
 
 MAX_NAME = 64  # characters of "<id>.<time of creation>"
 # The events of Label Studio; anything else is answered, so that it is not sent again, and ignored.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from flask import Flask, Response, abort, request, send_file
 
+from label_config.configs import PALETTE
 from ml_backend.errors import InputError
 from ml_backend.masks.editing import cut_image, edit_window, whole_image
 from ml_backend.masks.images import media_type
-from ml_backend.masks.rendering import CropStyle, ImageCache, render_crop, render_whole
+from ml_backend.masks.rendering import CropStyle, ImageCache, render_crop, render_part, render_whole
 from ml_backend.server.signing import Kind, TokenError, read
 
 MAX_SIDE = 2048
@@ -28,6 +29,18 @@ class MaskView:
     rle: dict
 
 
+@dataclass(frozen=True)
+class PartView:
+    """What a part of an image is drawn from: the file, the window x0, y0, x1, y1, and masks.
+
+    `masks` are (RLE {"size", "counts"}, number of its class from 0).
+    """
+
+    path: str | Path
+    window: tuple[int, int, int, int]
+    masks: Sequence[tuple[dict, int]]
+
+
 class CropSource(Protocol):
     """Where the masks and images lie that this server shows."""
 
@@ -37,6 +50,10 @@ class CropSource(Protocol):
 
     def image(self, image_id: int) -> str | Path:
         """The file of the image with this id. Raises KeyError where there is none."""
+        ...
+
+    def part(self, number: int) -> PartView:
+        """The part of an image with this number. Raises KeyError where there is none."""
         ...
 
 
@@ -79,6 +96,27 @@ def add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache)
         answer = send_file(path, mimetype=media_type(path), conditional=True)
         answer.headers.update(_public(CROP_SECONDS))
         return answer
+
+    _add_parts(app, source, secret, cache)
+
+
+def _add_parts(app: Flask, source: CropSource, secret: str, cache: ImageCache) -> None:
+    @app.get("/parts/<token>.jpg")
+    def part(token: str) -> Response:
+        view = _found(source.part, _key(secret, "part", token))
+        picture = cache.get(view.path)
+        height, width = picture.shape[:2]
+        x0, y0, x1, y1 = view.window
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise InputError("image", f"one that holds {view.window}", f"{width}x{height}")
+        drawn = render_part(picture, view.window, [(rle, class_colour(number)) for rle, number in view.masks])
+        return Response(drawn, mimetype="image/jpeg", headers=_public(CROP_SECONDS))
+
+
+def class_colour(number: int) -> tuple[int, int, int]:
+    """Blue, green and red of the class with this number, from 0: the colour that its label has on the screen."""
+    red, green, blue = bytes.fromhex(PALETTE[number % len(PALETTE)][1:])
+    return blue, green, red
 
 
 def _key(secret: str, kind: Kind, token: str) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from itsdangerous import BadData, BadSignature, URLSafeSerializer
 
-Kind = Literal["crop", "image", "rules"]
+Kind = Literal["crop", "image", "part", "rules"]
 
 
 class TokenError(PermissionError):
@@ -51,6 +51,11 @@ def crop_url(base_url: str, secret: str, mask_id: int, expires: float) -> str:
 def image_url(base_url: str, secret: str, image_id: int, expires: float) -> str:
     """The address of one whole image as it was stored, good until the Unix time `expires`."""
     return f"{base_url.rstrip('/')}/images/{sign(secret, 'image', int(image_id), expires)}"
+
+
+def part_url(base_url: str, secret: str, number: int, expires: float) -> str:
+    """The address of a part of an image with the masks in it, good until the Unix time `expires`."""
+    return f"{base_url.rstrip('/')}/parts/{sign(secret, 'part', int(number), expires)}.jpg"
 
 
 def _serializer(secret: str, kind: Kind) -> URLSafeSerializer:
