@@ -239,15 +239,19 @@ def _gaffke(values: np.ndarray, highest: float, alpha: float) -> float:
 
 def _objects(draws: Sequence[Draw], class_id: int | None, finder: Finder) -> float:
     """An estimate of the true objects in the pool. Where nobody could tell nothing is taken to be missing."""
-    total, seen = 0.0, 0.0
+    total, masks, found = 0.0, 0, 0.0
     for draw in draws:
         clicked = 0 if draw.clicked is None else _of(draw.clicked, class_id)
         everything = 0 if draw.clicked is None else sum(draw.clicked.values())
         true = max(clicked - finder.false_clicks * (clicked / everything), 0.0) if everything else 0.0
         missing = true / max(finder.sensitivity, 1e-3)
-        total += seen + _of(draw.rest, class_id) + missing / draw.chance
-        seen += _of(draw.shown, class_id) + missing
-    return total / len(draws)
+        total += found + missing / draw.chance
+        masks += _of(draw.shown, class_id)
+        found += missing
+    last = draws[-1]
+    rest = _of(last.rest, class_id) - _of(last.shown, class_id)
+    # What was seen is known; of what was not, its share of the estimate for all.
+    return masks + rest + found + last.share * (1 - last.chance) * total / len(draws)
 
 
 def _missing(draw: Draw, class_id: int | None, sensitivity: float) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from campaign.derived.answers import counted_answers
 from campaign.derived.dataset import final_masks
 from campaign.derived.eyes import campaign_eyes
+from campaign.derived.recall import recall_figures
 from campaign.quality.answers import verdicts
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
 from campaign.records.page import PageKind
@@ -60,6 +61,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
     labelled = store.images.annotated("labelled")
     times = {a.mask_id: _moment(a) for a in answers}
     obtained = _obtained(masks, decisions, times)
+    recall, recall_note = _recall(store, masks)
     progress = _progress(obtained, answers, {q.mask_id: p.class_id for q, p in questions})
     return ReportData(
         name=store.settings.name,
@@ -87,6 +89,8 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         cut=_cut(store),
         k_iou=store.settings.search.k_iou,
         truth=dict(truth or {}),
+        recall=recall,
+        recall_note=recall_note,
         certificate={k: str(v) for k, v in (store.values.get("certificate") or {}).items()},
     )
 
@@ -94,6 +98,26 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
 def _cut(store: Store) -> tuple[float, float, float] | None:
     eyes = campaign_eyes(store)
     return (eyes.crowd.cut, *eyes.cut_interval) if eyes.answers else None
+
+
+def _recall(store: Store, masks: DatasetMasks) -> tuple[dict[str, tuple[str, ...]], str]:
+    """The rows of the table of recall, and what it rests on; empty where nobody was asked what is missing."""
+    figures = recall_figures(store, masks)
+    if figures is None:
+        return {}, ""
+    looked = f"{figures['images_answered']} of {figures['images']} images looked through, {figures['complete']} complete"
+    if figures["estimate"] is None:
+        return {}, f"{looked}."
+    rows = {"all": figures} | figures["per_class"]
+    table = {
+        name: (
+            f"{row['estimate']:.3f}", "–" if row["bound"] is None else f"{row['bound']:.3f}", f"{row['masks']:,}",
+            f"{row['clicked']:,}",
+        )
+        for name, row in rows.items()
+    }  # fmt: skip
+    sure = "" if figures["confidence"] is None else f" Each bound holds at {100 * figures['confidence']:g} %."
+    return table, "; ".join([looked, *figures["notes"]]) + "." + sure
 
 
 def _trees(store: Store) -> list[m.ClassTree]:

@@ -129,7 +129,8 @@ class ReportData:
     `answers` counts the answers given, `seconds` the time annotators spent on them as measured by Label Studio (None
     where it is not known). `precision` estimates the share of correct masks; `basis` says in a few sentences what
     it rests on. `truth` holds figures against ground truth where there is one, by name.
-    `certificate` is the certificate of the export where there is one, by name.
+    `certificate` is the certificate of the export where there is one, by name. `recall` is what people who looked for
+    what is missing say of it, by class, and of "all" in the first row: estimate, bound, masks, objects clicked.
     """
 
     name: str
@@ -154,6 +155,8 @@ class ReportData:
     settings: Mapping[str, str]
     truth: Mapping[str, float] = field(default_factory=dict)
     certificate: Mapping[str, str] = field(default_factory=dict)
+    recall: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recall_note: str = ""
     free_start: tuple[FreeStart, ...] = ()
     gold: int = 0  # masks of known verdict among the questions, in none of the counts
     cut: tuple[float, float, float] | None = None  # IoU at which the annotators' eyes cut, with its 90 % interval

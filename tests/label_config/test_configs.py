@@ -9,7 +9,7 @@ LABELS = ("nucleus", 'a "quoted" <name>')
 
 
 def labels_of(name: str) -> tuple[str, ...]:
-    return LABELS if name in ("edit", "paint") else ()
+    return LABELS if name in ("complete", "edit", "paint") else ()
 
 
 @pytest.mark.parametrize("name", names())
@@ -20,7 +20,7 @@ def test_every_config_loads(name):
 
 
 def test_there_is_a_config_for_every_kind_of_page():
-    assert names() == ["edit", "paint", "single", "verification"]
+    assert names() == ["complete", "edit", "paint", "single", "verification"]
 
 
 def test_the_verification_page_takes_its_answers():
@@ -34,10 +34,17 @@ def test_class_names_become_labels():
     assert load("paint", LABELS).choices["mask"] == LABELS
 
 
+def test_the_first_class_is_chosen_where_every_click_needs_one():
+    config = load("complete", LABELS)
+    assert config.choices["class"] == LABELS and config.xml.count('selected="true"') == 1
+    assert "selected" not in load("paint", LABELS).xml
+    assert config.choices["verdict"] == ("complete", "cannot tell")
+
+
 @pytest.mark.parametrize(
     ("name", "labels", "message"),
     [
-        ("nothing", (), "expected one of edit, paint, single, verification, got 'nothing'"),
+        ("nothing", (), "expected one of complete, edit, paint, single, verification, got 'nothing'"),
         ("edit", (), "expected at least one label"),
         ("verification", ("nucleus",), "expected no labels"),
         ("paint", ("a", "a"), "expected labels that differ"),

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from label_config import Crop, edit_data, load, page_data, paint_data, single_data
+from label_config import Crop, complete_data, edit_data, load, page_data, paint_data, single_data
 
 URL = "http://host/crops/x.jpg"
 
@@ -17,10 +17,11 @@ URL = "http://host/crops/x.jpg"
         ("single", single_data("k", "nucleus", 1, URL)),
         ("edit", edit_data("k", "nucleus", 1, URL)),
         ("paint", paint_data("k", URL)),
+        ("complete", complete_data("k", URL, {"image": "a.png", "window": [0, 0, 9, 9], "masks": []})),
     ],
 )
 def test_data_holds_what_its_config_asks_for(name, data):
-    config = load(name, ("nucleus",) if name in ("edit", "paint") else ())
+    config = load(name, ("nucleus",) if name in ("complete", "edit", "paint") else ())
     assert set(config.data_keys) <= set(data)
     assert data["key"] == "k" and json.loads(json.dumps(data)) == data
 

@@ -116,6 +116,7 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
             "overview.html",
             **figures.all(),
             edit_url=project_url(store, Screen.EDIT),
+            complete_url=project_url(store, Screen.COMPLETE),
             rows=class_rows(store),
             events=store.events(EVENTS)[::-1],
             published=(PUBLISHED_ANSWER, PUBLISHED_DRAWING),
