@@ -44,18 +44,21 @@ def begin(screen, store):
     screen.open(store.values.project("complete"), ".cc canvas")
     screen.keep("complete-instructions")
     screen.page.locator(".lsf-modal-ls__body").wait_for()
-    screen.page.keyboard.press("Escape")
     screen.page.mouse.click(5, 5)
     screen.page.locator(".lsf-modal-ls__body").wait_for(state="detached", timeout=5000)
 
 
 def test_what_is_missing_is_clicked(screen, store, label_studio_client):
     begin(screen, store)
+    screen.page.mouse.click(*on_screen(screen, MISSING[0]))  # the first class is chosen beforehand
+    screen.page.wait_for_timeout(300)
     screen.page.keyboard.press("Space")
     screen.page.get_by_text("Press J when each missing object has its point, or U").wait_for()
-    for number in MISSING:
-        screen.page.mouse.click(*on_screen(screen, number))
-        screen.page.wait_for_timeout(300)
+    screen.page.get_by_role("button", name="OK").click()
+    screen.page.wait_for_timeout(300)
+    screen.page.keyboard.press("2")
+    screen.page.mouse.click(*on_screen(screen, MISSING[1]))
+    screen.page.wait_for_timeout(300)
     screen.page.keyboard.press("j")
     screen.page.wait_for_timeout(300)
     screen.keep("complete")
@@ -64,7 +67,7 @@ def test_what_is_missing_is_clicked(screen, store, label_studio_client):
     assert completeness.read_complete(store, label_studio_client) == 1
     assert [d.state for d in looked(store).values()] == ["missing"]
     found = points(store)
-    assert [p["class_id"] for p in found] == [1, 1]
+    assert [p["class_id"] for p in found] == [1, 2]
     for point, number in zip(found, MISSING, strict=True):
         x, y = place_of(number)
         assert x <= point["x"] <= x + EXTENT and y <= point["y"] <= y + EXTENT
