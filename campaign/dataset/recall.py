@@ -43,7 +43,8 @@ class Draw:
     `chance` is its chance among the units left then, `share` the part of all units' weight that is left with it, both
     in (0, 1]. `clicked` counts the missing objects that were clicked, by class; None where nobody could tell. `shown`
     are the masks drawn into it, `rest` those in all units left then, itself included. `most` is the most objects that
-    may be missing in it, by class and, under None, of all classes together.
+    may be missing in any unit, by class and, under None, of all classes together; `least` the weight of the lightest
+    unit, as a share of all weight.
     """
 
     chance: float
@@ -52,6 +53,7 @@ class Draw:
     shown: Mapping[int, int]
     rest: Mapping[int, int]
     most: Mapping[int | None, float]
+    least: float
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,8 @@ def _objects_most(draws: Sequence[Draw], class_id: int | None, sensitivity: floa
     last = draws[-1]
     left = last.share * (1 - last.chance)  # of the weight, after the last draw
     rest = max(_of(last.rest, class_id) - _of(last.shown, class_id), 0)
-    # The most that can be missing in a whole pool of such units, from the unit with the most for its weight.
-    worst = max(d.most.get(class_id, 0.0) / (d.chance * d.share) for d in draws)
+    # What would be missing in the pool, were every unit as bad for its weight as the lightest can be.
+    worst = max(d.most.get(class_id, 0.0) / d.least for d in draws)
     drawn = 1 - left
     # Without replacement the unseen part shrinks: as in the exact bound where nothing was found.
     shrink = 1.0 if drawn < 1e-9 else drawn / -math.log(left) if left > 1e-12 else 0.0
@@ -290,5 +292,6 @@ def _check(
             "confidence", "above 0.5, and an error left beside the precision's", (confidence, precision_error)
         )
     for draw in draws:
-        if not (0 < draw.chance <= 1 and 0 < draw.share <= 1 + 1e-9):
-            raise InputError("draw", "a chance and a share above 0 and at most 1", (draw.chance, draw.share))
+        if not all(0 < value <= 1 for value in (draw.chance, draw.share, draw.least)):
+            got = (draw.chance, draw.share, draw.least)
+            raise InputError("draw", "a chance and shares above 0 and at most 1", got)

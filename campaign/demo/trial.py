@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from campaign.demo import annotators
+from campaign.demo.looking import look_through
 from campaign.demo.shapes import draw_shapes
 from campaign.derived.dataset import final_masks
 from campaign.derived.status import status
@@ -80,12 +81,17 @@ def run_demo(options: DemoOptions, say: Callable[[str], None], show: Callable[[S
                 run.until_done(show, until=lambda: store.values.project(Screen.VERIFICATION) is not None)
                 with simulated(store, server, data / "pool.json", options):
                     run.until_done(show)
+        looked = None
+        if not options.human:
+            say("looking for what is missing")
+            looked = look_through(store, server, data / "pool.json", users=options.users, error=options.error)
     export, report = out / "export.json", out / "report.html"
     export_campaign(store, export)
     write_report(report, report_data(store))
     truth = CocoDataset.load(data / "pool.json", data / "images")
     minutes = (time.monotonic() - started) / 60
-    return figures(store, truth) | {"minutes": round(minutes, 1), "export": str(export), "report": str(report)}
+    reached = figures(store, truth) | {"recall_estimate": looked["estimate"] if looked else None}
+    return reached | {"minutes": round(minutes, 1), "export": str(export), "report": str(report)}
 
 
 def drawn_data(folder: Path, say: Callable[[str], None]) -> Path:
@@ -161,6 +167,7 @@ def figures(store: Store, truth: CocoDataset) -> dict[str, Any]:
         "masks": len(masks),
         "true_masks": len(truth.annotations),
         "precision": round(float(good.mean()), 4) if len(masks) else None,
+        "recall": round(float(good.sum()) / max(len(truth.annotations), 1), 4),
         "sq": round(float(iou[iou >= 0.5].mean()), 4) if (iou >= 0.5).any() else None,
         "masks_per_question": round(len(masks) / max(1, state["questions"]), 2),
         "ap": [None if r["ap"] is None else round(r["ap"], 4) for r in state["per_round"]],

@@ -221,7 +221,7 @@ def _draw(page: m.Page, drawing: m.Drawing) -> Draw:
     most: dict[int | None, float] = {int(c): float(n) for c, n in place["most"].items() if c != "all"}
     return Draw(
         place["chance"], place["share"], clicked, _by_class(place["shown"]), _by_class(place["rest"]),
-        most | {None: float(place["most"].get("all", 0.0))},
+        most | {None: float(place["most"].get("all", 0.0))}, place["least"],
     )  # fmt: skip
 
 

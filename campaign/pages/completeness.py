@@ -42,7 +42,7 @@ from ml_backend.server.signing import part_url
 logger = logging.getLogger(__name__)
 
 GOLD_SHARE, LEAST_GOLD = 0.2, 8  # held-out pages among those asked, and how many there are at least
-SAFETY = 1.5  # times the most that held-out images show, a part may lack
+SAFETY = 1.25  # times the objects of the fullest held-out part, a part may lack
 POOL_SALT, GOLD_SALT = 0xC0, 0xC1
 CONTROL, CLASS, VERDICT = "missing", "class", "verdict"
 SAID_COMPLETE = "complete"
@@ -129,8 +129,8 @@ def _drawn_places(store: Store, masks: DatasetMasks, frame: np.ndarray, first: i
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     drawn_at = np.where(numbers >= 0, rank[numbers], len(order))
-    most = _most(store, masks, frame)
-    total, mean = float(frame["weight"].sum()), float(frame["weight"].mean())
+    most, total = _most(store), float(frame["weight"].sum())
+    least = float(frame["weight"].min()) / total
     left = total - float(frame["weight"][order[:first]].sum())
     rest = Counter(masks.class_id[drawn_at >= first].tolist())
     places = []
@@ -144,7 +144,7 @@ def _drawn_places(store: Store, masks: DatasetMasks, frame: np.ndarray, first: i
                 "unit": unit, "chance": min(weight / left, 1.0), "share": min(left / total, 1.0),
                 "masks": masks.mask_id[here].tolist(), "drawn": [],
                 "shown": _named(shown), "rest": _named(rest),
-                "most": {name: n * weight / mean for name, n in most.items()},
+                "most": most, "least": least,
             }
         )  # fmt: skip
         left -= weight
@@ -160,8 +160,8 @@ def _named(counts: Mapping[int, int]) -> dict[str, int]:
     return {str(class_id): int(n) for class_id, n in sorted(counts.items())}
 
 
-def _most(store: Store, masks: DatasetMasks, frame: np.ndarray) -> dict[str, float]:
-    """The most objects that a part of mean weight may lack, by class and for "all": by the held-out images' objects.
+def _most(store: Store) -> dict[str, float]:
+    """The most objects that a part may lack, by class and for "all": more than any part of a held-out image holds.
 
     Empty where nothing is held out.
     """
@@ -170,21 +170,15 @@ def _most(store: Store, masks: DatasetMasks, frame: np.ndarray) -> dict[str, flo
         return {}
     from pycocotools import mask as mask_util
 
-    from campaign.derived.likeness import delivered_alike
-
     parts = cut(heldout.images)
-    alike = delivered_alike(store, masks)
-    numbers = part_of(parts, alike.image_id, alike.box)
-    mean = max(len(masks) / len(frame), 1.0)
-    weight = weights(np.bincount(numbers[numbers >= 0], minlength=len(parts)), mean) / float(frame["weight"].mean())
     boxes = np.array([mask_util.toBbox(a.rle) for a in heldout.annotations])
-    true = part_of(parts, np.array([a.image_id for a in heldout.annotations]), boxes)
+    numbers = part_of(parts, np.array([a.image_id for a in heldout.annotations]), boxes)
     classes = np.array([a.class_id for a in heldout.annotations])
 
     def most(rows: np.ndarray) -> float:
-        return SAFETY * float((np.bincount(true[rows & (true >= 0)], minlength=len(parts)) / weight).max())
+        return SAFETY * float(np.bincount(numbers[rows & (numbers >= 0)], minlength=len(parts)).max())
 
-    return {"all": most(np.ones(len(true), bool))} | {str(c): most(classes == c) for c in store.classes()}
+    return {"all": most(np.ones(len(numbers), bool))} | {str(c): most(classes == c) for c in store.classes()}
 
 
 def _gold_places(store: Store, masks: DatasetMasks, count: int, known: set[tuple[int, ...]]) -> list[dict[str, Any]]:

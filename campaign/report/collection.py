@@ -105,11 +105,13 @@ def _recall(store: Store, masks: DatasetMasks) -> tuple[dict[str, tuple[str, ...
     figures = recall_figures(store, masks)
     if figures is None:
         return {}, ""
-    looked = f"{figures['images_answered']} of {figures['images']} images looked through, {figures['complete']} complete"
+    looked = (
+        f"{figures['images_answered']} of {figures['images']} images looked through, {figures['complete']} complete"
+    )
     if figures["estimate"] is None:
         return {}, f"{looked}."
     rows = {"all": figures} | figures["per_class"]
-    table = {
+    table: dict[str, tuple[str, ...]] = {
         name: (
             f"{row['estimate']:.3f}", "–" if row["bound"] is None else f"{row['bound']:.3f}", f"{row['masks']:,}",
             f"{row['clicked']:,}",

@@ -10,6 +10,7 @@ import numpy as np
 from campaign.search.sampling import draw_keys
 from ml_backend.masks.coco import ImageRecord
 
+EVEN = 4.0  # times the mean number of masks, that every part counts beside its own
 SIDE = 1024  # pixels; on more, small objects cannot be seen
 _WINDOW = ("x0", "y0", "x1", "y1")
 PARTS = np.dtype([("image_id", np.int64), *((name, np.int32) for name in _WINDOW), ("weight", np.float64)])
@@ -47,14 +48,14 @@ def part_of(parts: np.ndarray, image_id: np.ndarray, box: np.ndarray) -> np.ndar
     return found
 
 
-def weights(masks: np.ndarray, mean: float | None = None) -> np.ndarray:
-    """What a part counts in the draw: the mean number of masks and its own number together, (n,) float64.
+def weights(masks: np.ndarray) -> np.ndarray:
+    """What each part counts in the draw, from the number of its masks, (n,) float64.
 
-    Half of it is in proportion to the masks, since most objects are missing where there are many; the other half the
-    same for all, since a part whose objects are all missing has no masks. `mean` is that of other parts.
+    A fifth of it is in proportion to the masks, since more is missing where there is more; the rest is the same for
+    all, since a part in which everything is missing has no masks. In proportion to the masks alone bounds are useless
+    where whole images are missing, and of equal weights they are looser wherever no image is.
     """
-    mean = float(masks.mean()) if mean is None else mean
-    return masks + max(mean, 1.0)
+    return masks + EVEN * max(float(masks.mean()), 1.0)
 
 
 def draw_order(weight: np.ndarray, seed: int, salt: int) -> np.ndarray:

@@ -134,7 +134,7 @@ def render_part(
     image: (height, width, 3) uint8. masks: RLEs {"size", "counts"} with a colour (blue, green, red) each. A small part
     is enlarged by a whole number, as often as its longer side fits into `style.size`.
     """
-    style = style or CropStyle(size=1280, fill=0.22, quality=90)
+    style = style or CropStyle(size=1280, fill=0.22, outline=3, quality=90)
     x0, y0, x1, y1 = window
     scale = int(min(max(style.size // max(x1 - x0, y1 - y0), 1), style.max_zoom))
     size = (x1 - x0) * scale, (y1 - y0) * scale

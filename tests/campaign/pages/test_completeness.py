@@ -128,15 +128,18 @@ def test_a_page_is_answered_skipped_deleted_and_answered_again(store):
     assert recall_figures(store)["complete"] == 1, "the newest answer counts"
 
 
+SURE = {"from_name": "verdict", "value": {"choices": ["complete"]}}
+
+
 @pytest.mark.parametrize(
     "result",
     [
         [],
         [{"from_name": "verdict", "value": {"choices": ["cannot tell"]}}],
-        [{"from_name": "missing", "value": {"x": "a", "y": 3}}, {"from_name": "verdict", "value": {"choices": ["complete"]}}],
-        [{"from_name": "missing", "value": {"x": 400, "y": 3}}, {"from_name": "verdict", "value": {"choices": ["complete"]}}],
+        [{"from_name": "missing", "value": {"x": "a", "y": 3}}, SURE],
+        [{"from_name": "missing", "value": {"x": 400, "y": 3}}, SURE],
     ],
-)  # fmt: skip
+)
 def test_what_says_nothing_counts_as_unsure(store, result):
     add_complete_pages(store, 1)
     (page,) = asked(store)

@@ -10,7 +10,7 @@ from pycocotools import mask as mask_util
 
 from ml_backend.errors import InputError
 from ml_backend.masks import rendering
-from ml_backend.masks.rendering import CropStyle, ImageCache, crop_window, render_crop, render_whole
+from ml_backend.masks.rendering import CropStyle, ImageCache, crop_window, render_crop, render_part, render_whole
 
 STYLE = CropStyle(quality=95)
 
@@ -151,3 +151,25 @@ def test_a_changed_file_is_read_again_and_a_missing_one_is_an_error(tmp_path):
     assert cache.get(path).max() == 9
     with pytest.raises(InputError, match="no such file"):
         cache.get(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(("window", "size"), [((0, 0, 120, 90), (1200, 900)), ((20, 30, 60, 70), (480, 480))])
+def test_a_part_shows_every_mask_in_its_colour_and_leaves_the_rest_as_it_is(window, size):
+    image = np.full((90, 120, 3), 200, np.uint8)
+    masks = [np.zeros((90, 120), bool) for _ in range(3)]
+    masks[0][35:45, 25:35] = masks[1][50:60, 40:50] = masks[2][5:9, 110:115] = True
+    colours = [(0, 0, 255), (255, 0, 0), (0, 255, 0)]  # blue, green, red
+    drawn = [(encode(mask), colour) for mask, colour in zip(masks, colours, strict=True)]
+    picture = np.asarray(Image.open(io.BytesIO(render_part(image, window, drawn))).convert("RGB")).astype(int)
+    assert picture.shape == (size[1], size[0], 3)
+    scale = size[0] // (window[2] - window[0])
+    red, blue = picture[..., 0] - picture[..., 2] > 150, picture[..., 2] - picture[..., 0] > 150
+    for strong, (y, x) in ((red, (35, 25)), (blue, (50, 40))):
+        ys, xs = np.nonzero(strong)
+        assert abs(xs.min() - (x - window[0]) * scale) <= 5 and abs(ys.max() - (y + 10 - window[1]) * scale) <= 5
+    assert np.abs(picture[2, 2] - 200).max() < 8
+
+
+def test_a_large_part_is_not_made_larger():
+    image = np.zeros((1024, 900, 3), np.uint8)
+    assert Image.open(io.BytesIO(render_part(image, (0, 0, 900, 1024), []))).size == (900, 1024)

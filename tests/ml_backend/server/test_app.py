@@ -15,11 +15,11 @@ from werkzeug.serving import make_server
 
 import ml_backend
 from ml_backend.errors import InputError
-from ml_backend.server.app import Access, Limits, MaskView, create_app
+from ml_backend.server.app import Access, Limits, MaskView, PartView, create_app
 from ml_backend.server.backend import Backend, Project
 from ml_backend.server.image_files import ImageFiles
 from ml_backend.server.push import push_predictions
-from ml_backend.server.signing import crop_url, image_url
+from ml_backend.server.signing import crop_url, image_url, part_url
 from tests.ml_backend.bright_objects import BrightModel, Gate, draw_spots
 from tests.ml_backend.file_server import serve_folder
 
@@ -44,6 +44,10 @@ class Folder:
 
     def image(self, image_id: int):
         return {1: self.path, 2: self.path.with_name("gone.png")}[image_id]
+
+    def part(self, number: int) -> PartView:
+        window = {1: (0, 0, 100, 80), 2: (0, 0, 200, 80), 3: (20, 10, 60, 50)}[number]
+        return PartView(self.path, window, [(self.mask(1).rle, 8)])
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +112,19 @@ def test_what_may_not_or_cannot_be_shown_is_refused_briefly(folder, path, status
     answer = create_app(folder, secret=SECRET).test_client().get(path)
     assert answer.status_code == status
     assert str(folder.path.parent) not in answer.text and "Traceback" not in answer.text and len(answer.text) < 200
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "size"), [(1, 200, (1200, 960)), (2, 404, None), (3, 200, (480, 480)), (4, 404, None)]
+)
+def test_a_part_of_an_image_is_shown_with_its_masks(folder, number, status, size):
+    client = create_app(folder, secret=SECRET).test_client()
+    answer = client.get(path_of(part_url("http://h", SECRET, number, time.time() + 86400)))
+    assert answer.status_code == status
+    if size:
+        assert Image.open(io.BytesIO(answer.data)).size == size and answer.mimetype == "image/jpeg"
+        assert answer.headers["Content-Security-Policy"] == "sandbox"
+    assert client.get(path_of(part_url("http://h", SECRET, number, time.time() - 1))).status_code == 403
 
 
 def test_an_image_is_shown_as_it_is_or_brightened(folder):
