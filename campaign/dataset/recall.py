@@ -6,7 +6,7 @@ the number of true objects in the whole pool (Des Raj 1956): masks and clicks in
 others, and the clicks of this one divided by its chance. The bound on their mean is Gaffke's (2005; see Learned-Miller
 and Thomas 2019): the quantile of a randomly weighted mean of the estimates and of one more at its highest possible
 value. Where no draw shows anything missing it is the exact binomial bound. It was chosen over a bootstrap, whose
-bounds fail where whole images are missing (16 % to 60 % of promises true, at a nominal 95 %), and over betting, which
+bounds fail where whole images are missing (as few as 20 % of promises true, at a nominal 95 %), and over betting, which
 is looser for a sample of a size that is set beforehand.
 
 A mask that is drawn hides its object, whether the mask is correct or not, so each counts as an object of its own in
@@ -155,15 +155,17 @@ def recall_bound(
     _check(draws, delivered, precision, confidence, precision_error)
     alpha, looks = 1 - confidence - precision_error, list(looks or [len(draws)])
     shares = look_shares(len(looks))
-    finder = finder_of(gold, _FINDER_SHARE * alpha * min(shares))
+    # Each look with the share of the error that is its own, for both bounds that it rests on.
+    finders = [finder_of(gold, _FINDER_SHARE * alpha * share) for share in shares]
+    finder = finders[0]
     guess = precision if estimated_precision is None else estimated_precision
     bounds: dict[int | None, RecallBound] = {}
     for class_id in (None, *sorted(delivered)):
         masks = _of(delivered, class_id)
         # All looks speak of the same number of objects, so the smallest bound on it holds.
         most = min(
-            _objects_most(draws[:end], class_id, finder.bound, (1 - _FINDER_SHARE) * alpha * share)
-            for end, share in zip(looks, shares, strict=True)
+            _objects_most(draws[:end], class_id, each.bound, (1 - _FINDER_SHARE) * alpha * share)
+            for end, share, each in zip(looks, shares, finders, strict=True)
         )
         objects = max(_objects(draws, class_id, finder), 1e-9)
         clicked = sum(_of(d.clicked, class_id) for d in draws if d.clicked is not None)

@@ -79,7 +79,8 @@ class HeldoutParts:
             # Left out on purpose, where its masks cover nothing else.
             own = np.flatnonzero(kept & (cover[n] > HIDDEN))
             others = np.delete(cover, n, axis=0)[:, own]
-            if len(own) and not (others > HIDDEN).any():
+            left = cover[n][kept].sum() - cover[n][own].sum()
+            if len(own) and left <= HIDDEN and not (others > HIDDEN).any():
                 kept[own] = False
                 missing.append(n)
         covered = np.array([cover[n][kept].sum() for n in range(len(true))])

@@ -61,7 +61,7 @@ def abandon_project(store: Store, client: Client) -> None:
     Answers that were read stay. Raises InputError where the project is still there.
     """
     gone = []
-    for screen in QUESTIONS:
+    for screen in (*QUESTIONS, Screen.COMPLETE):
         known = store.values.project(screen)
         if known is None:
             continue
@@ -71,6 +71,7 @@ def abandon_project(store: Store, client: Client) -> None:
             gone.append(known)
             pages = [p for p in store.pages.rows(published=True) if p.screen == screen and p.kind != PageKind.QUALIFY]
             answered = {a.page_key for a in standing_answers(store.answers.rows(p.key for p in pages))}
+            answered |= {d.page_key for d in store.drawings.standing()}
             store.pages.unpublish(page.key for page in pages if page.key not in answered)
             store.values.drop_project(screen)
             store.log(f"project {known} was deleted; its open pages go to a new one")

@@ -21,6 +21,7 @@ from campaign.derived.recall import (
 from campaign.label_studio.drawing import DrawnAnnotation
 from campaign.pages import completeness
 from campaign.pages.completeness import add_complete_pages, clicked_points, shown_masks
+from campaign.pages.projects import abandon_project
 from campaign.steps.export import export_campaign
 from campaign.steps.train import training_set
 from campaign.web.serving import StoreCrops
@@ -289,3 +290,7 @@ def test_what_is_missing_is_asked_through_label_studio(tmp_path, label_studio, l
     client.request("DELETE", f"api/annotations/{gone['annotations'][0]['id']}/")
     assert completeness.read_complete(store, client) == 1
     assert len(points(store)) < 3 and recall_figures(store)["estimate"] is None
+    client.sdk.projects.delete(id=project)
+    abandon_project(store, client)
+    assert len(store.pages.rows(published=False, kind="complete")) == 1, "answers that were read stay"
+    assert completeness.publish_complete(store, client) == 1 and store.values.project("complete") != project

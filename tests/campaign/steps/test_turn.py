@@ -4,8 +4,11 @@ import subprocess
 
 import pytest
 
+from campaign.derived.dataset import final_masks
+from campaign.derived.status import status
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import read_changes
+from campaign.pages.completeness import ask_what_is_missing
 from campaign.pages.projects import abandon_project
 from campaign.records.verdict import Verdict
 from campaign.steps.verify import turn
@@ -94,3 +97,21 @@ def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_st
 
     now = verdicts(store.answers.rows())
     assert {now[i] for i in masks} == {Verdict.UNSURE}
+
+
+def test_a_verified_round_asks_what_is_missing_and_waits_for_no_answer(make_store, label_studio, label_studio_client):
+    store = make_store(label_studio={"url": label_studio.url})
+    store.save_secrets({"label_studio_token": label_studio.token})
+    store.settings.rounds.complete_images = 1
+    turn(store, label_studio_client)
+    for _ in range(30):
+        assert store.values.project("complete") is None
+        answer_all(label_studio_client, store.values.project("verification"))
+        if turn(store, label_studio_client).done:
+            break
+    assert store.rounds.newest().stage == "propagate"
+    (page,) = store.pages.rows(kind="complete")
+    assert page.task_id and len(page.place["masks"]) == len(final_masks(store)) > 0
+    assert ask_what_is_missing(store, 1) == 0, "once for each round"
+    state = status(store)["recall"]
+    assert state["images"] == 1 and state["images_answered"] == 0 and state["estimate"] is None
