@@ -75,6 +75,7 @@ def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, 
     iou, chance, image = (np.asarray(column)[order] for column in (iou, chance, image))
     bins = int(np.clip(len(iou) // _LEAST, 1, BINS))
     edges = np.unique(np.quantile(chance, np.arange(1, bins) / bins)) if bins > 1 else np.zeros(0)
+    edges = edges[edges > chance.min()]  # no bin is empty where many chances are the same
     place = np.searchsorted(edges, chance, side="right")
     yes = eyes.chances(iou)
     _, of_image = np.unique(image, return_inverse=True)
