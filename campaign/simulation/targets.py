@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from campaign.certification.passing import Passing, no_passing, passing
-from campaign.certification.promise import Promise, Voted, freeze, promise, share_of
+from campaign.certification.promise import Frozen, Promise, Test, Voted, freeze, promise, share_of
 from campaign.certification.stopping import OUTERMOST, is_worth_going_on
 from campaign.quality.eyes import Eyes, fit_eyes
 from campaign.quality.measures import GoldMask, draw_gold, is_near
@@ -35,6 +35,7 @@ from campaign.search.verifier import (
     next_milestone,
 )
 from campaign.simulation.annotators import Annotators
+from campaign.simulation.missing import MADE_UP, simulated_recall
 from campaign.simulation.mixtures import default_mixture
 from campaign.simulation.populations import Progress, class_sizes, draw_masks
 from campaign.simulation.study import SimulationOptions, load_mixtures
@@ -170,6 +171,7 @@ class TargetCampaign:
     def __init__(self, pool: Pool, options: SimulationOptions, gold: bool = True):
         annotators, seed = options.annotators(), options.seed
         self.pool, self.target, self.seed, self.budget = pool, options.precision, seed, options.budget
+        self.options = options
         self.price = PRICE if options.price is None else options.price
         self.alpha, self.k_iou = share_of(1, 1 - options.confidence), options.k_iou
         self.answer = annotators.verdicts(pool.iou, seed * 1009 + 1)
@@ -270,8 +272,26 @@ class TargetCampaign:
         self.course.append((self.questions, int(inside.sum()), correct))
         return TargetRun(
             self.questions, self.gold.shown if self.gold else 0, self.questions - start, int(inside.sum()), correct,
-            now, sum(self.pool.objects.values()), inside, None, self.course,
+            now, sum(self.pool.objects.values()), inside, self._recall(inside, frozen, voted, rows, now), self.course,
         )  # fmt: skip
+
+    def _recall(self, inside: np.ndarray, frozen: Frozen, voted: Voted, rows: np.ndarray, now: Promise) -> float | None:
+        """The bound on recall, half of the error probability its own, half the precision's."""
+        half = (1 - self.options.confidence) / 2
+        test = Test(frozen, self.verdict[rows], voted, self.passing, half)
+        precision = test.promised(test.at(now.size), met=False).bound
+        pool = self.pool
+        image, objects, held = pool.rows.image, pool.objects, pool.heldout_objects
+        if set(objects) == {-1}:  # made-up masks lie in no image: as many to each
+            image = np.arange(len(pool)) // MADE_UP
+            objects = dict(enumerate(np.bincount(image, pool.correct).astype(int).tolist()))
+            in_held = np.bincount(np.arange(len(pool.heldout_correct)) // MADE_UP, pool.heldout_correct)
+            held = dict(enumerate(in_held.astype(int).tolist()))
+        recall = simulated_recall(
+            image, inside, pool.iou, objects, max(held.values(), default=0), self.options.looked, precision, half,
+            self.options.confidence, self.options.answer_error, self.seed,
+        )  # fmt: skip
+        return None if recall is None else round(recall.overall.bound, 5)
 
 
 class _Gold:
