@@ -27,6 +27,7 @@ class Predictions(MaskColumns):
     | confidence | (n,) float32 | class confidence, 0 to 1 |
     | predicted_iou | (n,) float32 | predicted IoU with the true mask, 0 to 1 |
     | features | (n, d) float16 | feature `f`; d may be 0 |
+    | stability | (n,) float32 | IoU of the mask cut at probabilities 0.4 and 0.6; nan, its default, where unknown |
 
     Raises ValueError when a column's shape does not fit the others.
     """
@@ -40,8 +41,19 @@ class Predictions(MaskColumns):
     confidence: np.ndarray
     predicted_iou: np.ndarray
     features: np.ndarray = field(repr=False)
+    stability: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]  # an array once it is made
 
-    COLUMNS: ClassVar[Mapping[str, Column]] = {**MASK_COLUMNS, "features": (np.float16, (None,))}
+    COLUMNS: ClassVar[Mapping[str, Column]] = {
+        **MASK_COLUMNS,
+        "features": (np.float16, (None,)),
+        "stability": (np.float32, ()),
+    }
+
+    def __post_init__(self) -> None:
+        """As for every record; where nothing is said of stability it is unknown."""
+        if self.stability is None:
+            object.__setattr__(self, "stability", np.full(len(self.mask_id), np.nan, np.float32))
+        super().__post_init__()
 
     def with_ids(self, round_number: int, shard: int) -> Predictions:
         """The same masks with the ids of their place in the store: row i becomes `mask_id(round, shard, i)`."""

@@ -13,7 +13,7 @@ from ml_backend.errors import InputError
 from ml_backend.files import write_whole
 from ml_backend.predictions import Predictions
 
-COLUMNS = ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou")
+COLUMNS = ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou", "stability")
 
 
 def write_shard(path: Path, predictions: Predictions) -> None:

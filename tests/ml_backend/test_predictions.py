@@ -1,5 +1,7 @@
 """The central record."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,3 +32,11 @@ def test_mask_ids_are_unique_reversible_and_exact_in_javascript(parts):
     assert split_mask_id(mask_id(*parts)) == parts
     assert mask_id(*parts) < 2**53
     assert some_predictions().with_ids(*parts[:2]).mask_id[0] == mask_id(*parts[:2], 0)
+
+
+def test_stability_is_unknown_where_nothing_is_said_of_it():
+    unknown = some_predictions(2)
+    assert unknown.stability.dtype == np.float32 and np.isnan(unknown.stability).all()
+    known = replace(unknown, stability=[0.5, 1])
+    joined = Predictions.concatenate([unknown, known.select([1])])
+    assert np.isnan(joined.stability).tolist() == [True, True, False] and joined.stability[2] == 1

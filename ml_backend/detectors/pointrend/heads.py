@@ -63,8 +63,8 @@ class ScoredROIHeads(StandardROIHeads):
     """PointRend's RoI heads with the IoU head, which sees the mask after its last subdivision.
 
     In training the loss `loss_iou` comes beside PointRend's own; the IoU head learns from what the detector would
-    detect now, once `scoring` is set. In inference every instance gets `predicted_iou`, `roi_features` (from P2) and
-    `hidden` (the MaskIoU feature).
+    detect now, once `scoring` is set. In inference every instance gets `predicted_iou`, `roi_features` (from P2),
+    `hidden` (the MaskIoU feature) and `box_hidden` (the box head's last layer over the proposal it came from).
     """
 
     @configurable
@@ -93,7 +93,7 @@ class ScoredROIHeads(StandardROIHeads):
         """(instances, losses): losses in training, instances with masks in inference."""
         del images
         if not self.training or targets is None:
-            return self._forward_mask(features, self._forward_box(features, proposals)), {}
+            return self._forward_mask(features, self._detected(features, proposals)), {}
         sampled = self.label_and_sample_proposals(proposals, targets)
         losses, detected = self._learn_boxes(features, sampled)
         losses |= self._learn_masks(features, sampled)
@@ -129,6 +129,15 @@ class ScoredROIHeads(StandardROIHeads):
                 ):
                     part.proposal_boxes = Boxes(boxes)
         return losses, detected
+
+    def _detected(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        """What the box branch detects, as in detectron2, which throws its hidden layer away."""
+        pooled = self.box_pooler([features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals])
+        hidden = self.box_head(pooled)
+        detected, rows = self.box_predictor.inference(self.box_predictor(hidden), proposals)
+        for part, layer, chosen in zip(detected, hidden.split([len(p) for p in proposals]), rows, strict=True):
+            part.box_hidden = layer[chosen]
+        return detected
 
     def _learn_masks(self, features: dict[str, Tensor], sampled: list[Instances]) -> dict[str, Tensor]:
         foreground, _ = select_foreground_proposals(sampled, self.num_classes)

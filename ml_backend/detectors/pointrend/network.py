@@ -109,6 +109,7 @@ class PointRendNetwork(nn.Module):
                 part.predicted_iou,
                 part.roi_features,
                 part.hidden,
+                part.box_hidden,
             )
             for part in instances
         ]

@@ -79,7 +79,11 @@ class DetectorOptions(BaseModel):
         1 << 24, ge=1 << 16, description="values, pixels and weights, that masks are pasted with at a time"
     )
 
-    feature: FeatureKind = Field("mask_attention", description="feature that masks are clustered by")
+    feature: FeatureKind = Field(
+        "mask_attention",
+        description="feature that masks are clustered by: mask_attention, backbone, mask_logits, mask_iou, box_head or "
+        "box_and_iou_head",
+    )
     feature_width: int = Field(512, ge=1, description="width of the projected feature")
 
     # Options that came after others had trained without them, and that name a run only where they say something else

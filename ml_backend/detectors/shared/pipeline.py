@@ -18,7 +18,7 @@ from ml_backend.detectors.shared.device_pasting import edges
 from ml_backend.detectors.shared.inference import Tile, batched, central, cut, suppress, tiles
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.shared.records import Detections
-from ml_backend.learning.features import project, raw_feature
+from ml_backend.learning.features import project, raw_feature, stability
 from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.pasting import edges_rle
 from ml_backend.predictions import Predictions
@@ -41,14 +41,16 @@ class Read:
 class TileMasks:
     """Masks of one image or of a part of it, off the device; row i of everything belongs to the same mask.
 
-    boxes (n, 4) as x0, y0, x1, y1 in pixels of the image; labels (n,) from 1; confidence, predicted_iou (n,); halves
-    (n,) bool, masks that a tile cut; features by kind, each (n, d) float16; edges as `device_pasting.edges`.
+    boxes (n, 4) as x0, y0, x1, y1 in pixels of the image; labels (n,) from 1; confidence, predicted_iou and stability
+    (n,); halves (n,) bool, masks that a tile cut; features by kind, each (n, d) float16; edges as
+    `device_pasting.edges`.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     confidence: np.ndarray
     predicted_iou: np.ndarray
+    stability: np.ndarray
     halves: np.ndarray
     features: dict[str, np.ndarray]
     edges: list[np.ndarray]
@@ -163,20 +165,22 @@ class Pipeline:
         boxes, masks = boxes[rows], detections.masks[rows]
         features = {}
         for kind in self.kinds:
-            raw = raw_feature(kind, detections.roi_features[rows], masks, detections.hidden[rows])
+            layers = detections.hidden[rows], detections.box_hidden[rows]
+            raw = raw_feature(kind, detections.roi_features[rows], masks, *layers)
             features[kind] = project(kind, raw, self.options.feature_width).cpu().numpy()
         single = (detections.labels, detections.confidence, detections.predicted_iou, cut(detections, tile))
-        columns = (boxes, *(c[rows, None] for c in single))
+        columns = (boxes, *(c[rows, None] for c in single), stability(masks)[:, None])
         # One transfer for all numbers: each waits for the device.
         numbers = torch.cat([c.float() for c in columns], 1).cpu().numpy()
         places = edges(masks, boxes, record.height, record.width, self.options.paste_pixels)
         labels, halves = numbers[:, 4].astype(int), numbers[:, 7] > 0
-        return TileMasks(numbers[:, :4], labels, numbers[:, 5], numbers[:, 6], halves, features, places)
+        stable = numbers[:, 8]
+        return TileMasks(numbers[:, :4], labels, numbers[:, 5], numbers[:, 6], stable, halves, features, places)
 
     def _encode(self, record: ImageRecord, parts: list[TileMasks]) -> tuple[Predictions, dict[str, np.ndarray]]:
-        boxes, labels, confidence, predicted, halves = (
+        boxes, labels, confidence, predicted, stable, halves = (
             np.concatenate([getattr(p, name) for p in parts])
-            for name in ("boxes", "labels", "confidence", "predicted_iou", "halves")
+            for name in ("boxes", "labels", "confidence", "predicted_iou", "stability", "halves")
         )
         predicted = self.calibrate(predicted)
         places = [e for part in parts for e in part.edges]
@@ -198,6 +202,7 @@ class Pipeline:
             confidence=confidence[rows],
             predicted_iou=predicted[rows],
             features=np.zeros((len(rows), 0), np.float16),
+            stability=stable[rows],
         )
         return predictions, features
 

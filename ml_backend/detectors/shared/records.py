@@ -44,7 +44,8 @@ class Detections:
     """Detections of one image in pixels of the network's input, best confidence first.
 
     boxes (n, 4); labels (n,) from 1; confidence (n,); masks (n, m, m) probabilities over the boxes; predicted_iou
-    (n,); roi_features (n, c, 14, 14) from P2; hidden (n, h) second layer of the IoU head.
+    (n,); roi_features (n, c, 14, 14) from P2; hidden (n, h) second layer of the IoU head; box_hidden (n, k) last layer
+    of the box head over the proposal that the detection came from.
     """
 
     boxes: Tensor
@@ -54,6 +55,7 @@ class Detections:
     predicted_iou: Tensor
     roi_features: Tensor
     hidden: Tensor
+    box_hidden: Tensor
 
 
 def most_proposals(height: int, width: int) -> int:

@@ -146,20 +146,25 @@ class MaskScoringNetwork(nn.Module):
 
     def _select(
         self, logits: Tensor, regression: Tensor, proposals: list[Tensor], sizes: list[tuple[int, int]], limit: int
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(boxes, labels, confidence) of each image after the score threshold and suppression of doubles."""
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """(boxes, labels, confidence, rows of proposals) of each image after the threshold and suppression of doubles.
+
+        Rows are those of the proposals of all images together.
+        """
         counts = [len(p) for p in proposals]
         decoded = self._decode(regression, proposals).split(counts)
         selected = []
+        first = 0
         for boxes, scores, size in zip(decoded, logits.float().softmax(1).split(counts), sizes, strict=True):
             rows, classes = torch.nonzero(scores[:, 1:] > self.settings.min_score, as_tuple=True)
             confidence = scores[rows, classes + 1]
             chosen = boxes[rows, classes + 1 if boxes.shape[1] > 1 else torch.zeros_like(classes)]
             chosen = clip_boxes_to_image(chosen, size)
             solid = ((chosen[:, 2:] - chosen[:, :2]) >= 1).all(1)
-            chosen, classes, confidence = chosen[solid], classes[solid], confidence[solid]
+            chosen, classes, confidence, rows = chosen[solid], classes[solid], confidence[solid], rows[solid]
             keep = batched_nms(chosen, confidence, classes, self.settings.nms)[:limit]
-            selected.append((chosen[keep], classes[keep] + 1, confidence[keep]))
+            selected.append((chosen[keep], classes[keep] + 1, confidence[keep], first + rows[keep]))
+            first += len(boxes)
         return selected
 
     # --- training
@@ -288,7 +293,7 @@ class MaskScoringNetwork(nn.Module):
             ]
             boxes = [logits.new_zeros((0, 4), dtype=torch.float32)] * len(proposals)
             classes = []
-            for i, (detected, label, _) in used:
+            for i, (detected, label, *_) in used:
                 rows = torch.randperm(len(detected), device=detected.device)[: self.settings.scored_per_crop]
                 boxes[i] = detected[rows]
                 classes.append(label[rows])
@@ -314,7 +319,8 @@ class MaskScoringNetwork(nn.Module):
         features = self._features(images)
         levels = self._levels(features)
         proposals, _ = self.proposals(ImageList(images, sizes), features)
-        logits, regression = self.box_predictor(self.box_head(self.box_align(levels, proposals)))
+        box_hidden = self.box_head(self.box_align(levels, proposals))
+        logits, regression = self.box_predictor(box_hidden)
         selected = self._select(logits, regression, proposals, sizes, self.settings.max_detections)
         boxes = [part[0] for part in selected]
         counts = [len(b) for b in boxes]
@@ -323,7 +329,8 @@ class MaskScoringNetwork(nn.Module):
         masks = self._masks(roi_features, labels).sigmoid()
         predicted, hidden = self.iou_head(roi_features, masks)
         finest = self.mask_align(levels, boxes, finest=True)
-        columns = (labels, confidence, masks, predicted, finest, hidden)
+        proposed = box_hidden[torch.cat([part[3] for part in selected])]
+        columns = (labels, confidence, masks, predicted, finest, hidden, proposed)
         parts = [column.split(counts) for column in columns]
         return [Detections(b, *row) for b, *row in zip(boxes, *parts, strict=True)]
 

@@ -15,6 +15,7 @@ from campaign.settings import CampaignSettings
 from campaign.store import Store
 from campaign.store.decisions import replace_decisions
 from campaign.store.locks import file_lock
+from campaign.store.shards import read_columns, write_columns
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from tests.ml_backend.builders import some_predictions as some
@@ -124,6 +125,17 @@ def test_predictions_come_back_by_round_class_and_id(store):
         store.masks.read([int(b.mask_id[1]) + 1])
     with pytest.raises(KeyError):
         store.masks.read([1])
+
+
+def test_stability_is_stored_and_unknown_in_shards_of_before(store):
+    store.rounds.start(1, "detect")
+    store.masks.save_shard(1, "pool", 0, replace(some(2), stability=[0.25, 0.5]), images=1, seconds=0.1)
+    assert store.masks.predictions(1).stability.tolist() == [0.25, 0.5]
+    path = store.masks.shard_path(1, "pool", 0)
+    columns = read_columns(path)
+    del columns["stability"]
+    write_columns(path, columns)
+    assert np.isnan(store.masks.predictions(1).stability).all()
 
 
 def test_an_empty_dataset_and_a_full_one(store):

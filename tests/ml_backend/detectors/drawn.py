@@ -86,4 +86,5 @@ def _detect(grey: torch.Tensor) -> Detections:
         torch.full((n,), 0.9, device=device),
         torch.ones(n, 4, 14, 14, device=device),
         torch.ones(n, 8, device=device),
+        torch.ones(n, 8, device=device),
     )

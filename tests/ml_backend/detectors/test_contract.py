@@ -56,6 +56,8 @@ LEARNING = {
     "scale_jitter": 1,
     "threads": 1,
 }
+# Widths of the features of each kind, as the narrow networks have them.
+WIDTHS = {kind: 256 if kind in ("mask_iou", "box_head") else 512 for kind in KINDS}
 # What every mask passes.
 ALL = {"min_score": 0.0, "min_area": 0.0, "mask_nms": 1.0}
 
@@ -128,6 +130,7 @@ def test_predictions_fit_their_images(detector, sets):
         assert (np.diff(part.score) <= 0).all()
         assert ((part.predicted_iou >= 0) & (part.predicted_iou <= 1)).all()
         assert ((part.confidence > 0) & (part.confidence <= 1)).all()
+        assert ((part.stability >= 0) & (part.stability <= 1)).all()
         assert set(part.class_id.tolist()) <= set(CLASSES)
         assert part.features.dtype == np.float16
         assert part.features.shape == (len(part), 512)
@@ -232,7 +235,7 @@ def test_a_later_round_keeps_scale_and_anchors(kind, sets, checkpoint, detector,
 def test_feature_kinds(feature, kind, constructed, sets):
     part = next(iter(kind.load(constructed, feature=feature, **ALL).predict(sets[1].images[:1])))
     assert len(part) > 0
-    assert part.features.shape[1] == (256 if feature == "mask_iou" else 512)
+    assert part.features.shape[1] == WIDTHS[feature]
 
 
 def test_all_kinds_come_from_one_pass(kind, constructed, sets):
@@ -244,9 +247,10 @@ def test_all_kinds_come_from_one_pass(kind, constructed, sets):
     assert len(passes) == 2
     for predictions, features in found:
         assert list(features) == list(KINDS)
-        assert {k: v.shape for k, v in features.items()} == {
-            k: (len(predictions), 256 if k == "mask_iou" else 512) for k in KINDS
-        }
+        assert {k: v.shape for k, v in features.items()} == {k: (len(predictions), WIDTHS[k]) for k in KINDS}
+        together = np.concatenate([features["box_head"], features["mask_iou"]], 1)
+        assert np.array_equal(features["box_and_iou_head"], together)
+        assert len(np.unique(features["box_head"], axis=0)) > 1
         assert all(v.dtype == np.float16 for v in features.values())
     for one in KINDS:
         alone = [p.features for p in kind.load(constructed, feature=one, **ALL).predict(images)]

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from ml_backend.learning.features import KINDS, feature_width, project, projection, raw_feature
+from ml_backend.learning.features import KINDS, feature_width, project, projection, raw_feature, stability
 
 CHANNELS = {"published": 256, "narrow": 64, "very narrow": 8}
 
 
-def inputs(channels, hidden=1024, n=3):
+def inputs(channels, hidden=1024, n=3, box_hidden=1024):
     generator = torch.Generator().manual_seed(0)
     return (
         torch.rand(n, channels, 14, 14, generator=generator),
         torch.rand(n, 28, 28, generator=generator),
         torch.rand(n, hidden, generator=generator),
+        torch.rand(n, box_hidden, generator=generator),
     )
 
 
@@ -25,6 +26,8 @@ def inputs(channels, hidden=1024, n=3):
         ("backbone", 256, 1024, 12544, 512),
         ("mask_logits", 256, 1024, 3136, 512),
         ("mask_iou", 256, 1024, 1024, 1024),
+        ("box_head", 256, 256, 1024, 1024),
+        ("box_and_iou_head", 256, 1024, 2048, 2048),
         ("mask_attention", 64, 256, 3136, 512),
         ("mask_iou", 64, 256, 256, 256),
         ("backbone", 8, 16, 392, 392),
@@ -81,14 +84,36 @@ def test_projection_keeps_distances():
 
 
 def test_attention_blanks_what_the_mask_leaves_out():
-    roi, _, hidden = inputs(4)
+    roi, _, *hidden = inputs(4)
     left = torch.zeros(3, 28, 28)
     left[:, :, :14] = 1
-    attended = raw_feature("mask_attention", roi, left, hidden).view(3, 4, 7, 7)
-    plain = raw_feature("backbone", roi, left, hidden).view(3, 4, 7, 7)
+    attended = raw_feature("mask_attention", roi, left, *hidden).view(3, 4, 7, 7)
+    plain = raw_feature("backbone", roi, left, *hidden).view(3, 4, 7, 7)
     assert attended[..., 5:].abs().max() < 1e-3
     assert torch.allclose(attended[..., :2], plain[..., :2], rtol=1e-3)
 
 
 def test_values_stay_finite_in_half_precision():
     assert torch.isfinite(project("mask_iou", torch.full((1, 4), 1e9))).all()
+
+
+def wedge(low, high, side=28):
+    """A mask whose probability rises from `low` to `high` from its left to its right."""
+    return torch.linspace(low, high, side).expand(1, side, side)
+
+
+@pytest.mark.parametrize(
+    ("masks", "expected"),
+    [
+        (wedge(1, 1), [1.0]),
+        (wedge(0, 1), [2 / 3]),
+        (wedge(0, 1, 280), [2 / 3]),
+        (wedge(0.5, 0.5), [0.0]),
+        (wedge(0, 0), [0.0]),
+        (torch.cat([wedge(0, 1), wedge(1, 1)]), [2 / 3, 1.0]),
+        (torch.zeros(0, 28, 28), []),
+    ],
+    ids=["sharp", "a slope", "a fine slope", "all in doubt", "nothing", "several", "none"],
+)
+def test_stability_is_the_share_that_does_not_depend_on_the_cut(masks, expected, device):
+    assert stability(masks.to(device)).tolist() == pytest.approx(expected, abs=0.06)

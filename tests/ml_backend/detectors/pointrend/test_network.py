@@ -102,6 +102,10 @@ def test_detections_carry_what_predictions_need(network):
         assert part.masks.shape == (n, 56, 56)
         assert part.roi_features.shape == (n, 64, 14, 14)
         assert part.hidden.shape == (n, 256)
+        # The layer of each detection is the one that its class was predicted from.
+        with torch.inference_mode():
+            scores = network.heads.box_predictor(part.box_hidden)[0].softmax(1)
+        assert torch.allclose(scores[torch.arange(n), part.labels - 1], part.confidence, atol=1e-5)
         assert ((part.predicted_iou > 0) & (part.predicted_iou < 1)).all()
         assert set(part.labels.tolist()) <= {1, 2}
         assert (part.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()

@@ -74,7 +74,7 @@ TILE = Tile(torch.zeros(3, 64, 64), 40, 40, (12.0, 12.0, np.inf, np.inf))
 )
 def test_what_a_tile_cuts(box, is_cut, is_central):
     one = torch.zeros(1)
-    found = Detections(torch.tensor([box], dtype=torch.float32), one, one, one, one, one, one)
+    found = Detections(torch.tensor([box], dtype=torch.float32), one, one, one, one, one, one, one)
     assert cut(found, TILE).tolist() == [is_cut]
     assert central(found, TILE).tolist() == [is_central]
 

@@ -36,6 +36,7 @@ def one_square(pixels, sizes):
                 one * 0.5,
                 torch.ones(1, 2, 14, 14, device=pixels.device),
                 mean.reshape(1, 1),
+                mean.reshape(1, 1),
             )
         )
     return found
@@ -56,6 +57,7 @@ def test_images_of_several_tiles_keep_their_order(batch, tmp_path, device):
     assert [p.image_id.tolist() for p, _ in found] == [[i.id] * n for i, n in zip(images, (1, 9, 1), strict=True)]
     assert sum(sizes) == 11 and max(sizes) == min(batch, 11) and len(sizes) == -(-11 // batch)
     assert found[0][0].box.tolist() == [[43.0, 43.0, 10.0, 10.0]]
+    assert found[0][0].stability.tolist() == [1.0]
     whole = np.sort(found[1][0].box[:, :2], axis=0)
     assert whole[[0, -1]].tolist() == [[59.0, 59.0], [211.0, 211.0]]
 

@@ -113,6 +113,13 @@ def test_the_iou_head_teaches_the_detector_nothing(network):
     assert taught <= {"iou_head"}
 
 
+def assert_boxes_come_from(predictor, part):
+    """The box head's layer of each detection is the one that its class was predicted from."""
+    with torch.inference_mode():
+        scores = predictor(part.box_hidden)[0].float().softmax(1)
+    assert torch.allclose(scores[torch.arange(len(part.labels)), part.labels], part.confidence, atol=1e-5)
+
+
 def test_detections_carry_what_predictions_need(network):
     sizes = [(64, 96), (60, 80)]
     torch.manual_seed(0)
@@ -122,6 +129,7 @@ def test_detections_carry_what_predictions_need(network):
         assert part.masks.shape == (n, 28, 28)
         assert part.roi_features.shape == (n, 64, 14, 14)
         assert part.hidden.shape == (n, 256)
+        assert_boxes_come_from(network.box_predictor, part)
         assert ((part.predicted_iou > 0) & (part.predicted_iou < 1)).all()
         assert set(part.labels.tolist()) <= {1, 2}
         assert (part.boxes.amax(0) <= torch.tensor([width, height, width, height])).all()
