@@ -41,7 +41,7 @@ class Predictions(MaskColumns):
     confidence: np.ndarray
     predicted_iou: np.ndarray
     features: np.ndarray = field(repr=False)
-    stability: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]  # an array once it is made
+    stability: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]  # an array once it is made
 
     COLUMNS: ClassVar[Mapping[str, Column]] = {
         **MASK_COLUMNS,

@@ -35,7 +35,8 @@ from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
 
-BUILT_IN_STEPS = 400  # of training on the built-in data set: two rounds within ten minutes on two cores
+# Training on the built-in data set: two rounds within ten minutes on two cores, whatever the machine the same.
+BUILT_IN_TRAINING = {"steps": 400, "minutes": None, "patience": None}
 BUILT_IN_BUDGET = 1000  # questions on it, enough for the clusters; the rest would be verified one by one
 
 
@@ -116,7 +117,7 @@ def open_store(folder: Path, data: Path, server: LabelStudioServer, options: Dem
     values.setdefault("jobs", {}).setdefault("poll_seconds", 2)
     if options.data is None:
         detector = values.setdefault("detector", {})
-        detector.setdefault("options", {}).setdefault("steps", BUILT_IN_STEPS)
+        detector["options"] = BUILT_IN_TRAINING | detector.get("options", {})
         values.setdefault("search", {}).setdefault("budget_questions", BUILT_IN_BUDGET)
     values.setdefault("page", {})["public_url"] = f"http://127.0.0.1:{free_port()}"
     heldout = data / "heldout.json"

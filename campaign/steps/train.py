@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from campaign.derived.recall import complete_images
 from campaign.records.dataset_masks import DatasetMasks
@@ -29,13 +30,13 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
         progress=progress,
         start_from=Path(before.checkpoint) if before and before.checkpoint else None,
     )
-    version = detector.load(checkpoint).version
-    store.rounds.update(
-        round_number,
-        checkpoint=str(checkpoint),
-        model_version=version,
-        metrics={"trained_on": {"images": len(data.images), "masks": len(data.annotations)}},
-    )
+    trained = detector.load(checkpoint)
+    metrics: dict[str, Any] = {"trained_on": {"images": len(data.images), "masks": len(data.annotations)}}
+    # What a detector from elsewhere may not know: how its training went, its learning curve above all.
+    course = getattr(trained, "metrics", {}).get("training")
+    if course:
+        metrics["training"] = course
+    store.rounds.update(round_number, checkpoint=str(checkpoint), model_version=trained.version, metrics=metrics)
 
 
 def training_set(store: Store, round_number: int) -> CocoDataset:

@@ -41,29 +41,49 @@ def average_precision(
         truth: exhaustively annotated images.
         max_detections: the best this many of an image and class count; 500 suits crowded images.
     """
+    return {
+        name: _averages(_precision(predictions, truth, max_detections, kind))
+        for name, kind in (("box", "bbox"), ("mask", "segm"))
+    }
+
+
+def mask_precision(
+    predictions: Predictions, truth: CocoDataset, max_detections: int = MAX_DETECTIONS
+) -> tuple[AveragePrecision, dict[int, AveragePrecision]]:
+    """COCO AP of masks over all classes and of each class by its id; arguments are those of `average_precision`."""
+    precision = _precision(predictions, truth, max_detections, "segm")
+    classes = {class_id: precision[:, :, at] for at, class_id in enumerate(sorted(truth.classes))}
+    return _averages(precision), {class_id: _averages(part) for class_id, part in classes.items()}
+
+
+# The IoU thresholds of COCO AP: 0.5, 0.55, ..., 0.95.
+_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+
+def _precision(predictions: Predictions, truth: CocoDataset, max_detections: int, kind: str) -> np.ndarray:
+    """Precision (thresholds, recalls, classes) at 10 thresholds of IoU and 101 of recall; -1 without true objects."""
+    predictions = predictions.select(np.isin(predictions.image_id, [i.id for i in truth.images]))
+    if len(predictions) == 0:
+        present = {a.class_id for a in truth.annotations}
+        row = [0.0 if class_id in present else -1.0 for class_id in sorted(truth.classes)]
+        return np.broadcast_to(row, (len(_THRESHOLDS), 101, len(row)))
     reference = _coco(truth)
-    known = np.isin(predictions.image_id, [i.id for i in truth.images])
-    predictions = predictions.select(known)
-    result = {}
-    for name, kind in (("box", "bbox"), ("mask", "segm")):
-        if len(predictions) == 0:
-            nothing = 0.0 if truth.annotations else float("nan")
-            result[name] = AveragePrecision(nothing, nothing, nothing)
-            continue
-        with contextlib.redirect_stdout(io.StringIO()):
-            run = COCOeval(reference, reference.loadRes(_results(predictions)), kind)
-            run.params.maxDets = [max_detections]
-            run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
-            run.evaluate()
-            run.accumulate()
-        precision = run.eval["precision"][:, :, :, 0, 0]
-        thresholds = run.params.iouThrs
-        result[name] = AveragePrecision(
-            _mean(precision),
-            _mean(precision[np.isclose(thresholds, 0.5)]),
-            _mean(precision[np.isclose(thresholds, 0.75)]),
-        )
-    return result
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = COCOeval(reference, reference.loadRes(_results(predictions)), kind)
+        run.params.maxDets = [max_detections]
+        run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+        run.evaluate()
+        run.accumulate()
+    return run.eval["precision"][:, :, :, 0, 0]
+
+
+def _averages(precision: np.ndarray) -> AveragePrecision:
+    """Over recalls and classes, and over all thresholds or those at 0.5 and 0.75."""
+    return AveragePrecision(
+        _mean(precision),
+        _mean(precision[np.isclose(_THRESHOLDS, 0.5)]),
+        _mean(precision[np.isclose(_THRESHOLDS, 0.75)]),
+    )
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -44,6 +44,16 @@ def barrier() -> None:
         distributed.barrier()
 
 
+def agreed(value: int) -> int:
+    """What the first process says, in all of them; each must come here."""
+    if world() == 1:
+        return value
+    device = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else "cpu"
+    said = torch.tensor([value], device=device)
+    distributed.broadcast(said, 0)
+    return int(said.item())
+
+
 def _is_one_of_several() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -32,7 +33,9 @@ class PointRendOptions(DetectorOptions):
         "short",
         description="short: crops of objects scaled to object_size; published: whole images, 270,000 steps of 16",
     )
-    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="adamw with cosine decay, or sgd with two drops")
+    optimiser: Literal["adamw", "sgd"] = Field(
+        "adamw", description="adamw with cosine decay, or sgd with two drops, which does all steps"
+    )
     drops: tuple[float, ...] = Field((7 / 9, 25 / 27), description="shares of the steps after which sgd's rate drops")
     short_edges: tuple[int, ...] = Field(
         (640, 672, 704, 736, 768, 800), min_length=1, description="short sides of whole training images; last predicts"
@@ -42,17 +45,23 @@ class PointRendOptions(DetectorOptions):
     evaluate_every: int | None = Field(
         None,
         ge=1,
-        description="steps between measurements of held-out AP in the second half, whose best weights are kept; None "
-        "is a quarter",
+        description="steps between measurements of held-out AP, whose best weights are kept; None measures after 250 "
+        "steps and then after a quarter more each time. With neither minutes nor patience it is measured in the second "
+        "half alone; None is then a quarter of the steps",
     )
     scored_per_image: int = Field(32, ge=1, description="detections per image that the IoU head learns from")
 
-    LATER: ClassVar[frozenset[str]] = frozenset()
+    LATER: ClassVar[Mapping[str, Any]] = {"minutes": None, "patience": None}
 
     @classmethod
     def preset_values(cls, values: dict[str, Any]) -> dict[str, Any]:
         """What the preset and the schedule that `values` name say in place of the defaults."""
         return _defaults(str(values.get("preset", "small")), values.get("schedule"))
+
+    @property
+    def has_open_end(self) -> bool:
+        """As for every detector, but sgd's drops are at shares of the steps, which are then all done."""
+        return super().has_open_end and self.optimiser != "sgd"
 
     @property
     def rate_drops(self) -> tuple[float, ...] | None:
@@ -61,8 +70,8 @@ class PointRendOptions(DetectorOptions):
 
     @property
     def measure_every(self) -> int | None:
-        """Steps between measurements of held-out AP."""
-        return self.evaluate_every or max(self.steps // 4, 1)
+        """Steps between measurements of held-out AP; None where the end of a training is open."""
+        return self.evaluate_every or (None if self.has_open_end else max(self.steps // 4, 1))
 
     @property
     def whole_images(self) -> bool:
@@ -110,6 +119,8 @@ PUBLISHED: dict[str, Any] = {
     "schedule": "published",
     "standardise": False,
     "steps": 270_000,
+    "minutes": None,
+    "patience": None,
     "batch": 16,
     "optimiser": "sgd",
     "learning_rate": 0.02,
@@ -128,7 +139,8 @@ _SHORT_LARGE: dict[str, Any] = {
     "schedule": "short",
     "standardise": False,
     "object_size": 64.0,
-    "steps": 3000,
+    "steps": 6000,
+    "minutes": 120,
     "batch": 8,
     "crop": 640,
     "learning_rate": 1e-4,
@@ -141,8 +153,8 @@ _SHORT_LARGE: dict[str, Any] = {
     "tile": 2048,
 }
 SHORT: dict[str, dict[str, Any]] = {
-    # Measuring takes its time on a CPU, and the last weights of a cosine decay are nearly always the best.
-    "small": {"schedule": "short", "steps": 600, "evaluate_images": 25},
+    # Measuring takes its time on a CPU.
+    "small": {"schedule": "short", "evaluate_images": 25},
     "r50": _SHORT_LARGE,
     "r101": _SHORT_LARGE,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -41,26 +42,46 @@ class DetectorOptions(BaseModel):
     anchors: tuple[tuple[float, ...], ...] | None = Field(None, description="anchor sides per level, network pixels")
     standardise: bool = Field(True, description="bring every image to mean 0 and deviation 1, keeping its colours")
 
-    steps: int = Field(500, ge=1, description="training steps")
+    steps: int = Field(10_000, ge=1, description="most training steps")
+    minutes: float | None = Field(
+        25, gt=0, description="minutes of training after which it is about to be over; None is no limit"
+    )
+    patience: int | None = Field(
+        2,
+        ge=1,
+        description="measurements of held-out AP in a row that show no rise, after which training ends; None goes on",
+    )
     batch: int = Field(4, ge=1, description="crops per step")
     crop: int = Field(
         256, ge=64, multiple_of=32, description="side of a training crop, network pixels (multiple of 32)"
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
-    warmup: int = Field(50, ge=0, description="steps of linear warm-up before the cosine decay")
+    warmup: int = Field(
+        50,
+        ge=0,
+        description="steps of linear warm-up; the rate then stays, and decays over the last fifth of the steps; with "
+        "neither minutes nor patience it decays from there on",
+    )
     averaging: float = Field(0.98, ge=0, lt=1, description="decay of the running mean of weights that is kept")
     clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     scale_jitter: float = Field(1.5, ge=1, description="crops are scaled by 1/this to this")
     colour_jitter: float = Field(0.4, ge=0, description="strength of changes of colour and contrast; 0 is none")
-    score_from: float = Field(0.4, ge=0, le=1, description="share of the steps after which the IoU head trains")
+    score_from: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="share of the steps after which the IoU head trains; of at most 500 where minutes or patience may "
+        "end a training",
+    )
     incomplete_share: float = Field(0.5, ge=0, le=1, description="share of crops from images annotated incompletely")
     processes: int | None = Field(1, ge=1, description="training processes, one per GPU; None is all GPUs")
     evaluate_every: int | None = Field(
         None,
         ge=1,
-        description="steps between measurements of held-out AP in the second half, whose best weights are "
-        "kept; None keeps the last weights",
+        description="steps between measurements of held-out AP, whose best weights are kept; None measures after 250 "
+        "steps and then after a quarter more each time. With neither minutes nor patience it is measured in the second "
+        "half alone, and not at all where None",
     )
     evaluate_images: int = Field(100, ge=1, description="most held-out images in those measurements")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints of an unfinished run")
@@ -86,9 +107,15 @@ class DetectorOptions(BaseModel):
     )
     feature_width: int = Field(512, ge=1, description="width of the projected feature")
 
-    # Options that came after others had trained without them, and that name a run only where they say something else
-    # than what was done before them.
-    LATER: ClassVar[frozenset[str]] = frozenset({"processes", "evaluate_every", "evaluate_images"})
+    # Options that came after others had trained without them, with what was done before them: they name a run only
+    # where they say something else.
+    LATER: ClassVar[Mapping[str, Any]] = {
+        "processes": 1,
+        "evaluate_every": None,
+        "evaluate_images": 100,
+        "minutes": None,
+        "patience": None,
+    }
 
     @classmethod
     def preset_values(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +138,12 @@ class DetectorOptions(BaseModel):
     def identity(self) -> dict[str, Any]:
         """What the weights of a run depend on, as JSON."""
         values = self.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
-        return {k: v for k, v in values.items() if k not in self.LATER or v != type(self).model_fields[k].default}
+        return {k: v for k, v in values.items() if k not in self.LATER or v != self.LATER[k]}
+
+    @property
+    def has_open_end(self) -> bool:
+        """Whether time, or a held-out AP that no longer rises, may end a training before its steps are done."""
+        return self.minutes is not None or self.patience is not None
 
     @property
     def rate_drops(self) -> tuple[float, ...] | None:
@@ -120,7 +152,7 @@ class DetectorOptions(BaseModel):
 
     @property
     def measure_every(self) -> int | None:
-        """Steps between measurements of held-out AP; None measures none and keeps the last weights."""
+        """Steps between measurements of held-out AP; None measures none unless the end of a training is open."""
         return self.evaluate_every
 
     def zoom(self, height: int, width: int) -> float:
@@ -147,7 +179,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weights": "coco",
         "object_size": 64.0,
         "standardise": False,
-        "steps": 3000,
+        "steps": 6000,
+        "minutes": 120,
         "crop": 640,
         "learning_rate": 1e-4,
         "weight_decay": 0.05,

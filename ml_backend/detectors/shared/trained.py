@@ -43,7 +43,8 @@ class TrainedDetector:
         version: a name of the weights, the same for the same weights.
         classes: category id to name.
         options: how it was trained and predicts.
-        metrics: AP and calibration on the held-out images, as far as they were measured.
+        metrics: AP and calibration on the held-out images, as far as they were measured; and how training went, see
+            `ml_backend.learning.training.course`.
     """
 
     FORMAT: ClassVar[str]
@@ -187,19 +188,19 @@ class TrainedDetector:
             return finished
         unfinished = Unfinished(output / UNFINISHED, name)
         weights = earlier["network"] if earlier else None
-        state, best = train(Run(cls, data, heldout, chosen, unfinished, weights, again=weights is not None), progress)
-        detector = cls.of_weights(chosen, classes, state)
+        done = train(Run(cls, data, heldout, chosen, unfinished, weights, again=weights is not None), progress)
+        detector = cls.of_weights(chosen, classes, done.weights)
         if heldout is not None and heldout.annotations:
             predictions = detector.predict(heldout.images)
             limit = chosen.max_detections
             detector.calibration, detector.metrics = measure(predictions, heldout, limit, chosen.calibrate, progress)
-        detector.metrics |= {"best_step": best["step"], "steps": chosen.steps}
+        detector.metrics |= {"best_step": done.step, "steps": done.course["steps"], "training": done.course}
         stored = {
             "format": cls.FORMAT,
             "fingerprint": name,
             "options": detector.options.model_dump(mode="json"),
             "classes": classes,
-            "network": state,
+            "network": done.weights,
             "calibration": [list(detector.calibration.raw), list(detector.calibration.calibrated)],
             "metrics": json.dumps(detector.metrics),
         }

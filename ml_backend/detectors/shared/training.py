@@ -16,13 +16,17 @@ from ml_backend.detectors.shared.augmentation import CropSampler
 from ml_backend.detectors.shared.devices import bfloat16_where_fast, chosen_device, training_processes
 from ml_backend.detectors.shared.records import Target
 from ml_backend.learning.checkpoints import Unfinished, save
-from ml_backend.learning.evaluation import average_precision, predict_all
+from ml_backend.learning.evaluation import mask_precision, predict_all
 from ml_backend.learning.processes import rank, spread, world
-from ml_backend.learning.training import Learner, Losses, Schedule, Weights, outcome, run
+from ml_backend.learning.training import Learner, Losses, Outcome, Schedule, Weights, outcome, run
 from ml_backend.masks.coco import CocoDataset
 
 # Beside the checkpoint: what all processes start from.
 START = "start.pt"
+# Steps before the first measurement of a training with an open end: a network from scratch has begun to find objects.
+MEASURE_FROM = 250
+# Steps of which `score_from` is a share at most: with an open end nobody knows how many there will be.
+USUAL_STEPS = 500
 Batch = tuple[Tensor, list[Target]]
 
 
@@ -83,8 +87,8 @@ class Run:
         return self.heldout is not None and bool(self.heldout.annotations)
 
 
-def train(task: Run, progress: Progress | None) -> tuple[Weights, dict[str, Any]]:
-    """Trains and returns the weights that are kept, with what is known of them, see `outcome`.
+def train(task: Run, progress: Progress | None) -> Outcome:
+    """Trains and returns the weights that are kept, with what is known of them and of the run.
 
     Takes several processes where the options or the GPUs ask for them. A killed run goes on from its checkpoint.
     """
@@ -117,15 +121,19 @@ def work(task: Run, report: Progress) -> None:
 
 def schedule_of(options: Any, measured: bool) -> Schedule:
     """How a run of resolved options goes, with or without held-out masks to measure by."""
+    every, open_end = options.measure_every, options.has_open_end
     return Schedule(
         steps=options.steps,
         learning_rate=options.learning_rate,
         warmup=min(options.warmup, options.steps // 2),
         drops=options.rate_drops,
+        minutes=options.minutes if open_end else None,
+        patience=options.patience if open_end and measured else None,
         averaging=options.averaging,
         clip=options.clip,
         checkpoint_every=options.checkpoint_every,
-        measure_every=options.measure_every if measured else None,
+        measure_every=every if measured else None,
+        measure_from=MEASURE_FROM if measured and open_end and every is None else None,
         seed=options.seed,
     )
 
@@ -174,23 +182,37 @@ def batches(task: Run, pinned: bool) -> Callable[[int], Batch]:
 
 def _losses(task: Run, device: torch.device, memory_format: torch.memory_format) -> Losses:
     options = task.options
+    steps = min(options.steps, USUAL_STEPS) if options.has_open_end else options.steps
 
     def losses(module: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         images, targets = batch
         images = images.to(device, non_blocking=True, memory_format=memory_format)
-        score = task.again or step >= options.steps * options.score_from
+        score = task.again or step >= steps * options.score_from
         return module(images, [t.to(device) for t in targets], score)
 
     return losses
 
 
-def heldout_ap(task: Run, weights: Weights) -> float:
-    """Mask AP of weights on the held-out images, or the first of them where there are many."""
+def heldout_ap(task: Run, weights: Weights) -> dict[str, Any]:
+    """Mask AP of weights on the held-out images, or the first of them where there are many, as a point of the curve."""
     assert task.heldout is not None
     options = task.options
     images = task.heldout.images[: options.evaluate_images]
     known = {i.id for i in images}
     truth = CocoDataset(images, task.heldout.classes, [a for a in task.heldout.annotations if a.image_id in known])
     detector = task.parts.of_weights(options, task.classes, weights)
-    ap = average_precision(predict_all(detector, images), truth, options.max_detections)["mask"].ap
-    return 0.0 if np.isnan(ap) else ap
+    every, classes = mask_precision(predict_all(detector, images), truth, options.max_detections)
+    return {
+        "ap": _or_zero(every.ap),
+        "ap50": _or_zero(every.ap50),
+        "classes": {
+            str(class_id): {"ap": round(one.ap, 5), "ap50": round(one.ap50, 5)}
+            for class_id, one in classes.items()
+            if not np.isnan(one.ap)
+        },
+    }
+
+
+def _or_zero(ap: float) -> float:
+    """Where no object is true there is no AP."""
+    return 0.0 if np.isnan(ap) else round(ap, 5)

@@ -43,6 +43,8 @@ SHORT = {
     "threads": 1,
     "max_detections": 30,
 }
+# All steps are done, and measured in the second half.
+FIXED = {"minutes": None, "patience": None, "checkpoint_every": 6}
 # Always the same crops of objects of twice the size: what is learnt from soon.
 LEARNING = {
     "batch": 2,
@@ -142,6 +144,7 @@ def test_metrics_are_stored(checkpoint, detector):
     assert json.dumps(stored) == json.dumps(detector.metrics)
     assert {"box_ap", "mask_ap", "mask_ap50", "mask_ap75"} <= stored.keys()
     assert stored["steps"] == 5 and stored["best_step"] in range(3, 6)
+    assert stored["training"]["steps"] == 5 and stored["training"]["ended_by"] == "steps"
     for when in ("before", "after"):
         assert {"correlation", "error", "mean_predicted", "mean_true"} <= stored[f"iou_{when}_calibration"].keys()
     assert not (checkpoint.parent / "unfinished.pt").exists()
@@ -402,9 +405,22 @@ def test_the_best_weights_by_held_out_ap_are_kept(kind, sets, tmp_path, monkeypa
     """The measurements are made up, so that the second of four is the best."""
     measured = []
     best = iter([0.1, 0.3, 0.2, 0.2])
-    monkeypatch.setattr(training, "heldout_ap", lambda task, weights: measured.append(weights) or next(best))
-    path = kind.train(*sets, tmp_path, options={**SHORT, "steps": 6, "evaluate_every": 1, "checkpoint_every": 6})
+    monkeypatch.setattr(training, "heldout_ap", lambda task, weights: measured.append(weights) or {"ap": next(best)})
+    path = kind.train(*sets, tmp_path, options={**SHORT, **FIXED, "steps": 6, "evaluate_every": 1})
     state = kind.load(path).network.state_dict()
     assert len(measured) == 4
     assert all(torch.equal(state[k], v) for k, v in measured[1].items())
     assert json.loads((tmp_path / "metrics.json").read_text())["best_step"] == 4
+
+
+def test_a_training_ends_when_ap_has_stopped_rising(kind, sets, tmp_path, monkeypatch):
+    """The measurements are true ones but for AP itself, which never rises."""
+    measure = training.heldout_ap
+    monkeypatch.setattr(training, "heldout_ap", lambda task, weights: measure(task, weights) | {"ap": 0.5})
+    options = {**SHORT, "steps": 100, "evaluate_every": 2, "patience": 1}
+    detector = kind.load(kind.train(*sets, tmp_path, options=options))
+    course = detector.metrics["training"]
+    assert (course["steps"], course["ended_by"], course["gained_last_quarter"]) == (5, "patience", 0.0)
+    assert [(p["step"], p["decaying"]) for p in course["curve"]] == [(2, False), (4, False), (5, True)]
+    assert all(set(p["classes"]) == {str(number) for number in CLASSES} for p in course["curve"])
+    assert all(len(p["loss"]) >= 5 and 0 <= p["ap50"] <= 1 for p in course["curve"])

@@ -16,9 +16,12 @@ from tests.ml_backend.builders import squares
             {"weights": "zoo", "schedule": "published", "optimiser": "sgd", "steps": 270_000, "batch": 16}
             | {"learning_rate": 0.02, "weight_decay": 1e-4, "warmup": 1000, "standardise": False},
         ),
-        ({"preset": "r101", "schedule": "short"}, {"weights": "zoo", "steps": 3000, "optimiser": "adamw"}),
+        (
+            {"preset": "r101", "schedule": "short"},
+            {"weights": "zoo", "steps": 6000, "minutes": 120, "optimiser": "adamw"},
+        ),
         ({"preset": "r50", "schedule": "short", "steps": 7, "weights": "none"}, {"steps": 7, "weights": "none"}),
-        ({"preset": "small", "schedule": "published"}, {"steps": 270_000, "weights": "none"}),
+        ({"preset": "small", "schedule": "published"}, {"steps": 270_000, "minutes": None, "weights": "none"}),
     ],
 )
 def test_presets_and_schedules(values, expected):

@@ -53,7 +53,8 @@ def test_every_option_is_described():
 )
 def test_a_run_begun_before_is_known_again(kind, name):
     """The names were made before the last options came; with another name a run would begin anew."""
-    options = kind.create({"steps": 7}).resolve(squares(16, 20))
+    options = kind.create({"steps": 7, "minutes": None, "patience": None}).resolve(squares(16, 20))
     assert digest(options.identity()) == name
     assert digest(options.model_copy(update={"evaluate_every": 3}).identity()) != name
+    assert digest(options.model_copy(update={"patience": 2}).identity()) != name
     assert digest(options.model_copy(update={"device": "cuda", "min_score": 0.9}).identity()) == name

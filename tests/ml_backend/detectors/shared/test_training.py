@@ -56,6 +56,10 @@ class Parts:
         return adamw(network, options.learning_rate, options.weight_decay)
 
 
+# All steps are done, whatever comes.
+FIXED = {"minutes": None, "patience": None}
+
+
 def task(data, folder, options, **values):
     return Run(Parts, data, None, options.resolve(data), Unfinished(folder / "unfinished.pt", "a"), **values)
 
@@ -138,13 +142,18 @@ def test_the_published_rate(step, expected):
 @pytest.mark.parametrize(
     ("options", "measured"),
     [
-        (DetectorOptions.create({"steps": 10}), []),
-        (DetectorOptions.create({"steps": 10, "evaluate_every": 3}), [6, 9, 10]),
-        (PointRendOptions.create({"steps": 10}), [6, 8, 10]),
-        (PointRendOptions.create({"steps": 10, "evaluate_every": 1000}), [10]),
+        (DetectorOptions.create({**FIXED, "steps": 10}), []),
+        (DetectorOptions.create({**FIXED, "steps": 10, "evaluate_every": 3}), [6, 9, 10]),
+        (PointRendOptions.create({**FIXED, "steps": 10}), [6, 8, 10]),
+        (PointRendOptions.create({**FIXED, "steps": 10, "evaluate_every": 1000}), [10]),
+        (DetectorOptions.create({"steps": 10}), [10]),
+        (DetectorOptions.create({"steps": 10, "evaluate_every": 3}), [3, 6, 10]),
+        (DetectorOptions.create({"steps": 1000}), [250, 313, 392, 490, 613, 767, 1000]),
+        (PointRendOptions.create({"steps": 1000}), [250, 313, 392, 490, 613, 767, 1000]),
+        (PointRendOptions.create({"steps": 1000, "optimiser": "sgd"}), [500, 750, 1000]),
     ],
 )
 def test_when_held_out_ap_is_measured(options, measured):
-    steps = range(1, 11)
+    steps = range(1, options.steps + 1)
     assert [done for done in steps if schedule_of(options, True).is_measured(done)] == measured
     assert [done for done in steps if schedule_of(options, False).is_measured(done)] == []
