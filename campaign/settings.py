@@ -21,6 +21,9 @@ class DetectorSettings(_Section):
 
     name: str = Field("torchvision", description="entry point in the group campaign.detectors")
     options: dict[str, Any] = Field(default_factory=dict, description="options of that detector, its preset first")
+    keep: float | None = Field(
+        None, ge=0, le=1, description="least score of a mask that is kept, 0 keeps all; unset: learned per class"
+    )
 
 
 class SearchSettings(_Section):

@@ -1,4 +1,7 @@
-"""Detect: one shard of images at a time, then what the held-out images say about the detector."""
+"""Detect: one shard of images at a time, and what the held-out images say about the detector.
+
+The held-out images come first. From them follows which masks are worth keeping, and the pool's others are never stored.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from campaign.clustering import Tree, linkage
+from campaign.search.least_score import KEPT, LeastScore, learn_least_score, set_least_score
 from campaign.search.thresholds import DEFAULT_K_PA, Thresholds, learn_thresholds
 from campaign.settings import Split
 from campaign.steps.cluster import linkage_options
 from campaign.store import Store
+from campaign.store.shards import read_shard
 from ml_backend.detector import Detector, Progress, load_detector_class
 from ml_backend.learning.evaluation import average_precision, true_iou
+from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
 
 
@@ -30,8 +36,9 @@ def detect(store: Store, round_number: int, split: Split, number: int, progress:
     detector = load_checkpoint(store.settings.detector.name, str(checkpoint))
     started = time.monotonic()
     parts: list[Predictions] = []
+    least = {} if split == "heldout" else least_scores(store, round_number)
     for done, predictions in enumerate(detector.predict(images), 1):
-        parts.append(predictions)
+        parts.append(worth_keeping(predictions, least))
         if progress:
             progress("detect", done, len(images))
     store.masks.save_shard(
@@ -45,14 +52,74 @@ def load_checkpoint(name: str, checkpoint: str) -> Detector:
     return load_detector_class(name).load(Path(checkpoint))
 
 
+def bound(store: Store, round_number: int) -> None:
+    """Learns from the held-out masks which are worth keeping, and drops the others of them as the pool's will be.
+
+    AP on the held-out images is measured before. What was learned is stored first and never learned again, so that a
+    run that was interrupted drops just the same.
+    """
+    metrics = store.rounds.get(round_number).metrics
+    if KEPT not in metrics:
+        heldout = store.images.annotated("heldout")
+        predictions = store.masks.predictions(round_number, "heldout", features=False)
+        learned = {str(c): asdict(_least_score(store, heldout, predictions, c)) for c in store.classes()}
+        metrics = {"ap": _ap(predictions, heldout), KEPT: {"classes": learned, "applied": False}}
+        store.rounds.update(round_number, metrics=metrics)
+    if metrics[KEPT]["applied"]:
+        return
+    least = least_scores(store, round_number)
+    for row in store.masks.shards(round_number, "heldout"):
+        shard = read_shard(store.masks.shard_path(round_number, "heldout", row.number))
+        kept = worth_keeping(shard, least)
+        if len(kept) < len(shard):
+            store.masks.save_shard(round_number, "heldout", row.number, kept, row.images, row.seconds)
+    store.rounds.update(round_number, metrics={KEPT: metrics[KEPT] | {"applied": True}})
+    for class_id, name in store.classes().items():
+        one = metrics[KEPT]["classes"][str(class_id)]
+        if one["kept"] < one["masks"]:
+            lost = one["correct"] - one["correct_kept"]
+            store.log(
+                f"{name}: masks are kept from score {one['least']:.3f} on, {one['kept']} of {one['masks']} held-out "
+                f"ones, without {lost} of {one['correct']} correct ones"
+            )
+
+
+def _least_score(store: Store, heldout: CocoDataset, predictions: Predictions, class_id: int) -> LeastScore:
+    of_class = predictions.select(predictions.class_id == class_id)
+    correct = true_iou(of_class, heldout, one_to_one=False) >= store.settings.search.k_iou
+    objects = sum(a.class_id == class_id and not a.iscrowd for a in heldout.annotations)
+    keep = store.settings.detector.keep
+    if keep is not None:
+        return set_least_score(keep, of_class.score, correct, objects)
+    return learn_least_score(of_class.score, correct, objects)
+
+
+def least_scores(store: Store, round_number: int) -> dict[int, float]:
+    """Of each class the least score of a mask that is kept: what `bound` stored, else what the lead set for all."""
+    stored = store.rounds.get(round_number).metrics.get(KEPT)
+    if stored is not None:
+        return {int(class_id): one["least"] for class_id, one in stored["classes"].items()}
+    return dict.fromkeys(store.classes(), store.settings.detector.keep or 0.0)
+
+
+def worth_keeping(predictions: Predictions, least: dict[int, float]) -> Predictions:
+    """The predictions whose score is at least that of their class in `least`; a class that is not in it keeps all."""
+    limits = np.array([least.get(class_id, 0.0) for class_id in predictions.class_id.tolist()])
+    kept = predictions.score >= limits
+    return predictions if kept.all() else predictions.select(kept)
+
+
 def assess(store: Store, round_number: int) -> None:
-    """AP on the held-out images, and `K_pr`, `K_pa` of every class learned from its held-out masks."""
+    """`K_pr`, `K_pa` of every class, learned from its held-out masks.
+
+    And AP on the held-out images, where `bound` did not measure it.
+    """
     settings = store.settings.search
     heldout = store.images.annotated("heldout")
     predictions = store.masks.predictions(round_number, "heldout") if heldout.images else Predictions.empty()
     metrics: dict = {"thresholds": {}}
-    if heldout.images:
-        metrics["ap"] = _plain({k: asdict(v) for k, v in average_precision(predictions, heldout).items()})
+    if heldout.images and "ap" not in store.rounds.get(round_number).metrics:
+        metrics["ap"] = _ap(predictions, heldout)
     for class_id in store.classes():
         of_class = predictions.select(predictions.class_id == class_id)
         if heldout.images and len(of_class):
@@ -63,6 +130,10 @@ def assess(store: Store, round_number: int) -> None:
             learned = cautious(store.masks.predictions(round_number, "pool", class_id, features=False).score)
         metrics["thresholds"][str(class_id)] = _chosen(learned, settings.k_pr, settings.k_pa)
     store.rounds.update(round_number, metrics=metrics)
+
+
+def _ap(predictions: Predictions, heldout: CocoDataset) -> dict[str, Any]:
+    return _plain({kind: asdict(ap) for kind, ap in average_precision(predictions, heldout).items()})
 
 
 def cautious(scores: np.ndarray) -> Thresholds:

@@ -14,6 +14,7 @@ from typing import Literal, cast
 from campaign.derived.status import verification_progress
 from campaign.records.names import Name
 from campaign.records.stage import Stage
+from campaign.search.least_score import KEPT
 from campaign.settings import Split
 from campaign.store import Store
 from ml_backend.detector import Progress as Report
@@ -34,6 +35,7 @@ class StepName(Name):
 
     TRAIN = "train"
     DETECT = "detect"
+    BOUND = "bound"
     ASSESS = "assess"
     CLUSTER = "cluster"
     OPEN = "open"
@@ -65,6 +67,7 @@ class Progress:
     finished_shards: frozenset[tuple[str, int]]
     classes: tuple[int, ...]
     finished_trees: frozenset[int]
+    is_bounded: bool = True  # whether it is known which masks are worth keeping
 
 
 def progress_of(store: Store) -> Progress | None:
@@ -80,6 +83,8 @@ def progress_of(store: Store) -> Progress | None:
         frozenset((s.split, s.number) for s in done),
         tuple(store.classes()),
         frozenset(t.class_id for t in store.trees.rows(current.number)),
+        # A round whose pool an earlier version began to detect keeps all.
+        bool((current.metrics.get(KEPT) or {}).get("applied")) or any(s.split == "pool" for s in done),
     )
 
 
@@ -94,13 +99,7 @@ def due(progress: Progress) -> list[Step]:
     if progress.stage == Stage.TRAIN:
         return [Step(StepName.TRAIN, "gpu", n)]
     if progress.stage == Stage.DETECT:
-        shards = [
-            Step(StepName.DETECT, "gpu", n, (split, first, end))
-            for split in ("heldout", "pool")
-            for first, end in detection_jobs(progress.shards.get(split, 0))
-            if any((split, number) not in progress.finished_shards for number in range(first, end))
-        ]
-        return shards or [Step(StepName.ASSESS, "gpu", n)]
+        return _due_in_detection(progress)
     if progress.stage == Stage.CLUSTER:
         classes = [c for c in progress.classes if c not in progress.finished_trees]
         return [Step(StepName.CLUSTER, "gpu", n, (c,)) for c in classes] or [Step(StepName.OPEN, "default", n)]
@@ -109,6 +108,24 @@ def due(progress: Progress) -> list[Step]:
     if progress.stage == Stage.PROPAGATE:
         return [Step(StepName.PROPAGATE, "default", n)]
     return []
+
+
+def _due_in_detection(progress: Progress) -> list[Step]:
+    """Held-out shards first; what they say bounds what is stored of the pool's, which come next."""
+    n = progress.round_number
+
+    def shards(split: Split) -> list[Step]:
+        return [
+            Step(StepName.DETECT, "gpu", n, (split, first, end))
+            for first, end in detection_jobs(progress.shards.get(split, 0))
+            if any((split, number) not in progress.finished_shards for number in range(first, end))
+        ]
+
+    if heldout := shards("heldout"):
+        return heldout
+    if progress.shards.get("heldout") and not progress.is_bounded:
+        return [Step(StepName.BOUND, "gpu", n)]
+    return shards("pool") or [Step(StepName.ASSESS, "gpu", n)]
 
 
 def detection_jobs(shards: int) -> list[tuple[int, int]]:
@@ -172,6 +189,12 @@ def _detect(store: Store, round_number: int, args: tuple, report: Report | None)
             return
 
 
+def _bound(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
+    from campaign.steps.detect import bound
+
+    bound(store, round_number)
+
+
 def _assess(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
     from campaign.steps.detect import assess
 
@@ -205,6 +228,7 @@ def _propagate(store: Store, round_number: int, _args: tuple, _report: Report | 
 _RUN: dict[StepName, Callable[[Store, int, tuple, Report | None], None]] = {
     StepName.TRAIN: _train,
     StepName.DETECT: _detect,
+    StepName.BOUND: _bound,
     StepName.ASSESS: _assess,
     StepName.CLUSTER: _cluster,
     StepName.OPEN: _open,
@@ -214,6 +238,7 @@ _RUN: dict[StepName, Callable[[Store, int, tuple, Report | None], None]] = {
 _STAGE = {
     StepName.TRAIN: Stage.TRAIN,
     StepName.DETECT: Stage.DETECT,
+    StepName.BOUND: Stage.DETECT,
     StepName.ASSESS: Stage.DETECT,
     StepName.CLUSTER: Stage.CLUSTER,
     StepName.OPEN: Stage.CLUSTER,

@@ -5,14 +5,16 @@ import pytest
 from campaign.steps.rounds import Progress, Step, detection_jobs, due
 
 
-def progress(stage, shards=(), trees=()):
-    return Progress(2, stage, {"pool": 2, "heldout": 1}, frozenset(shards), (1, 5), frozenset(trees))
+def progress(stage, shards=(), trees=(), is_bounded=True):
+    return Progress(2, stage, {"pool": 2, "heldout": 1}, frozenset(shards), (1, 5), frozenset(trees), is_bounded)
 
 
 ALL = [("heldout", 0), ("pool", 0), ("pool", 1)]
 TABLE = {
     "train": (progress("train"), [Step("train", "gpu", 2)]),
-    "nothing detected": (progress("detect"), [Step("detect", "gpu", 2, (split, i, i + 1)) for split, i in ALL]),
+    "nothing detected": (progress("detect", is_bounded=False), [Step("detect", "gpu", 2, ("heldout", 0, 1))]),
+    "held-out images detected": (progress("detect", ALL[:1], is_bounded=False), [Step("bound", "gpu", 2)]),
+    "bounded": (progress("detect", ALL[:1]), [Step("detect", "gpu", 2, ("pool", i, i + 1)) for i in range(2)]),
     "one shard left": (progress("detect", ALL[:2]), [Step("detect", "gpu", 2, ("pool", 1, 2))]),
     "all detected": (progress("detect", ALL), [Step("assess", "gpu", 2)]),
     "one class left": (progress("cluster", ALL, [1]), [Step("cluster", "gpu", 2, (5,))]),
