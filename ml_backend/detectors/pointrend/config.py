@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ml_backend.detectors.shared.options import DetectorOptions, object_sides, spread_anchors
+from ml_backend.detectors.shared.options import DetectorOptions, is_upright, object_sides, spread_anchors
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset
 
@@ -51,7 +51,7 @@ class PointRendOptions(DetectorOptions):
     )
     scored_per_image: int = Field(32, ge=1, description="detections per image that the IoU head learns from")
 
-    LATER: ClassVar[Mapping[str, Any]] = {"minutes": None, "patience": None}
+    LATER: ClassVar[Mapping[str, Any]] = {"upright": False, "minutes": None, "patience": None}
 
     @classmethod
     def preset_values(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +100,8 @@ class PointRendOptions(DetectorOptions):
         if self.min_area is None:
             least = round(float(np.percentile(sides, 1)) ** 2 * 0.7, 1)
             chosen["min_area"] = min(least, PUBLISHED_MIN_AREA)
+        if self.upright is None:
+            chosen["upright"] = is_upright(data)
         if self.norm is None:
             chosen["norm"] = "group" if self.preset == "small" or self.weights == "none" else "frozen"
         return self.model_copy(update=chosen)

@@ -1,4 +1,4 @@
-"""Training crops: random place, scale, flips, quarter turns and colours, the same for the same seed and step."""
+"""Training crops: random place, scale, flips, turns and colours, the same for the same seed and step."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class CropSampler:
         x0, y0 = self._corner(scene, w, h, rng)
         image = self._image(scene, x0, y0, w, h)
         masks, boxes, labels = self._objects(scene, x0, y0, w, h)
-        turn = rng.integers(8)
+        turn = rng.integers(2 if options.upright else 8)
         if turn & 1:
             image, masks = image.flip(2), masks[:, :, ::-1]
             boxes = np.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], 1)

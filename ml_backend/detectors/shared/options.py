@@ -66,6 +66,11 @@ class DetectorOptions(BaseModel):
     averaging: float = Field(0.98, ge=0, lt=1, description="decay of the running mean of weights that is kept")
     clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     scale_jitter: float = Field(1.5, ge=1, description="crops are scaled by 1/this to this")
+    upright: bool | None = Field(
+        None,
+        description="training crops are mirrored, but not turned: for photos with an up and a down; None is yes where "
+        "the labelled objects of a class are mostly wide or mostly tall",
+    )
     colour_jitter: float = Field(0.4, ge=0, description="strength of changes of colour and contrast; 0 is none")
     score_from: float = Field(
         0.4,
@@ -113,6 +118,7 @@ class DetectorOptions(BaseModel):
         "processes": 1,
         "evaluate_every": None,
         "evaluate_images": 100,
+        "upright": False,
         "minutes": None,
         "patience": None,
     }
@@ -167,9 +173,13 @@ class DetectorOptions(BaseModel):
         scale = self.scale or float(np.clip(self.object_size / np.median(sides), 0.25, 3.0))
         chosen: dict[str, Any] = {"scale": round(scale, 4)}
         if self.anchors is None:
-            chosen["anchors"] = spread_anchors(sides * scale, PYRAMID_LEVELS[self.preset])
+            # The proposal head of the weights that resnet50 starts from has one size of anchors per level.
+            several = 1 if self.preset == "resnet50" else MOST_SIZES
+            chosen["anchors"] = spread_anchors(sides * scale, PYRAMID_LEVELS[self.preset], several)
         if self.min_area is None:
             chosen["min_area"] = round(float(np.percentile(sides, 1)) ** 2 * 0.7, 1)
+        if self.upright is None:
+            chosen["upright"] = is_upright(data)
         return self.model_copy(update=chosen)
 
 
@@ -192,18 +202,52 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 PYRAMID_LEVELS = {"tiny": 3, "resnet50": 5}
+# Most sizes of anchors on one level of the pyramid.
+MOST_SIZES = 3
+# Mean distance of classes from square, as |log(width / height)|, from which on images have an up and a down.
+_UPRIGHT = 0.15
+
+
+def object_boxes(data: CocoDataset) -> np.ndarray:
+    """Boxes of the annotated objects that are no crowd, (n, 4) as x, y, width, height in image pixels."""
+    boxes = mask_util.toBbox([a.rle for a in data.annotations if not a.iscrowd]) if data.annotations else []
+    return np.asarray(boxes, float).reshape(-1, 4)
 
 
 def object_sides(data: CocoDataset) -> np.ndarray:
     """Square root of the box area of each annotated object, (n,) image pixels."""
-    boxes = mask_util.toBbox([a.rle for a in data.annotations if not a.iscrowd]) if data.annotations else []
-    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    boxes = object_boxes(data)
     return np.sqrt(boxes[:, 2] * boxes[:, 3])
 
 
-def spread_anchors(sides: np.ndarray, levels: int) -> tuple[tuple[float, ...], ...]:
-    """Anchor sides per level, spread evenly in octaves over the objects' sides."""
+def is_upright(data: CocoDataset) -> bool:
+    """Whether images have an up and a down: the objects of a class are wide, or tall, more than the other way round.
+
+    What lies in all directions, as cells do under a microscope, is as often the one as the other.
+    """
+    boxes = object_boxes(data)
+    labels = np.array([a.class_id for a in data.annotations if not a.iscrowd])
+    if not len(boxes):
+        return False
+    shape = np.log(boxes[:, 2] / boxes[:, 3])
+    # Less the distance that chance alone brings, so that a few objects say nothing.
+    distances = [
+        (rows.sum(), abs(shape[rows].mean()) - 2 * shape[rows].std() / np.sqrt(rows.sum()))
+        for rows in (labels == class_id for class_id in np.unique(labels))
+        if rows.sum() >= 10
+    ]
+    return bool(sum(n * max(d, 0.0) for n, d in distances) / len(boxes) >= _UPRIGHT)
+
+
+def spread_anchors(sides: np.ndarray, levels: int, several: int = 1) -> tuple[tuple[float, ...], ...]:
+    """Anchor sides per level, spread evenly in octaves over the objects' sides.
+
+    An object between two sizes that are far apart overlaps neither enough to be learnt from. So a level has as many
+    sizes, at most `several`, as bring neighbours within an octave.
+    """
     low, high = np.percentile(sides, [10, 97])
     low = max(float(low), 6.0)
     high = max(float(high), low * 1.5)
-    return tuple((round(float(s), 1),) for s in np.geomspace(low, high, levels))
+    each = int(np.clip(np.ceil((np.log2(high / low) + 1) / levels), 1, several))
+    sizes = [round(float(s), 1) for s in np.geomspace(low, high, levels * each)]
+    return tuple(tuple(sizes[at : at + each]) for at in range(0, len(sizes), each))

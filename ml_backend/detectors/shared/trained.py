@@ -31,7 +31,7 @@ from ml_backend.predictions import Predictions
 
 CHECKPOINT, UNFINISHED, METRICS = "model.pt", "unfinished.pt", "metrics.json"
 # Options that a later round takes over with the weights.
-KEPT_OPTIONS = ("scale", "anchors", "standardise")
+KEPT_OPTIONS = ("scale", "anchors", "standardise", "upright")
 
 Trained = TypeVar("Trained", bound="TrainedDetector")
 

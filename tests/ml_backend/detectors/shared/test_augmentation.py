@@ -4,12 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pycocotools import mask as mask_util
 
 from ml_backend.detectors.shared import augmentation
 from ml_backend.detectors.shared.augmentation import CropSampler, load_pixels
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.errors import InputError
-from ml_backend.masks.coco import Annotation, CocoDataset, to_rle
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from tests.ml_backend.detectors.drawn import draw
 
 
@@ -132,3 +134,21 @@ def test_an_image_of_another_size(tmp_path):
     data = draw(tmp_path, 1, seed=1, side=40, objects=1)
     with pytest.raises(InputError, match="expected 41x40 pixels, got 40x40"):
         load_pixels(replace(data.images[0], width=41))
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_what_is_upright_is_mirrored_and_not_turned(tmp_path, upright):
+    """An image that gets brighter from its top to its bottom, and a little to its right."""
+    y, x = np.mgrid[:64, :64]
+    Image.fromarray(np.repeat((2 * y + x)[..., None], 3, 2).astype(np.uint8)).save(tmp_path / "a.png")
+    mask = np.zeros((64, 64), np.uint8, order="F")
+    mask[20:40, 20:40] = 1
+    image = ImageRecord(1, "a.png", 64, 64, tmp_path / "a.png")
+    data = CocoDataset([image], {1: "square"}, [Annotation(1, 1, 1, mask_util.encode(mask))])
+    crops = sampler(data, upright=upright, colour_jitter=0, scale_jitter=1)
+    directions = set()
+    for step in range(30):
+        for picture in crops.batch(step)[0]:
+            down, right = (float(picture[0].diff(dim=dim).mean()) for dim in (0, 1))
+            directions.add((abs(down) > abs(right), down > 0, right > 0))
+    assert directions == {(True, True, True), (True, True, False)} if upright else len(directions) == 8
