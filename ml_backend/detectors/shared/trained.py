@@ -51,6 +51,7 @@ class TrainedDetector:
     OPTIONS: ClassVar[type[DetectorOptions]]
     KEPT: ClassVar[tuple[str, ...]] = KEPT_OPTIONS
     NAME: ClassVar[str] = ""  # what its versions begin with
+    TRAINING: ClassVar[int] = 1  # raised where the same options train otherwise than before: a run then begins anew
     # See `ml_backend.detectors.shared.training.Parts`.
     CHANNELS_LAST_ON_GPU: ClassVar[bool] = True
     ALL_USED: ClassVar[bool] = True
@@ -182,7 +183,8 @@ class TrainedDetector:
         if earlier is not None:
             chosen = continued(chosen, earlier, classes, cls.KEPT)
         chosen = chosen.resolve(data)
-        name = fingerprint(chosen.identity(), data, heldout, earlier and earlier["network"])
+        identity = chosen.identity() | ({"training": cls.TRAINING} if cls.TRAINING > 1 else {})
+        name = fingerprint(identity, data, heldout, earlier and earlier["network"])
         finished = output / CHECKPOINT
         if finished.is_file() and read(finished, cls.FORMAT)["fingerprint"] == name:
             return finished

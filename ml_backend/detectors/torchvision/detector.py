@@ -15,6 +15,7 @@ class MaskScoringRCNN(TrainedDetector):
 
     FORMAT = "mask-scoring-rcnn/1"
     OPTIONS = DetectorOptions
+    TRAINING = 2  # the backbone also learns from the class of every pixel
     # The IoU head learns in a part of the steps only.
     ALL_USED = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, roi_align
 from ml_backend.detectors.shared.iou_target import best_iou
 from ml_backend.detectors.shared.records import Detections, Target, covered, most_proposals
 from ml_backend.learning.iou_head import IoUHead, balanced, iou_loss
+
+# Label of a pixel of which nothing is known.
+UNKNOWN = -100
 
 
 class ProposalHead(nn.Module):
@@ -102,6 +106,9 @@ class MaskScoringNetwork(nn.Module):
     In training mode `forward(images, targets)` returns the losses by name; otherwise `detect(images, sizes)` returns
     the detections. Images are (b, 3, h, w) float32, normalised, padded at the right and bottom to whole strides. Where
     `mixed` is set it computes in bfloat16 what that is good enough for.
+
+    `semantic`, where given, predicts classes and background (b, classes + 1, h / 4, w / 4) from the finest level, in
+    training alone: every pixel teaches the backbone, which a few boxes per image would be long about from scratch.
     """
 
     def __init__(
@@ -112,14 +119,21 @@ class MaskScoringNetwork(nn.Module):
         masks: Branch,
         iou_head: IoUHead,
         settings: HeadSettings,
+        semantic: nn.Module | None = None,
     ):
         super().__init__()
         self.backbone, self.proposals = backbone, proposals
+        self.semantic = semantic
         self.box_align, self.box_head, self.box_predictor = boxes
         self.mask_align, self.mask_head, self.mask_predictor = masks
         self.iou_head, self.settings = iou_head, settings
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.mixed = False
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch. Weights of earlier versions lack `semantic`, which stays as it is: only training asks for it."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("semantic.")}
+        return super().load_state_dict({**own, **state_dict}, strict, assign)
 
     # --- shared
 
@@ -173,7 +187,7 @@ class MaskScoringNetwork(nn.Module):
         return torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed)
 
     def forward(self, images: Tensor, targets: list[Target], score: bool = True) -> dict[str, Tensor]:
-        """Losses by name: proposal, proposal_box, class, box, mask, iou.
+        """Losses by name: proposal, proposal_box, class, box, mask, semantic, iou.
 
         Args:
             images: (b, 3, h, w).
@@ -195,6 +209,8 @@ class MaskScoringNetwork(nn.Module):
         losses = {"proposal": rpn["loss_objectness"], "proposal_box": rpn["loss_rpn_box_reg"]}
         losses |= self._box_losses(logits, regression, proposals, labels, matched, targets)
         losses["mask"] = self._mask_loss(levels, proposals, labels, matched, targets)
+        if self.semantic is not None:
+            losses["semantic"] = self._semantic_loss(levels[0], targets)
         if score:
             losses["iou"] = self._score_loss(levels, logits, regression, proposals, targets, sizes)
         return losses
@@ -275,6 +291,14 @@ class MaskScoringNetwork(nn.Module):
         )
         return functional.binary_cross_entropy_with_logits(logits, wanted)
 
+    def _semantic_loss(self, finest: Tensor, targets: list[Target]) -> Tensor:
+        assert self.semantic is not None
+        logits = self.semantic(finest).float()
+        wanted = torch.stack([semantic_target(t, (finest.shape[2], finest.shape[3])) for t in targets])
+        # Where nothing is known of any pixel there is nothing to average.
+        known = (wanted != UNKNOWN).sum().clamp(min=1)
+        return functional.cross_entropy(logits, wanted, ignore_index=UNKNOWN, reduction="sum") / known
+
     def _score_loss(
         self,
         levels: list[Tensor],
@@ -339,6 +363,23 @@ def _some(mask: Tensor, count: int) -> Tensor:
     """At most `count` random rows where `mask` holds."""
     rows = torch.nonzero(mask)[:, 0]
     return rows[torch.randperm(len(rows), device=rows.device)[:count]]
+
+
+def semantic_target(target: Target, size: tuple[int, int]) -> Tensor:
+    """Label of each cell of a crop, (h, w) int64: 0 is background, `UNKNOWN` where an object may be unannotated.
+
+    Where objects overlap the smallest counts.
+    """
+    height, width = size
+    result = torch.full(size, 0 if target.exhaustive else UNKNOWN, dtype=torch.long, device=target.boxes.device)
+    if len(target.masks) == 0:
+        return result
+    strides = [whole // part for whole, part in zip(target.masks.shape[-2:], size, strict=True)]
+    rows, columns = (slice(stride // 2, None, stride) for stride in strides)
+    cells = target.masks[:, rows, columns][:, :height, :width].bool()
+    for at in target.masks.flatten(1).sum(1).argsort(descending=True).tolist():
+        result[cells[at]] = target.labels[at]
+    return result
 
 
 def mask_targets(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -100,7 +100,14 @@ def _tiny(options: DetectorOptions, classes: int) -> MaskScoringNetwork:
         post_nms_top_n={"training": 300, "testing": 1500},
         nms_thresh=0.7,
     )
-    settings = HeadSettings(min_score=options.min_score, nms=options.nms, max_detections=options.max_detections)
+    settings = HeadSettings(
+        # Mostly background, as at prediction: with as many objects as background it sees objects everywhere.
+        proposals_per_crop=192,
+        positive_share=0.25,
+        min_score=options.min_score,
+        nms=options.nms,
+        max_detections=options.max_detections,
+    )
     return MaskScoringNetwork(
         backbone,
         proposals,
@@ -112,6 +119,7 @@ def _tiny(options: DetectorOptions, classes: int) -> MaskScoringNetwork:
         ),
         IoUHead(channels, 64, 256),
         settings,
+        semantic=nn.Conv2d(channels, classes + 1, 1),
     )
 
 

@@ -9,7 +9,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.shared.records import Target, covered
-from ml_backend.detectors.torchvision.network import mask_targets
+from ml_backend.detectors.torchvision.network import UNKNOWN, mask_targets, semantic_target
 from ml_backend.detectors.torchvision.presets import build
 from ml_backend.masks.pasting import full_mask, paste
 
@@ -50,7 +50,9 @@ def test_losses_whatever_an_image_holds(network, targets, score):
     network.train().zero_grad()
     torch.manual_seed(0)
     losses = network(torch.randn(len(targets), 3, 64, 64), targets, score)
-    assert set(losses) == {"proposal", "proposal_box", "class", "box", "mask"} | ({"iou"} if score else set())
+    assert set(losses) == {"proposal", "proposal_box", "class", "box", "mask", "semantic"} | (
+        {"iou"} if score else set()
+    )
     assert all(torch.isfinite(v) for v in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     missing = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is None}
@@ -103,6 +105,32 @@ def test_masks_that_were_learnt_are_the_masks_that_are_pasted():
     for mask, box, true in zip(wanted.numpy(), boxes.numpy(), OBJECTS.masks.numpy(), strict=True):
         pasted = full_mask(*paste(mask, box, 64, 64), 64, 64)
         assert np.logical_and(pasted, true).sum() > 0.85 * np.logical_or(pasted, true).sum()
+
+
+@pytest.mark.parametrize("exhaustive", [True, False])
+def test_every_pixel_has_the_class_of_the_smallest_object_there(exhaustive):
+    objects = replace(target((0, 0, 40, 64), (8, 8, 16, 16), (30, 30, 64, 64)), exhaustive=exhaustive)
+    objects.labels[:] = torch.tensor([1, 2, 3])
+    labels = semantic_target(objects, (16, 16))
+    assert labels.shape == (16, 16)
+    assert (labels[2, 3], labels[3, 2], labels[8, 8], labels[9, 9], labels[15, 15]) == (2, 2, 3, 3, 3)
+    assert (labels[0, 0], labels[15, 0], labels[0, 9]) == (1, 1, 1)
+    assert labels[0, 10] == labels[0, 15] == (0 if exhaustive else UNKNOWN)
+    nothing = semantic_target(replace(NOTHING, exhaustive=exhaustive), (16, 16))
+    assert (nothing == (0 if exhaustive else UNKNOWN)).all()
+
+
+def test_weights_of_earlier_versions_fit(network):
+    """They had nothing that learns from every pixel, and predict the same."""
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("semantic.")}
+    assert len(state) == len(network.state_dict()) - 2
+    other = build(OPTIONS.model_copy(update={"seed": 3}), 2)
+    other.load_state_dict(state)
+    image = torch.randn(1, 3, 64, 64)
+    one, same = (n.eval().detect(image, [(64, 64)])[0] for n in (network, other))
+    assert torch.equal(one.boxes, same.boxes) and torch.equal(one.masks, same.masks)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({k: v for k, v in state.items() if not k.startswith("iou_head.")})
 
 
 def test_the_iou_head_teaches_the_detector_nothing(network):
