@@ -88,7 +88,7 @@ class DetectorOptions(BaseModel):
         "steps and then after a quarter more each time. With neither minutes nor patience it is measured in the second "
         "half alone, and not at all where None",
     )
-    evaluate_images: int = Field(100, ge=1, description="most held-out images in those measurements")
+    evaluate_images: int = Field(50, ge=1, description="most held-out images in those measurements")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints of an unfinished run")
     calibrate: bool = Field(True, description="correct predicted IoU on the held-out images")
 
@@ -191,6 +191,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "standardise": False,
         "steps": 6000,
         "minutes": 120,
+        "evaluate_images": 100,
         "crop": 640,
         "learning_rate": 1e-4,
         "weight_decay": 0.05,
