@@ -49,6 +49,7 @@ class PointRendOptions(DetectorOptions):
         "steps and then after a quarter more each time. With neither minutes nor patience it is measured in the second "
         "half alone; None is then a quarter of the steps",
     )
+    min_score: float = Field(0.2, ge=0, le=1, description="least class confidence of a prediction")
     scored_per_image: int = Field(32, ge=1, description="detections per image that the IoU head learns from")
 
     LATER: ClassVar[Mapping[str, Any]] = {"upright": False, "minutes": None, "patience": None}

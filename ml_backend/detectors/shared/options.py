@@ -92,7 +92,7 @@ class DetectorOptions(BaseModel):
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints of an unfinished run")
     calibrate: bool = Field(True, description="correct predicted IoU on the held-out images")
 
-    min_score: float = Field(0.2, ge=0, le=1, description="least class confidence of a prediction")
+    min_score: float = Field(0.1, ge=0, le=1, description="least class confidence of a prediction")
     min_area: float | None = Field(None, ge=0, description="least box area of a prediction, image pixels")
     nms: float = Field(0.5, gt=0, le=1, description="box IoU over which the less confident of two is dropped")
     mask_nms: float = Field(0.5, gt=0, le=1, description="mask IoU over which the lower score of two is dropped")
@@ -192,6 +192,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 6000,
         "minutes": 120,
         "evaluate_images": 100,
+        "min_score": 0.2,
         "crop": 640,
         "learning_rate": 1e-4,
         "weight_decay": 0.05,
