@@ -354,7 +354,9 @@ class _State:
         for key in self.mean.keys() - set(floating):
             self.mean[key].copy_(current[key])
         for name, loss in losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + float(loss.detach())
+            value = float(loss.detach())
+            # The curve is stored as JSON, which has no infinity.
+            self.losses[name] = self.losses.get(name, 0.0) + (value if math.isfinite(value) else 0.0)
         self.step += 1
 
     def keep(self, first: bool) -> None:

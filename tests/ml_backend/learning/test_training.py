@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -108,8 +109,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(tmp_path):
         value = losses(net, data, step)["error"]
         return {"error": value * math.nan if step == 3 else value}
 
-    done = trained(tmp_path, learner(losses=broken))
+    schedule = replace(SCHEDULE, measure_every=10)
+    done = trained(tmp_path, learner(losses=broken, measure=lambda weights: {"ap": 0.5}), schedule)
     assert all(torch.isfinite(p).all() for p in done.weights.values())
+    json.dumps(done.course, allow_nan=False)
 
 
 @pytest.mark.parametrize(
