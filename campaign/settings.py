@@ -27,14 +27,30 @@ class DetectorSettings(_Section):
 
 
 class SearchSettings(_Section):
-    """When a cluster is asked about, accepted, rejected or split (Papadopoulos et al., Algorithm 1)."""
+    """How precise the dataset is to be, and how that is reached: which masks are asked about, and when that is enough.
 
-    policy: Literal["adaptive", "paper", "curtailed"] = Field(
-        "adaptive", description="rule that says which masks to ask and when to decide"
+    `n_s`, `k_a`, `k_pr`, `k_pa` and `ask_ahead` are for the policies that decide cluster by cluster (Papadopoulos et
+    al., Algorithm 1).
+    """
+
+    policy: Literal["target", "adaptive", "paper", "curtailed"] = Field(
+        "target",
+        description="rule that says which masks to ask about: for the target over all, or cluster by cluster",
+    )
+    precision: float = Field(
+        0.9, gt=0.5, lt=1, description="policy target: share of the exported masks that is to be correct, at least"
+    )
+    confidence: float = Field(
+        0.95, ge=0.5, lt=1, description="policy target: how certain the promise of that precision is to be"
+    )
+    price: float = Field(
+        0.6, gt=0, le=100, description="policy target: correct masks that a question must bring to be asked"
     )
     n_s: int = Field(15, ge=1, le=1000, description="masks sampled from a cluster")
     k_iou: float = Field(0.75, gt=0, lt=1, description="a mask is correct at this IoU with the true mask")
-    k_a: float = Field(0.85, gt=0.5, le=1, description="a cluster is accepted at this estimated quality")
+    k_a: float = Field(
+        0.85, gt=0.5, le=1, description="other policies: a cluster is accepted at this estimated quality"
+    )
     k_pr: float | None = Field(None, ge=0, le=1, description="reject at or below this mean score; unset: learned")
     k_pa: float | None = Field(None, ge=0, le=1, description="split at or below this mean score; unset: learned")
     ask_ahead: bool = Field(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -116,6 +117,25 @@ class Certificate:
         out = asdict(self)
         out["classes"] = {str(k): v for k, v in out["classes"].items()}
         return out | {"sentence": self.sentence()}
+
+
+def certificate_without(certificate: Mapping[str, Any], removed: int) -> dict[str, Any]:
+    """A certificate, as `Certificate.as_dict` gives it, of its masks without `removed` ones that nobody found wrong.
+
+    All of these are taken for correct, so that the share of correct ones among the others is the least that it can be.
+    What was said of classes is left out: which of them the masks were of is not looked at.
+    """
+    overall = dict(certificate["overall"])
+    masks = max(0, overall["masks"] - removed)
+    wrong = {name: (1 - overall[name]) * overall["masks"] for name in ("precision", "lower_bound")}
+    overall |= {name: max(0.0, 1 - value / masks) if masks else 0.0 for name, value in wrong.items()}
+    overall["masks"] = masks
+    least = np.floor(overall["lower_bound"] * 1000) / 1000
+    sentence = (
+        f"precision ≥ {least:.3f} at {100 * certificate['confidence']:g}%, {overall['audited']} audited, "
+        f"{removed} masks removed since"
+    )
+    return {**certificate, "overall": overall, "classes": {}, "removed": removed, "sentence": sentence}
 
 
 def audit_sample(class_id: np.ndarray, cluster: np.ndarray, draws: int, *, per_class: int = 0, seed: int = 0) -> Audit:

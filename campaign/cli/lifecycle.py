@@ -146,6 +146,7 @@ def status(
         ("questions", f"{now['questions']}{budget}, {now['answered']} answered by {now['annotators']} annotators"),
         *([("gold", f"{now['gold']} masks hidden among them, not counted as questions")] if now["gold"] else []),
         ("masks", now["masks"]),
+        *([("promise", promise_line(now["promise"]))] if now["promise"] else []),
     ]
     for entry in now["per_round"]:
         ap = "-" if entry["ap"] is None else f"{entry['ap']:.3f}"
@@ -158,6 +159,11 @@ def status(
     if now["trouble"]:
         rows.append(("trouble", now["trouble"]))
     table(now["name"], rows)
+
+
+def promise_line(promise: dict[str, Any]) -> str:
+    """What is promised, and what is missing to the target, in a line."""
+    return promise["sentence"] + (f"; {promise['missing']}" if promise["missing"] else "")
 
 
 COMMANDS = (init, run, worker, serve, status)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from campaign.cli.arguments import Folder, Json
 from campaign.cli.output import emit
+
+if TYPE_CHECKING:
+    from campaign.store import Store
 
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; by default in the campaign folder.")]
 
@@ -43,9 +46,11 @@ def certify(
     wait: Annotated[bool, typer.Option(help="Wait until the questions are answered.")] = False,
     json: Json = False,
 ) -> None:
-    """Audit the dataset by a fresh sample and state how precise it is at least; the export carries it.
+    """State how precise the dataset is at least; the export carries it.
 
-    The first call publishes the questions; call again when they are answered. A new audit is opened after that.
+    Under the policy `target` that is what the campaign promised; where edits, orders or more answers have undone it,
+    masks are drawn for another promise. Under other policies a fresh sample is audited. The first call publishes the
+    questions; call again when they are answered. --draws, --per-class and --confidence are for audits.
     """
     import time
 
@@ -56,6 +61,9 @@ def certify(
     from campaign.store.values import Key
 
     store = Store.open(folder)
+    if store.settings.search.policy == "target":
+        _certify_target(store, wait, json)
+        return
     known = store.values.get(Key.AUDIT)
     if known is None or known["certified"]:
         begin_audit(store, draws, per_class)
@@ -78,6 +86,35 @@ def certify(
     for class_id, bound in outcome.classes.items():
         lines.append(f"{classes[class_id]}: precision >= {bound.lower_bound:.3f}, {bound.yes} of {bound.audited} right")
     emit(outcome.as_dict(), json, "\n".join(lines))
+
+
+def _certify_target(store: Store, wait: bool, json: bool) -> None:
+    """The promise of the dataset; where it does not stand, questions for another one."""
+    import time
+
+    from campaign.cli.output import Display
+    from campaign.derived.delivery import promise_of
+    from campaign.pages.promises import go_on_promising, open_draws
+    from campaign.steps.verify import turn
+
+    display = Display()
+    with display.live():
+        while True:
+            turn(store)
+            waiting = go_on_promising(store)
+            if not waiting or not wait:
+                break
+            turn(store)
+            done, total = open_draws(store)
+            display.show("promise, answers", total - done, total)
+            time.sleep(store.settings.jobs.poll_seconds)
+        if waiting:
+            turn(store)
+    promise = promise_of(store)
+    text = promise["sentence"] + (f"; {promise['missing']}" if promise["missing"] else "")
+    if waiting:
+        text += f"\n{waiting} questions wait in Label Studio; then call this again"
+    emit(promise | {"open_questions": waiting}, json, text)
 
 
 COMMANDS = (export, report, certify)

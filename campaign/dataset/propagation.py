@@ -160,7 +160,7 @@ def _unlike(rles: list[dict], voted: np.ndarray, iou: float, covered: float | No
 
 
 def drop_known(
-    predictions: Predictions, dataset: DatasetMasks, iou: float = 0.5, covered: float | None = 0.8
+    predictions: Predictions, dataset: DatasetMasks | Predictions, iou: float = 0.5, covered: float | None = 0.8
 ) -> Predictions:
     """The predictions that show something new, in their order.
 

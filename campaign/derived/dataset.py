@@ -6,22 +6,28 @@ import numpy as np
 
 from campaign.dataset.propagation import drop_duplicates, propagate
 from campaign.derived.answers import counted_verdicts
-from campaign.derived.live import live
-from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
+from campaign.derived.corrections import counted_corrections
+from campaign.derived.promises import standing
+from campaign.derived.selection import round_selection
+from campaign.records.dataset_masks import EDITED_RULE, VOTED_RULE, DatasetMasks, likely_rule
 from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
+from campaign.search.policies.overridden import LEAD_RULE
 from campaign.store import Store
-from campaign.store import models as m
 from campaign.store.drawings import CORRECTED, NOTHING
-from ml_backend.mask_ids import drawn_id, round_of
+from ml_backend.mask_ids import drawn_id, is_drawn, round_of
 
 
 def final_masks(store: Store) -> DatasetMasks:
     """The dataset as it stands: every ended round's masks, and those of the running round decided so far.
 
-    A mask that the answers since then, an audit's too, no longer confirm is left out. Of masks of several rounds that
-    show the same object the earlier one stays.
+    Where a promise of precision was begun it is exactly the set that this speaks of. Otherwise a mask that the answers
+    since then, an audit's too, no longer confirm is left out, and of masks of several rounds that show the same object
+    the earlier one stays.
     """
+    promised = standing(store)
+    if promised is not None:
+        return chosen_masks(store, promised.mask_id, promised.voted, promised.chance)
     parts = [store.datasets.read()]
     current = store.rounds.newest()
     if current is not None and current.stage in (Stage.VERIFY, Stage.PROPAGATE):
@@ -36,6 +42,8 @@ def obtained(store: Store, round_number: int) -> DatasetMasks:
 
     A mask that any answer, an audit's too, votes down is never among them; one voted yes always is.
     """
+    if store.settings.search.policy == "target":
+        return _obtained_for_target(store, round_number)
     row = store.rounds.get(round_number)
     voted = counted_verdicts(store)
     parts: list[DatasetMasks] = []
@@ -55,6 +63,47 @@ def obtained(store: Store, round_number: int) -> DatasetMasks:
         )
     masks = corrected(store, DatasetMasks.concatenate(parts), round_number)
     return drop_duplicates(masks, store.settings.rounds.dedupe_iou)
+
+
+def _obtained_for_target(store: Store, round_number: int) -> DatasetMasks:
+    """What is chosen over all masks of a round; in the round of a promise, what that speaks of."""
+    promised = standing(store)
+    if promised is not None and promised.attempt.round_number == round_number:
+        masks = chosen_masks(store, promised.mask_id, promised.voted, promised.chance)
+        return masks.select(masks.round == round_number)
+    chosen = round_selection(store, round_number)
+    rows = chosen.delivered
+    voted = chosen.verdict[rows] == Verdict.YES
+    chance = np.where(chosen.accepted[rows] & ~voted, np.nan, chosen.chance[rows])
+    masks = chosen_masks(store, chosen.columns.mask_id[rows], voted, chance)
+    return drop_duplicates(corrected(store, masks, round_number), store.settings.rounds.dedupe_iou)
+
+
+def chosen_masks(store: Store, mask_ids: np.ndarray, voted: np.ndarray, chance: np.ndarray) -> DatasetMasks:
+    """Masks that were chosen one by one, each with what it rests on: its vote, its chance, a drawing, an order."""
+    masks = store.masks.read(mask_ids)
+    drawn = is_drawn(masks.mask_id)
+    origin = masks.mask_id.copy()
+    if drawn.any():
+        origin[drawn] = store.drawings.origins(masks.mask_id[drawn])
+    versions = {r.number: r.model_version or "" for r in store.rounds.all()}
+    rounds, n = round_of(origin), len(masks)
+    rule = np.full(n, LEAD_RULE, object)
+    likely = ~np.isnan(chance)
+    rule[likely] = [likely_rule(p) for p in chance[likely].tolist()]
+    rule[voted] = VOTED_RULE
+    rule[drawn] = [f"{EDITED_RULE}, mask {mask} before" for mask in origin[drawn].tolist()]
+    names = "mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou"
+    return DatasetMasks(
+        **{name: getattr(masks, name) for name in names},
+        round=rounds.astype(np.int32),
+        cluster=np.full(n, -1, np.int64),
+        asked=np.zeros(n, np.int32),
+        yes=np.zeros(n, np.int32),
+        rule=rule,
+        model_version=np.array([versions.get(r, "") for r in rounds.tolist()], object),
+        voted=np.asarray(voted, bool),
+    )
 
 
 def corrected(store: Store, masks: DatasetMasks, round_number: int) -> DatasetMasks:
@@ -97,14 +146,3 @@ def corrected(store: Store, masks: DatasetMasks, round_number: int) -> DatasetMa
     )
     kept = masks.select([int(mask) not in corrections for mask in masks.mask_id])
     return DatasetMasks.concatenate([kept, added])
-
-
-def counted_corrections(store: Store) -> dict[int, m.Drawing]:
-    """The newest drawing of each mask that was to be corrected, of users whose answers count."""
-    standing = [d for d in store.drawings.standing() if d.mask_id is not None]
-    trust = live(store).trust
-    if store.settings.quality.qualification:
-        standing = [d for d in standing if d.annotator in trust.qualified]
-    standing = [d for d in standing if not trust.holds(d.annotator, d.answered_at)]
-    newest = sorted(standing, key=lambda d: (d.answered_at, d.id))
-    return {int(d.mask_id or 0): d for d in newest}

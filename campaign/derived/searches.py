@@ -47,6 +47,8 @@ class Rules:
         prior = Prior(**kept["prior"]) if kept.get("prior") else None
         thresholds = Thresholds(kept["k_pr"], kept["k_pa"], prior=prior)
         standing = tuple(sorted((int(c), str(k)) for c, k in kinds.items()))
+        if search.policy == "target":  # what a search of it keeps does not depend on how often annotators err
+            annotators = AnnotatorQuality()
         return cls(search.policy, search.n_s, search.k_a, annotators, standing, thresholds, store.settings.seed)
 
     @cached_property
@@ -168,10 +170,11 @@ class ClassView:
         """The view in figures: questions asked, answered and open, clusters decided, masks obtained so far."""
         if self._summary is None:
             search = self.search
+            silent = self.rules.policy == "target"  # no cluster waits for answers, the selection does for all of them
             self._summary = {
                 "asked": search.questions,
                 "answered": len(search.verdicts),
-                "open": search.outstanding,
+                "open": search.questions - len(search.verdicts) if silent else search.outstanding,
                 "wished": sum(case.unasked for case in search.cases.values()),
                 "masks": self._obtained(),
                 "clusters": dict(Counter(str(d.kind) for d in search.decisions if d.asked)),

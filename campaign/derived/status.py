@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
+from campaign.derived.delivery import delivered, promised
 from campaign.derived.live import live
 from campaign.derived.recall import recall_figures
-from campaign.derived.spending import questions_allowed, questions_answered, questions_asked
+from campaign.derived.spending import (
+    drawn_answered,
+    promise_kinds,
+    questions_allowed,
+    questions_answered,
+    questions_asked,
+)
 from campaign.records.page import PageKind, Screen
 from campaign.records.stage import Stage
 from campaign.store import Store
+from campaign.store import models as m
 from campaign.store.values import Key
 
 
@@ -36,13 +45,14 @@ def status(store: Store) -> dict[str, Any]:
         "finished": bool(current and current.stage == Stage.DONE),
         "model_version": current.model_version if current else None,
         "questions": questions_asked(store),
-        "gold": store.questions.count_gold(PageKind.VERIFY),
+        "gold": sum(map(store.questions.count_gold, (PageKind.VERIFY, *(kind for _, kind in promise_kinds(store))))),
         "budget_questions": questions_allowed(store),
         "answered": questions_answered(store),
         "annotators": len(store.answers.annotators()),
         "verification_project": store.values.project(Screen.VERIFICATION),
-        "masks": sum(r.metrics.get("masks", 0) for r in rounds),
         "recall": recall_figures(store),
+        "masks": _masks(store, rounds),
+        "promise": promised(store),
         "trouble": trouble.get("text"),
         "per_round": [
             {
@@ -69,4 +79,11 @@ def status(store: Store) -> dict[str, Any]:
 def verification_progress(store: Store, round_number: int) -> tuple[int, int]:
     """(questions with a verdict that counts, questions asked) of a round."""
     figures = live(store).summaries(round_number).values()
-    return sum(f["answered"] for f in figures), sum(f["asked"] for f in figures)
+    drawn = drawn_answered(store) if any(n == round_number for n, _ in promise_kinds(store)) else 0
+    return sum(f["answered"] for f in figures) + drawn, questions_asked(store, round_number)
+
+
+def _masks(store: Store, rounds: Sequence[m.Round]) -> int:
+    """The masks of the rounds that ended; under the policy of a target those of the running one are among them."""
+    known = delivered(store) if store.settings.search.policy == "target" else None
+    return known["masks"] if known is not None else sum(r.metrics.get("masks", 0) for r in rounds)

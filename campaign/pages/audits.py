@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from campaign.certification.audit import Audit, Certificate, audit_sample, certify
+from campaign.certification.audit import Audit, Certificate, audit_sample, certificate_without, certify
 from campaign.derived.answers import counted_verdicts, gold_count
 from campaign.derived.dataset import final_masks
 from campaign.pages.gold import GoldPlan
-from campaign.pages.planning import page_key, screen_of
+from campaign.pages.sheets import page_key, screen_of
 from campaign.quality.measures import page_order
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.records.page import NewPage, Screen, audit_kind
+from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store.values import Key
 from ml_backend.errors import InputError
@@ -136,11 +137,19 @@ def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
 
 
 def standing_certificate(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
-    """The newest certificate, where it speaks of these masks: none of them may be newer than its audit."""
+    """The newest certificate, where it speaks of these masks: none of them may be newer than its audit.
+
+    Audited masks that have left the dataset since, other than by being voted down, are all taken for correct.
+    """
     certificate, running = store.values.get(Key.CERTIFICATE), open_audit(store)
     if certificate is None or running is None or certificate["audit"] != running.number:
         return None
-    return certificate if np.isin(masks.mask_id, running.mask_ids).all() else None
+    if not np.isin(masks.mask_id, running.mask_ids).all():
+        return None
+    gone = running.mask_ids[~np.isin(running.mask_ids, masks.mask_id)]
+    voted = counted_verdicts(store)
+    left = sum(voted.get(int(mask), Verdict.YES) == Verdict.YES for mask in gone)
+    return certificate_without(certificate, left) if left else certificate
 
 
 def _strata(masks: DatasetMasks) -> np.ndarray:

@@ -15,7 +15,8 @@ from pycocotools import mask as mask_util
 
 from campaign.dataset.propagation import drop_known
 from campaign.derived.answers import counted_verdicts
-from campaign.derived.dataset import counted_corrections, final_masks, obtained
+from campaign.derived.corrections import counted_corrections
+from campaign.derived.dataset import final_masks, obtained
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
 from campaign.label_studio.verification import publish_tasks

@@ -9,6 +9,7 @@ from pycocotools import mask as mask_util
 
 from campaign.derived.gold import confirmed, gold_supply
 from campaign.derived.live import live
+from campaign.derived.spending import promise_kinds
 from campaign.quality.measures import GoldMask, draw_gold, gold_quota, opening_wanted
 from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
@@ -33,7 +34,8 @@ class GoldPlan:
         trust = self._trust
         self.answered = {user: 0 for user in store.answers.annotators()} | trust.answered()
         self.waiting = trust.waiting()
-        self.pages = store.pages.count(PageKind.VERIFY)
+        kinds = PageKind.VERIFY, *(kind for _, kind in promise_kinds(store))
+        self.pages = sum(store.pages.count(kind) for kind in kinds)
         self._used: dict[int, dict[int, GoldMask]] = {}
         self._free: dict[int, list[GoldMask]] = defaultdict(list)
         self._reserve: dict[int, list[GoldMask]] = defaultdict(list)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from campaign.derived.live import LiveViews, live
 from campaign.derived.searches import ClassView
 from campaign.derived.spending import round_budget
 from campaign.pages.gold import GoldPlan
-from campaign.quality.measures import page_order
-from campaign.records.page import NewPage, PageKind, Screen
+from campaign.pages.selecting import is_over, plan_for_target
+from campaign.pages.sheets import screen_of, sheet
+from campaign.records.page import NewPage, Screen
 from campaign.search.ahead import ahead, places_ahead
 from campaign.store import Store
 
 # Under a budget so many questions are open at a time: pages, or a share of what is left where that is more.
 OPEN_PAGES = 4
 OPEN_SHARE = 8
-
-
-def screen_of(store: Store, class_id: int, audit: bool = False) -> Screen:
-    """The screen on which masks of a class are asked about: 15 at a time, or each alone where the lead wants that."""
-    page = store.settings.page
-    difficult = store.classes()[class_id] in page.single_classes
-    return Screen.SINGLE if difficult or (audit and page.single_audits) else Screen.VERIFICATION
 
 
 def plan_pages(store: Store, round_number: int) -> Iterator[NewPage]:
@@ -35,6 +28,9 @@ def plan_pages(store: Store, round_number: int) -> Iterator[NewPage]:
     only made where nothing of the class was open before, so that policies that stop early never show half-empty pages
     for nothing. Its key follows from its questions, whatever gold is among them.
     """
+    if store.settings.search.policy == "target":
+        yield from plan_for_target(store, round_number)
+        return
     left, views = round_budget(store, round_number), live(store)
     figures = views.summaries(round_number)
     ready = ready_views(views, round_number, figures, store.settings.page.page_size, every=left is not None)
@@ -122,35 +118,7 @@ def _class_pages(store: Store, view: ClassView, wishes: list[tuple[int, int]], g
             return
         hidden = gold.take(view.class_id, min(quota, len(wishes)))
         questions, wishes = wishes[: size - len(hidden)], wishes[size - len(hidden) :]
-        if screen == Screen.VERIFICATION:
-            yield _page(store, view, questions, hidden, screen)
-            continue
-        # A screen of one mask: the order of a whole page, a page each.
-        cluster_of = dict(questions)
-        key = page_key(store.key, view.round_number, view.class_id, [mask for mask, _ in questions])
-        shown = [(mask, False) for mask, _ in questions] + [(mask, True) for mask in hidden]
-        for mask in page_order(key, shown):
-            if mask in hidden and mask not in cluster_of:
-                yield _page(store, view, [], {mask: hidden[mask]}, screen)
-            else:
-                yield _page(store, view, [(mask, cluster_of[mask])], {}, screen)
-
-
-def _page(
-    store: Store, view: ClassView, questions: Sequence[tuple[int, int]], hidden: dict[int, str], screen: Screen
-) -> NewPage:
-    asked = [mask for mask, _ in questions]
-    # The same mask may have been asked about before it became gold.
-    named = asked or [*hidden, 0]
-    key = page_key(store.key, view.round_number, view.class_id, named)
-    shown = (*questions, *((mask, None) for mask in hidden))
-    return NewPage(key, view.round_number, view.class_id, shown, PageKind.VERIFY, hidden, screen)
-
-
-def page_key(campaign_key: str, round_number: int, class_id: int, mask_ids: Iterable[int]) -> str:
-    """The key of a page, from what is on it."""
-    digest = hashlib.blake2b(repr(list(mask_ids)).encode(), digest_size=8).hexdigest()
-    return f"{campaign_key}-r{round_number}-c{class_id}-{digest}"
+        yield from sheet(store, (view.round_number, view.class_id), questions, hidden)
 
 
 def is_done(store: Store, round_number: int) -> bool:
@@ -158,6 +126,8 @@ def is_done(store: Store, round_number: int) -> bool:
 
     To be called after the planned pages were stored and taken in.
     """
+    if store.settings.search.policy == "target":
+        return is_over(store, round_number)
     figures: dict[int, dict] = defaultdict(dict, live(store).summaries(round_number))
     if any(f["open"] for f in figures.values()):
         return False

@@ -11,7 +11,7 @@ from campaign.derived.live import live
 from campaign.label_studio.client import Client, LabelStudioError, LabelStudioUnauthorized, LabelStudioUnavailable
 from campaign.quality.answers import standing_answers
 from campaign.quality.measures import is_chosen
-from campaign.records.page import PageKind, is_audit
+from campaign.records.page import PageKind, is_audit, is_promise
 from campaign.store import Store
 from campaign.store.values import Key
 
@@ -43,8 +43,8 @@ def keep_watch(store: Store, client: Client) -> None:
 def wanted_overlaps(store: Store, round_number: int, keys: Collection[str]) -> dict[str, tuple[int, bool]]:
     """How many users each of these pages needs, where that is more than one: (how many, whether so many answered).
 
-    Pages of the round and of audits count. A page chosen for overlap is answered by two; every user whose answers do
-    not count makes room for another.
+    Pages of the round, of audits and of promises count. A page chosen for overlap is answered by two; every user whose
+    answers do not count makes room for another.
     """
     share = store.settings.quality.overlap_share
     if not share and not store.settings.quality.qualification and not live(store).trust.intervals:
@@ -53,7 +53,8 @@ def wanted_overlaps(store: Store, round_number: int, keys: Collection[str]) -> d
     pages = {
         p.key: p.kind
         for p in store.pages.some(asked).values()
-        if p.task_id is not None and (is_audit(p.kind) or (p.kind == PageKind.VERIFY and p.round == round_number))
+        if p.task_id is not None
+        and (is_audit(p.kind) or is_promise(p.kind) or (p.kind == PageKind.VERIFY and p.round == round_number))
     }
     users: dict[str, set[str]] = defaultdict(set)
     counted: dict[str, set[str]] = defaultdict(set)

@@ -11,7 +11,22 @@ import numpy as np
 from ml_backend.columns import MASK_COLUMNS, Column, MaskColumns
 
 VOTED_RULE = "voted yes"  # the rule of a mask that only its own answer brought in
+LIKELY_RULE = "likely correct"  # how the rule of a mask begins that nobody was asked about, chosen by its chance
 EDITED_RULE = "edited"  # how the rule of a mask begins that an annotator corrected
+
+
+def likely_rule(chance: float) -> str:
+    """The rule of a mask that was chosen by its chance of being correct.
+
+    >>> chance_of(likely_rule(0.934))
+    0.934
+    """
+    return f"{LIKELY_RULE}, chance {chance:.3f}"
+
+
+def chance_of(rule: str) -> float | None:
+    """The chance in such a rule; None in any other."""
+    return float(rule.rpartition(" ")[2]) if rule.startswith(LIKELY_RULE) else None
 
 
 @dataclass(frozen=True)

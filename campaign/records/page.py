@@ -18,7 +18,7 @@ class Screen(Name):
 
 
 class PageKind(Name):
-    """What a page is for. Pages of an audit have a kind of their own each, see `audit_kind`."""
+    """What a page is for. Pages of audits and promises have a kind of their own each, see `audit_kind`."""
 
     VERIFY = "verify"
     QUALIFY = "qualify"
@@ -38,6 +38,24 @@ def audit_kind(number: int) -> str:
 def is_audit(kind: str) -> bool:
     """Whether a page's kind is that of an audit."""
     return kind.startswith(AUDIT)
+
+
+PROMISE = "promise"
+
+
+def promise_kind(attempt: int) -> str:
+    """The kind of the pages that a promise of precision is drawn on, by its attempt."""
+    return f"{PROMISE}{attempt}"
+
+
+def is_promise(kind: str) -> bool:
+    """Whether a page's kind is that of a promise."""
+    return kind.startswith(PROMISE)
+
+
+def is_question(kind: str) -> bool:
+    """Whether what is asked on pages of a kind, gold aside, are verdicts of masks of the pool."""
+    return kind == PageKind.VERIFY or is_audit(kind) or is_promise(kind)
 
 
 @dataclass(frozen=True)

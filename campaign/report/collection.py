@@ -11,10 +11,12 @@ import numpy as np
 
 from campaign.derived.answers import counted_answers
 from campaign.derived.dataset import final_masks
+from campaign.derived.delivery import promise_of
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.recall import recall_figures
+from campaign.pages.audits import standing_certificate
 from campaign.quality.answers import verdicts
-from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
+from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks, chance_of
 from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
 from campaign.report.estimates import Estimate, estimate, expected_correct
@@ -91,8 +93,16 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         truth=dict(truth or {}),
         recall=recall,
         recall_note=recall_note,
-        certificate={k: str(v) for k, v in (store.values.get("certificate") or {}).items()},
+        certificate=_certificate(store, masks),
     )
+
+
+def _certificate(store: Store, masks: DatasetMasks) -> dict[str, str]:
+    """What is promised of exactly these masks, or certified of them by an audit, by name."""
+    if store.settings.search.policy == "target":
+        promise = promise_of(store, masks.mask_id)
+        return {k: str(v) for k, v in promise.items() if v is not None}
+    return {k: str(v) for k, v in (standing_certificate(store, masks) or {}).items()}
 
 
 def _cut(store: Store) -> tuple[float, float, float] | None:
@@ -226,7 +236,11 @@ def _obtained(
                 gains.append(_Obtained(moment, key[0], key[1], 1, 1.0, 0.0))
             continue
         n, mean, variance = len(members), float(len(members)), 0.0
-        if not voted:
+        likely = [chance_of(str(masks.rule[i])) for i in members]
+        if not voted and None not in likely:
+            chances = np.array(likely, np.float64)
+            mean, variance = float(chances.sum()), float((chances * (1 - chances)).sum())
+        elif not voted:
             yes, asked = int(masks.yes[members[0]]), int(masks.asked[members[0]])
             certain = _certain(decision) if decision else asked
             mean, variance = (float(v[0]) for v in expected_correct(*np.array([[n], [yes], [certain]])))

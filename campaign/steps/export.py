@@ -11,6 +11,7 @@ import numpy as np
 
 from campaign.dataset.export import export_coco
 from campaign.derived.dataset import final_masks
+from campaign.derived.delivery import promise_of
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import questions_asked
 from campaign.pages.audits import standing_certificate
@@ -45,5 +46,7 @@ def export_campaign(store: Store, path: Path) -> int:
         info["painted_reference"] = painted.as_dict()
     if (recall := recall_figures(store, masks)) is not None:
         info["recall"] = recall
+    if store.settings.search.policy == "target":
+        info["promise"] = promise_of(store, masks.mask_id)
     certificate = standing_certificate(store, masks)
     return export_coco(path, masks, rows, store.classes(), info=info, certificate=certificate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from campaign.derived.dataset import obtained
 from campaign.derived.live import forget, live
 from campaign.records.stage import Stage
+from campaign.steps.verify import save_views
 from campaign.store import Store
 
 
@@ -24,6 +25,7 @@ def replay(store: Store) -> dict[str, int]:
         for row in store.rounds.all():
             if row.stage == Stage.DONE:
                 store.datasets.save(row.number, obtained(store, row.number))
+        save_views(store)
         after = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions.rows()}
         masks_after = set(store.datasets.read().mask_id.tolist())
     changed = sum(before.get(k) != after.get(k) for k in before.keys() | after.keys())

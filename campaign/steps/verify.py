@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from campaign.derived.answered import answered
+from campaign.derived.dataset import obtained
+from campaign.derived.delivery import save_delivery
 from campaign.derived.live import live
 from campaign.derived.pace import work
+from campaign.derived.promises import newest_attempt, standing
+from campaign.derived.spending import follows
 from campaign.label_studio.client import Client
 from campaign.pages.completeness import ask_what_is_missing, publish_complete, read_complete
 from campaign.pages.editing import read_edits
@@ -18,9 +23,11 @@ from campaign.pages.instructions import keep_instructions
 from campaign.pages.painting import read_paintings
 from campaign.pages.planning import is_done, plan_pages
 from campaign.pages.projects import connect, ensure_project
+from campaign.pages.promises import begin_promise
 from campaign.pages.publishing import publish_missing
 from campaign.pages.qualification import read_tests
 from campaign.pages.readback import read_back
+from campaign.pages.selecting import nothing_more, open_pages
 from campaign.pages.watching import ask_again, keep_watch
 from campaign.records.stage import Stage
 from campaign.store import Store
@@ -66,6 +73,7 @@ def turn(store: Store, client: Client | None = None) -> Turn:
             # Beside the ordinary pages: the next round does not wait for them.
             ask_what_is_missing(store, current.number)
             publish_complete(store, client)
+            _say_what_is_promised(store)
             store.trees.mark_searched(current.number)
             store.rounds.update(current.number, stage=Stage.PROPAGATE)
         return Turn(read, len(published), decided.open_questions, decided.done)
@@ -75,6 +83,9 @@ def save_views(store: Store) -> None:
     """Saves all views of a campaign, so that the next process goes on from them. Under the campaign's lock."""
     live(store).save()
     work(store).save()
+    if store.settings.search.policy == "target":
+        answered(store).save()
+        save_delivery(store)
 
 
 @dataclass(frozen=True)
@@ -92,5 +103,28 @@ def decide(store: Store, round_number: int) -> Decided:
     To be called under the campaign's lock; what was decided is stored by saving the views.
     """
     pages = store.pages.add(list(plan_pages(store, round_number)))
+    if not pages and store.settings.search.policy == "target" and is_promise_due(store, round_number):
+        begin_promise(store, round_number)
+        pages = store.pages.add(list(plan_pages(store, round_number)))
     figures = live(store).summaries(round_number).values()
     return Decided(pages, sum(f["open"] for f in figures), pages == 0 and is_done(store, round_number))
+
+
+def _say_what_is_promised(store: Store) -> None:
+    """Writes into the log what came of a promise, and why no more is asked for it."""
+    now = standing(store)
+    if now is not None:
+        outcome = "the target is reached" if now.promise.met else "the target is not reached"
+        store.log(f"promise {now.attempt.number}: {outcome}: {now.sentence()}; {now.stop}")
+
+
+def is_promise_due(store: Store, round_number: int) -> bool:
+    """Whether the last round has nothing more to ask, so that its masks are frozen for a promise of their precision.
+
+    What is still open need not be waited for where the number of rounds says that it is the last.
+    """
+    if newest_attempt(store) is not None or not nothing_more(store, round_number):
+        return False
+    if round_number >= store.settings.rounds.rounds:
+        return True
+    return not open_pages(store) and not follows(store, round_number, len(obtained(store, round_number)))

@@ -85,7 +85,8 @@ class Store:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             got = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise InputError(path, f"format {FORMAT}", got)
-        return cls(folder, parse_settings(content.get("settings", {}), path), str(content.get("key")))
+        settings = _with_policy(content.get("settings", {}))
+        return cls(folder, parse_settings(settings, path), str(content.get("key")))
 
     @classmethod
     def create(
@@ -215,6 +216,12 @@ class Store:
     def classes(self) -> dict[int, str]:
         """{category id: name}, by id."""
         return self.images.classes()
+
+
+def _with_policy(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a campaign that goes on: one that names no policy was begun when that meant `adaptive`."""
+    search = settings.get("search", {})
+    return settings | {"search": {"policy": "adaptive"} | search} if isinstance(search, dict) else settings
 
 
 def _common_classes(splits: dict[Split, CocoDataset]) -> dict[int, str]:

@@ -23,6 +23,7 @@ class Key(Name):
     INSTRUCTIONS_SHOWN = "instructions_shown"
     OVERLAPS = "overlaps"
     PEOPLE = "people"
+    PROMISE = "promise"
     QUALIFICATION_TESTS = "qualification_tests"
     TROUBLE = "trouble"
     WITHDRAWALS = "withdrawals"

@@ -39,7 +39,10 @@ def test_settings_survive_json():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"search": {"policy": "foo"}}, "search.policy: expected one of adaptive, paper or curtailed, got 'foo'"),
+        (
+            {"search": {"policy": "foo"}},
+            "search.policy: expected one of target, adaptive, paper or curtailed, got 'foo'",
+        ),
         ({"search": {"k_pr": 0.9, "k_pa": 0.1}}, "search.k_pr: expected no more than search.k_pa, 0.1, got 0.9"),
         ({"search": {"budget_hours": float("inf")}}, "search.budget_hours: expected a finite number, got inf"),
         ({"search": {"seconds_per_answer": float("nan")}}, "search.seconds_per_answer"),

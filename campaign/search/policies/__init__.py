@@ -16,6 +16,7 @@ from campaign.search.policies.paper import (
     lower_bound,
     oracle_order,
 )
+from campaign.search.policies.target import Target
 from ml_backend.errors import InputError
 
 __all__ = [
@@ -26,12 +27,18 @@ __all__ = [
     "Curtailed",
     "Cut",
     "Paper",
+    "Target",
     "lower_bound",
     "make_policy",
     "oracle_order",
 ]
 
-POLICIES: dict[str, Callable[..., Policy]] = {"adaptive": Adaptive, "paper": Paper, "curtailed": Curtailed}
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "adaptive": Adaptive,
+    "paper": Paper,
+    "curtailed": Curtailed,
+    "target": Target,
+}
 
 
 def make_policy(
@@ -45,8 +52,11 @@ def make_policy(
     """The policy of a name. Raises InputError for an unknown one.
 
     `annotators` and `price` (masks that a question must bring) are for the adaptive policy; the others know neither.
+    `target` decides no cluster: it only stands for what is decided over all masks together.
     """
     if name not in POLICIES:
         raise InputError("policy", "one of " + ", ".join(POLICIES), name)
+    if name == "target":
+        return Target()
     given = {"annotators": annotators, "price": price} if name == "adaptive" else {}
     return POLICIES[name](n_s=n_s, k_a=k_a, **{k: v for k, v in given.items() if v is not None})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from campaign.records.decision import Kind
 from campaign.search.evidence import Evidence, Outcome, Policy
+from campaign.search.policies.target import Target
 
 LEAD_RULE = "decided by the lead"
 
@@ -33,4 +35,6 @@ def overridden(policy: Policy, kinds: Mapping[int, str]) -> Policy:
 
     The evidence that the policy wanted stays the decision's, so an override shows what it goes against.
     """
+    if isinstance(policy, Target):
+        return replace(policy, orders=tuple(sorted(kinds.items())), rule=LEAD_RULE)
     return cast(Policy, _Overridden(policy, kinds)) if kinds else policy

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from campaign.dataset.propagation import propagate
 from campaign.derived.answers import counted_verdicts
-from campaign.derived.dataset import obtained
+from campaign.derived.dataset import final_masks, obtained
 from campaign.derived.live import live
 from campaign.derived.searches import ClassView
 from campaign.derived.spending import round_budget
 from campaign.records.decision import Kind
 from campaign.records.stage import Stage
+from campaign.records.verdict import Verdict
 from campaign.search.tree_search import Search
 from campaign.store import Store
 from ml_backend.errors import InputError
@@ -106,12 +109,30 @@ def _questions(store: Store, round_number: int, search: Search) -> int:
 
 
 def _masks(store: Store, view: ClassView, search: Search) -> set[int]:
-    """The masks that a class's decisions bring into the dataset."""
+    """The masks that a class's decisions bring into the dataset; for a target, with those that are chosen by chance."""
+    if view.rules.policy == "target":
+        return _masks_for_target(store, view, search)
     masks = propagate(
         store.masks.read(view.mask_ids), search.tree, search.decisions, counted_verdicts(store),
         round_number=view.round_number, model_version="",
     )  # fmt: skip
     return set(masks.mask_id.tolist())
+
+
+def _masks_for_target(store: Store, view: ClassView, search: Search) -> set[int]:
+    """What would be delivered of a class under these orders; rivals of what they bring in are not looked at."""
+    delivered = final_masks(store).mask_id
+    own = delivered[np.isin(delivered, view.mask_ids)].tolist()
+    verdicts = counted_verdicts(store)
+    down = {mask for mask, verdict in verdicts.items() if verdict != Verdict.YES}
+    voted = verdicts.keys() - down
+    now = {d.cluster: str(d.kind) for d in live(store).imagined(view, dict(view.rules.overrides)).decisions}
+    chosen = set(own)
+    for d in search.decisions:
+        members = {view.mask(leaf) for leaf in search.tree.members(d.cluster).tolist()}
+        if now.get(d.cluster) != d.kind:
+            chosen = chosen | (members - down) if d.kind == Kind.ACCEPT else chosen - (members - voted)
+    return chosen
 
 
 def _may_reopen(store: Store, round_number: int) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from campaign.derived.answers import gold_count
 from campaign.derived.dataset import final_masks, obtained
 from campaign.derived.live import live
-from campaign.pages.audits import add_audit_pages, begin_audit, finish_audit, open_audit
+from campaign.pages.audits import add_audit_pages, begin_audit, finish_audit, open_audit, standing_certificate
 from campaign.pages.gold import GoldPlan
 from campaign.records.page import NewPage
 from campaign.steps.export import export_campaign
@@ -148,3 +148,17 @@ def test_masks_that_have_a_page_each_have_gold_among_them(with_gold):
     for key in pages:
         answer(with_gold, key, 7)
     assert finish_audit(with_gold).overall.audited >= len(running.audit.rows)
+
+
+def test_a_certificate_reckons_with_what_was_removed_since(finished):
+    running = begin_audit(finished, draws=40)
+    for key in {p.key for _, p in finished.questions.rows(kind=running.kind)}:
+        answer(finished, key)
+    certificate, masks = finish_audit(finished), final_masks(finished)
+    before = standing_certificate(finished, masks)
+    assert before["overall"]["masks"] == len(masks) and "removed" not in before
+    after = standing_certificate(finished, masks.select(slice(8, None)))
+    assert after["overall"]["masks"] == len(masks) - 8 and after["removed"] == 8
+    wrong = (1 - certificate.overall.lower_bound) * len(masks)
+    assert after["overall"]["lower_bound"] == pytest.approx(1 - wrong / (len(masks) - 8))
+    assert "8 masks removed since" in after["sentence"] and after["classes"] == {}

@@ -1,7 +1,12 @@
 """What is asked next: full pages, and places left free filled with what will likely be wanted."""
 
+from campaign.derived.answered import NONE, answered
 from campaign.derived.live import live
+from campaign.derived.promises import newest_attempt
 from tests.campaign.builders import answer, finish, gold_store, turn, verify_store
+from tests.campaign.target_builders import Truth, target_store
+from tests.campaign.target_builders import answer as answer_page
+from tests.campaign.target_builders import turn as target_turn
 
 
 def outcome(store):
@@ -48,3 +53,44 @@ def test_pages_of_one_mask_leave_no_place_beside_gold(tmp_path):
     store.settings.page.page_size = 1
     keys = turn(store)
     assert keys and all(len(store.questions.on_pages([key])) == 1 for key in keys)
+
+
+def lying(store):
+    return {row["page"] for row in answered(store).rows if row["verdict"] == NONE}
+
+
+def test_for_a_target_pages_lie_ready_for_everybody_at_work_and_no_more(tmp_path):
+    store, truth = target_store(tmp_path / "a", images=8, price=0.02), Truth(8)
+    keys, _ = target_turn(store)
+    assert len(keys) == 4
+    for user, key in enumerate(keys, 1):
+        answer_page(store, key, truth, user)
+    keys, _ = target_turn(store)
+    assert len(keys) == 8 == len(lying(store)), "two for each of the four who answered"
+    assert target_turn(store)[0] == [], "nothing new is known"
+    answer_page(store, keys[0], truth, 1)
+    assert len(target_turn(store)[0]) == 1
+
+
+def test_for_a_target_pages_are_of_one_class_and_full(tmp_path):
+    store, truth = target_store(tmp_path / "a", images=8, price=0.02), Truth(8)
+    for _ in range(3):
+        keys, _ = target_turn(store)
+        for key in keys:
+            shown = store.questions.on_pages([key])
+            assert len(shown) == 15
+            masks = store.masks.read([a.mask_id for a in shown])
+            assert len(set(masks.class_id.tolist())) == 1
+            answer_page(store, key, truth)
+
+
+def test_draws_are_published_in_their_order(tmp_path):
+    store, truth = target_store(tmp_path / "a", images=4), Truth(4)
+    drawn = []
+    while newest_attempt(store) is None:
+        for key in target_turn(store)[0]:
+            answer_page(store, key, truth)
+    attempt = newest_attempt(store)
+    drawn = [q.mask_id for q, p in store.questions.rows(kind=attempt.kind)]
+    place = {mask: n for n, mask in enumerate(attempt.drawn.tolist())}
+    assert drawn and max(place[mask] for mask in drawn) < len(drawn) + 30, "a few behind where a class fills no page"

@@ -47,6 +47,17 @@ def test_an_old_campaign_goes_on_to_the_same_end(folder):
     assert status(store)["questions"] == expected["questions"]
 
 
+def test_a_campaign_that_names_no_policy_keeps_the_one_it_was_begun_with(folder):
+    path = folder / "campaign.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["search"]["policy"]
+    path.write_text(json.dumps(content))
+    assert Store.open(folder).settings.search.policy == "adaptive"
+    del content["settings"]["search"]
+    path.write_text(json.dumps(content))
+    assert Store.open(folder).settings.search.policy == "adaptive"
+
+
 def test_migrations_go_forward_and_back_on_a_filled_database(folder):
     store = Store.open(folder)
     turn(store)

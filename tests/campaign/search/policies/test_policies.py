@@ -73,7 +73,7 @@ def test_lower_bound(yes, n, size, expected):
     [
         (lambda: Paper(n_s=0), "n_s: expected a whole number of at least 1, got 0"),
         (lambda: Paper(k_a=0.5), "k_a: expected a quality above 0.5 and up to 1, got 0.5"),
-        (lambda: make_policy("papr"), "policy: expected one of adaptive, paper, curtailed, got papr"),
+        (lambda: make_policy("papr"), "policy: expected one of adaptive, paper, curtailed, target, got papr"),
     ],
 )
 def test_bad_settings(build, message):

@@ -1,0 +1,159 @@
+"""What is known of a round's masks before anybody is asked, as columns: which compete, and what the verifier sees.
+
+Worked out once for each round, all masks of its trees together, and kept: what a turn needs in one snapshot, what only
+a new fit of the verifier needs in another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from campaign.derived.heldout import heldout
+from campaign.search.rivals import COVERED, overlaps_of
+from campaign.search.verifier import Projection, Rows, mask_inputs
+from campaign.store import Store
+from campaign.store.shards import feature_path
+from campaign.store.views import save_view
+from ml_backend.mask_ids import first_of_place, place_of, row_of
+from ml_backend.predictions import Predictions
+
+FORM = 1  # of snapshots; another form is worked out anew
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The n masks of a round's trees, by mask id; `pairs` are rows of rivals. `version` names what they follow from."""
+
+    mask_id: np.ndarray
+    class_id: np.ndarray
+    image: np.ndarray
+    score: np.ndarray
+    pairs: tuple[np.ndarray, np.ndarray]
+    version: str
+
+    def __len__(self) -> int:
+        return len(self.mask_id)
+
+    def rows_of(self, mask_ids: np.ndarray) -> np.ndarray:
+        """The rows of those of these masks that are in the round, (k,) int64."""
+        if not len(self) or not len(mask_ids):
+            return np.zeros(0, np.int64)
+        place = np.minimum(np.searchsorted(self.mask_id, mask_ids), len(self) - 1)
+        return place[self.mask_id[place] == mask_ids]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the verifier sees of the masks of a round, (n,), and of its held-out masks, (h,), and the IoU of those."""
+
+    pool: Rows
+    heldout: Rows
+    heldout_iou: np.ndarray
+
+
+class RoundColumns:
+    """The columns of every round, kept as snapshots and in memory while they are the same."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._known: dict[int, Columns] = {}
+
+    def of_round(self, number: int) -> Columns:
+        """The columns of a round; without any mask before its trees are built."""
+        version = self._version(number)
+        known = self._known.get(number)
+        if known is None or known.version != version:
+            arrays = self._read("columns", number, version) or self._work_out(number, version)[0]
+            pairs = arrays.pop("first"), arrays.pop("second")
+            known = self._known[number] = Columns(**arrays, pairs=pairs, version=version)
+        return known
+
+    def inputs(self, number: int) -> Inputs:
+        """What the verifier sees; not kept in memory, for it is large and seldom needed."""
+        version = self._version(number)
+        arrays = self._read("inputs", number, version) or self._work_out(number, version)[1]
+        names = "inputs", "class_id", "image"
+        pool, known = (Rows(*(arrays[f"{split}_{name}"] for name in names)) for split in ("pool", "heldout"))
+        return Inputs(pool, known, arrays["heldout_iou"])
+
+    def _version(self, number: int) -> str:
+        trees = [(t.class_id, t.masks) for t in self.store.trees.rows(number)]
+        shards = [(s.split, s.number, s.masks) for s in self.store.masks.shards(number)]
+        settings = self.store.settings
+        text = repr((FORM, number, trees, shards, settings.seed, settings.rounds.dedupe_iou))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def _read(self, kind: str, number: int, version: str) -> dict[str, np.ndarray] | None:
+        row = self.store.views.row(f"{kind}/{number}")
+        if row is None or row.version != version or row.file is None:
+            return None
+        stored = self.store.views.read(row.file)
+        return None if stored is None else stored[0]
+
+    def _work_out(self, number: int, version: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        trees = [t.class_id for t in self.store.trees.rows(number) if t.masks]
+        ids = [self.store.trees.mask_ids(number, class_id) for class_id in trees]
+        pool = self.store.masks.read(np.sort(np.concatenate(ids)) if ids else [])
+        known = heldout(self.store).of_round(number)
+        kept_out = self.store.masks.read(known["mask_id"])
+        overlaps = overlaps_of(pool)
+        first, second = overlaps.rivals(self.store.settings.rounds.dedupe_iou, COVERED)
+        columns = {
+            "mask_id": pool.mask_id, "class_id": pool.class_id, "image": pool.image_id.astype(np.int64),
+            "score": pool.score.astype(np.float32), "first": first, "second": second,
+        }  # fmt: skip
+        of_pool, of_heldout = self._components(pool, kept_out)
+        inputs: dict[str, np.ndarray] = {"heldout_iou": known["iou"]}
+        for split, rows in (
+            ("pool", mask_inputs(pool, overlaps, of_pool)),
+            ("heldout", mask_inputs(kept_out, overlaps_of(kept_out), of_heldout)),
+        ):
+            inputs |= {f"{split}_{name}": getattr(rows, name) for name in ("inputs", "class_id", "image")}
+        for kind, arrays in (("columns", columns), ("inputs", inputs)):
+            file = f"{kind}-{number}-{version[:8]}.npz"
+            old = self.store.views.row(f"{kind}/{number}")
+            self.store.views.write(file, arrays, {})
+            with self.store.session() as session:
+                save_view(session, f"{kind}/{number}", version, {}, {}, file)
+            if old is not None and old.file not in (None, file):
+                self.store.views.remove([str(old.file)])
+        return columns, inputs
+
+    def _components(self, pool: Predictions, kept_out: Predictions) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The leading components of both splits' features, learned from the pool; None where there are no features."""
+        features = _Features(self.store, pool.mask_id)
+        if len(pool) < 2 or not features.width:
+            return None, None
+        learned = Projection.learn(features, self.store.settings.seed)  # type: ignore[arg-type]
+        return learned.apply(features), learned.apply(_Features(self.store, kept_out.mask_id))  # type: ignore[arg-type]
+
+
+class _Features:
+    """The features of masks, (n, d), read from their shards as they are asked for: all of them need not fit memory."""
+
+    def __init__(self, store: Store, mask_ids: np.ndarray):
+        self.store, self.place, self.row = store, place_of(mask_ids), row_of(mask_ids)
+        self.width = self._shard(int(self.place[0])).shape[1] if len(mask_ids) else 0
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        place, row = self.place[index], self.row[index]
+        found = np.empty((len(place), self.width), np.float16)
+        for here in np.unique(place).tolist():
+            own = place == here
+            found[own] = self._shard(here)[row[own]]
+        return found
+
+    def _shard(self, place: int) -> np.ndarray:
+        return np.load(feature_path(self.store.masks.place(first_of_place(place))[0]), mmap_mode="r")
+
+
+def round_columns(store: Store) -> RoundColumns:
+    """The columns of a campaign's rounds."""
+    known: RoundColumns = store.companions.setdefault(RoundColumns, RoundColumns(store))
+    return known

@@ -1,0 +1,310 @@
+"""The masks of a round that would be delivered for the target, and those that are worth a question.
+
+The verifier is fitted anew at milestones of how many verdicts of the round count: the first so many of them, in the
+order in which they came, so that the same facts give the same verifier, whatever happened in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from campaign.certification.passing import Passing, no_passing, passing
+from campaign.dataset.propagation import nearest_decided
+from campaign.derived.answered import NONE, answered
+from campaign.derived.columns import Columns, Inputs, round_columns
+from campaign.derived.eyes import campaign_eyes
+from campaign.quality.eyes import Eyes
+from campaign.records.decision import Kind
+from campaign.records.verdict import Verdict
+from campaign.search.sampling import draw_keys
+from campaign.search.selection import Beliefs, Selection, gains, most_wanted, select
+from campaign.search.verifier import Forest, Verifier, calibrate, grow, growth_milestone, milestone
+from campaign.store import Store
+from campaign.store import models as m
+from campaign.store.views import save_view
+
+FORM = 1  # of snapshots; another form is worked out anew
+PER_IMAGE = 2  # questions of an image before those of others
+EYES_KNOWN = 60  # gold answers until which annotators are planned for as if they never erred
+LEARNING, KNOWN = 150, 30  # questions asked to learn from, where fewer masks than `KNOWN` are held out
+
+
+@dataclass(frozen=True)
+class RoundSelection:
+    """A round's n masks as they stand. All columns are (n,), by mask id.
+
+    `chance` of a yes by the verifier; `unseen` is its chance before any answer. `verdict` by the answers of the round's
+    own pages, `NONE` without one; `asked`: on a page. `accepted` and `rejected` by the lead. What annotators pass of
+    masks is looked up by `unseen`, for the `heldout_chance` (h,) of held-out masks, whose `heldout_iou` is known, is of
+    that kind.
+    """
+
+    columns: Columns
+    chance: np.ndarray
+    unseen: np.ndarray
+    verdict: np.ndarray
+    asked: np.ndarray
+    accepted: np.ndarray
+    rejected: np.ndarray
+    beliefs: Beliefs
+    selection: Selection
+    target: float
+    heldout_iou: np.ndarray
+    heldout_chance: np.ndarray
+    heldout_image: np.ndarray
+    seed: int
+
+    @property
+    def delivered(self) -> np.ndarray:
+        """The rows that would be delivered as it stands, rising."""
+        chosen = self.accepted & np.isin(self.verdict, (NONE, Verdict.YES))
+        chosen[self.selection.unasked] = chosen[self.selection.kept] = True
+        return np.flatnonzero(chosen)
+
+    def wanted(self, price: float) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, gains) of the masks that are worth a question at that price, the best first; none was asked about.
+
+        Where next to nothing is held out, nothing is known until some masks were asked about; they are drawn by chance.
+        """
+        free = ~self.asked[self.selection.candidates]
+        gain = gains(self.beliefs, self.selection, self.target)
+        missing = LEARNING - int(self.asked.sum())
+        if len(self.heldout_iou) < KNOWN and missing > 0:
+            rows = self.selection.candidates[free]
+            keys = draw_keys(self.seed, 71, self.columns.mask_id[rows])
+            order = np.argsort(keys, kind="stable")[:missing]
+            return rows[order], gain[free][order]
+        gain = np.where(free, gain, -1.0)
+        order = most_wanted(gain, self.columns.image[self.selection.candidates], price, PER_IMAGE)
+        return self.selection.candidates[order], gain[order]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The verifier's chances of a round's masks (n,) and held-out masks (h,), and what they follow from."""
+
+    version: str
+    chance: np.ndarray
+    unseen: np.ndarray
+    heldout_iou: np.ndarray
+    heldout_chance: np.ndarray
+    heldout_image: np.ndarray
+
+
+class _Known:
+    """What was worked out in this process, by round."""
+
+    def __init__(self) -> None:
+        self.fits: dict[int, Fit] = {}
+        self.selections: dict[int, tuple[tuple, Eyes, RoundSelection]] = {}
+        self.forest: tuple[bytes, Forest] | None = None
+        self.passing: tuple[Eyes, np.ndarray, Passing] | None = None
+
+
+def round_selection(store: Store, round_number: int) -> RoundSelection:
+    """The masks of a round as they stand. Without trees, it has no masks."""
+    known: _Known = store.companions.setdefault(_Known, _Known())
+    view, columns = answered(store), round_columns(store).of_round(round_number)
+    eyes, orders, settings = campaign_eyes(store), _orders(store, round_number), store.settings.search
+    verdict, asked = view.of(columns.mask_id, "own"), view.of(columns.mask_id, "round", 0) == round_number
+    fit = _fitted(store, round_number, columns, verdict)
+    stands = hashlib.blake2b(verdict.tobytes() + asked.tobytes()).digest()
+    mark = fit.version, stands, orders, settings.precision, settings.confidence
+    before = known.selections.get(round_number)
+    if before is not None and before[0] == mark and before[1] is eyes:
+        return before[2]
+    accepted, rejected = _ordered(store, round_number, columns, orders)
+    gone = np.where(_out_of_the_way(columns, accepted, rejected, verdict), Verdict.NO, verdict)
+    beliefs = planning_beliefs(store, fit, eyes)
+    chosen = select(beliefs, gone, columns.pairs, settings.precision)
+    found = RoundSelection(
+        columns, fit.chance, fit.unseen, verdict, asked, accepted, rejected, beliefs, chosen, settings.precision,
+        fit.heldout_iou, fit.heldout_chance, fit.heldout_image, store.settings.seed,
+    )  # fmt: skip
+    known.selections[round_number] = mark, eyes, found
+    return found
+
+
+def planning_beliefs(store: Store, fit: Fit, eyes: Eyes) -> Beliefs:
+    """What is believed of masks where it is planned what to ask and deliver."""
+    passed = shared_passing(store, fit, eyes) if eyes.answers >= EYES_KNOWN else no_passing()
+    return passed.beliefs(fit.chance, fit.unseen)
+
+
+class Heldout(Protocol):
+    """Held-out masks as a verifier saw them, (h,) each."""
+
+    @property
+    def heldout_iou(self) -> np.ndarray:
+        """True IoUs."""
+
+    @property
+    def heldout_chance(self) -> np.ndarray:
+        """The verifier's cross-fitted chances."""
+
+    @property
+    def heldout_image(self) -> np.ndarray:
+        """Images."""
+
+
+def shared_passing(store: Store, fit: Heldout, eyes: Eyes) -> Passing:
+    """What annotators pass of masks like these; worked out once while eyes and masks stay the same."""
+    known: _Known = store.companions.setdefault(_Known, _Known())
+    if known.passing is None or known.passing[0] is not eyes or known.passing[1] is not fit.heldout_chance:
+        columns = fit.heldout_iou, fit.heldout_chance, fit.heldout_image
+        k_iou = store.settings.search.k_iou
+        found = passing(eyes, *columns, k_iou, store.settings.seed) if len(fit.heldout_iou) else no_passing()
+        known.passing = eyes, fit.heldout_chance, found
+    return known.passing[2]
+
+
+def _fitted(store: Store, round_number: int, columns: Columns, verdict: np.ndarray) -> Fit:
+    """The verifier's chances, fitted where no snapshot holds them."""
+    known: _Known = store.companions.setdefault(_Known, _Known())
+    in_order = _in_order(store, columns, verdict)
+    rows = in_order = in_order[: milestone(len(in_order))]
+    k_iou, seed = store.settings.search.k_iou, store.settings.seed
+    told = hashlib.blake2b(repr((FORM, columns.version, k_iou, seed)).encode(), digest_size=16)
+    told.update(rows.tobytes() + verdict[rows].tobytes())
+    version = told.hexdigest()
+    if round_number in known.fits and known.fits[round_number].version == version:
+        return known.fits[round_number]
+
+    def answers_told() -> dict[str, np.ndarray]:
+        inputs = round_columns(store).inputs(round_number)
+        return {"chance": _verifier(store, round_number, inputs, in_order, verdict).chances(inputs.pool)}
+
+    unseen = _unseen(store, round_number, columns)
+    told_nothing = {"chance": unseen["unseen"]}
+    chance = _kept(store, "chance", round_number, version, answers_told) if len(rows) else told_nothing
+    fit = known.fits[round_number] = Fit(version, **chance, **unseen)
+    return fit
+
+
+def _in_order(store: Store, columns: Columns, verdict: np.ndarray) -> np.ndarray:
+    """The rows that have a verdict, in the order in which these came."""
+    rows = np.flatnonzero(verdict != NONE)
+    return rows[np.lexsort((rows, answered(store).of(columns.mask_id[rows], "fact", 0)))]
+
+
+def _unseen(store: Store, round_number: int, columns: Columns) -> dict[str, np.ndarray]:
+    """What the verifier says before any answer: answers tell what annotators say, and cannot tell what they pass."""
+    k_iou, seed = store.settings.search.k_iou, store.settings.seed
+    told = hashlib.blake2b(repr((FORM, columns.version, k_iou, seed)).encode(), digest_size=16)
+
+    def nothing_told() -> dict[str, np.ndarray]:
+        inputs = round_columns(store).inputs(round_number)
+        verifier = _verifier(store, round_number, inputs, np.zeros(0, np.int64), np.zeros(0, np.int8))
+        return {
+            "unseen": verifier.chances(inputs.pool), "heldout_iou": inputs.heldout_iou,
+            "heldout_chance": verifier.heldout_chance, "heldout_image": inputs.heldout.image,
+        }  # fmt: skip
+
+    return _kept(store, "unseen", round_number, told.hexdigest(), nothing_told)
+
+
+def _kept(
+    store: Store, kind: str, round_number: int, version: str, work_out: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Columns from their snapshot, worked out and kept where there is none of that version."""
+    name, file = f"{kind}/{round_number}", f"{kind}-{round_number}-{version[:12]}.npz"
+    row = store.views.row(name)
+    stored = store.views.read(row.file) if row is not None and row.version == version and row.file else None
+    if stored is not None:
+        return stored[0]
+    arrays = work_out()
+    store.views.write(file, arrays, {})
+    with store.session() as session:
+        save_view(session, name, version, {}, {}, file)
+    if row is not None and row.file not in (None, file):
+        store.views.remove([str(row.file)])
+    return arrays
+
+
+def _verifier(store: Store, round_number: int, inputs: Inputs, rows: np.ndarray, verdict: np.ndarray) -> Verifier:
+    """The verifier by these answers, in the order in which they came; its trees are grown on the first of them."""
+    known: _Known = store.companions.setdefault(_Known, _Known())
+    correct, seed = inputs.heldout_iou >= store.settings.search.k_iou, store.settings.seed
+    first = rows[: growth_milestone(len(rows))]
+    told = hashlib.blake2b(repr((round_number, seed)).encode() + correct.tobytes() + first.tobytes())
+    told.update(verdict[first].tobytes())
+    if known.forest is None or known.forest[0] != told.digest():
+        grown = grow(inputs.heldout, correct, inputs.pool.select(first), verdict[first] == Verdict.YES, seed)
+        known.forest = told.digest(), grown
+    answered_rows = inputs.pool.select(rows)
+    return calibrate(known.forest[1], inputs.heldout, correct, answered_rows, verdict[rows] == Verdict.YES)
+
+
+# Orders of the lead
+
+
+def lead_orders(store: Store, round_number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of a round in clusters that the lead accepted, and in those that the lead rejected: mask ids."""
+    orders = _orders(store, round_number)
+    if not orders:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    columns = round_columns(store).of_round(round_number)
+    accepted, rejected = _ordered(store, round_number, columns, orders)
+    return columns.mask_id[accepted], columns.mask_id[rejected]
+
+
+def _orders(store: Store, round_number: int) -> tuple[tuple[int, int, str], ...]:
+    """(class, cluster, kind) of the orders that stand in a round."""
+    newest: dict[tuple[int, int], str | None] = {}
+    for row in store.overrides.rows():
+        if row.round == round_number:
+            newest[row.class_id, row.cluster] = row.kind
+    return tuple(sorted((*place, kind) for place, kind in newest.items() if kind in (Kind.ACCEPT, Kind.REJECT)))
+
+
+def _ordered(
+    store: Store, round_number: int, columns: Columns, orders: tuple[tuple[int, int, str], ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The masks in clusters that the lead accepted and rejected, (n,) bool each; of nested ones the smallest counts."""
+    accepted, rejected = np.zeros(len(columns), bool), np.zeros(len(columns), bool)
+    for class_id in sorted({c for c, _, _ in orders}):
+        tree, ids = store.trees.read(round_number, class_id)
+        own = [m.Decision(cluster=cluster, kind=kind) for c, cluster, kind in orders if c == class_id]
+        nearest = nearest_decided(tree.parent, tree.n, own)
+        for kind, marked in ((Kind.ACCEPT, accepted), (Kind.REJECT, rejected)):
+            clusters = [d.cluster for d in own if d.kind == kind]
+            marked[columns.rows_of(np.asarray(ids)[np.isin(nearest, clusters)])] = True
+    return accepted, rejected
+
+
+def _out_of_the_way(columns: Columns, accepted: np.ndarray, rejected: np.ndarray, verdict: np.ndarray) -> np.ndarray:
+    """Masks that are no candidates because of the lead's orders: they go by them, and so do rivals of accepted ones."""
+    if not accepted.any() and not rejected.any():
+        return np.zeros(len(columns), bool)
+    ordered = (accepted | rejected) & (verdict == NONE)
+    a, b = columns.pairs
+    beside = np.zeros(len(columns), bool)
+    beside[b[accepted[a]]] = beside[a[accepted[b]]] = True
+    return ordered | (beside & (verdict == NONE))
+
+
+def last_fit(store: Store, round_number: int) -> Fit:
+    """The verifier's chances by all verdicts of a round, rather than those up to a milestone."""
+    columns = round_columns(store).of_round(round_number)
+    verdict = answered(store).of(columns.mask_id, "own")
+    inputs, unseen = round_columns(store).inputs(round_number), _unseen(store, round_number, columns)
+    verifier = _verifier(store, round_number, inputs, _in_order(store, columns, verdict), verdict)
+    return Fit("", verifier.chances(inputs.pool), **unseen)
+
+
+def chances_of(store: Store, mask_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(chances, chances before any answer) of predictions of any rounds, by their rounds' verifiers; 0 of others."""
+    chance, unseen = np.zeros(len(mask_ids)), np.zeros(len(mask_ids))
+    for row in store.rounds.all() if len(mask_ids) else ():
+        columns = round_columns(store).of_round(row.number)
+        here = np.isin(mask_ids, columns.mask_id)
+        if here.any():
+            chosen = round_selection(store, row.number)
+            place = np.searchsorted(columns.mask_id, mask_ids[here])
+            chance[here], unseen[here] = chosen.chance[place], chosen.unseen[place]
+    return chance, unseen

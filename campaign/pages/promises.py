@@ -1,0 +1,215 @@
+"""Promises of precision: masks are frozen in an order, and drawn from it as ordinary questions.
+
+What was frozen is stored before anybody is asked, like an audit, and never rewritten: a promise is valid because
+nobody could choose its masks or its order by the answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from campaign.certification.promise import share_of
+from campaign.certification.stopping import OUTERMOST
+from campaign.dataset.propagation import drop_duplicates
+from campaign.derived.answered import NONE, answered
+from campaign.derived.dataset import chosen_masks
+from campaign.derived.eyes import campaign_eyes
+from campaign.derived.promises import Attempt, Standing, attempt_path, newest_attempt, standing
+from campaign.derived.selection import (
+    Fit,
+    Heldout,
+    chances_of,
+    last_fit,
+    lead_orders,
+    planning_beliefs,
+    round_selection,
+)
+from campaign.records.verdict import Verdict
+from campaign.search.rivals import without_rivals
+from campaign.search.selection import select
+from campaign.store import Store
+from campaign.store.values import Key
+from ml_backend.errors import InputError
+from ml_backend.files import write_whole
+from ml_backend.mask_ids import is_drawn, round_of
+
+AGAIN_PAGES = 20  # that a promise made again asks at a time
+
+
+def begin_promise(store: Store, round_number: int) -> Attempt:
+    """Freezes the order of the masks without a verdict that may be delivered, this round's and those of earlier ones.
+
+    To be called under the campaign's lock. A promise that was begun is returned as it is.
+    """
+    known = newest_attempt(store)
+    if known is not None:
+        return known
+    ids, pairs, fit, ordered = _universe(store, round_number)
+    verdict, settings = answered(store).of(ids, "verdict"), store.settings.search
+    settled = np.where(ordered & (verdict == NONE), Verdict.NO, verdict)
+    beliefs = planning_beliefs(store, fit, campaign_eyes(store))
+    planned = select(beliefs, settled, pairs, settings.precision)
+    outer = select(beliefs, settled, pairs, settings.precision - OUTERMOST)
+    stay = _without_duplicates(store, ids, beliefs.correct, outer.unasked, planned.kept)
+    rows, voted = outer.unasked[stay[outer.unasked]], planned.kept[stay[planned.kept]]
+    stays = np.zeros(len(ids), bool)
+    stays[rows] = stays[voted] = True
+    others = _others(stays, np.isin(ids, answered(store).rows["mask"]), beliefs.correct, pairs)
+    others[rows] = False
+    facts = {
+        "target": settings.precision, "confidence": settings.confidence, "cut": planned.cut,
+        "planned": int(np.isin(planned.unasked, rows).sum()), "voted": len(voted), "least": 0,
+    }  # fmt: skip
+    frozen, seen = (_Masks(ids[r], beliefs.correct[r], fit.unseen[r]) for r in (rows, np.flatnonzero(others)))
+    return _freeze(store, 1, round_number, frozen, seen, fit, facts)
+
+
+class _Masks(NamedTuple):
+    """Masks with their chances: mask ids (n,), with all answers and before any."""
+
+    mask_id: np.ndarray
+    chance: np.ndarray
+    unseen: np.ndarray
+
+    def select(self, index: np.ndarray) -> _Masks:
+        """The masks that a NumPy index picks."""
+        return _Masks(*(column[index] for column in self))
+
+    def beside(self, more: _Masks) -> _Masks:
+        """These masks, then the others."""
+        return _Masks(*(np.concatenate(columns) for columns in zip(self, more, strict=True)))
+
+
+def begin_again(store: Store, last: Standing) -> Attempt:
+    """Freezes what is delivered without a verdict once more, for a promise of the set as it is now.
+
+    Masks that the lead brought in are the first ones, in every set. Raises InputError where nothing is left to draw.
+    """
+    old = last.attempt
+    verdict = answered(store).of(old.mask_id, "verdict")
+    rejected = [lead_orders(store, r.number)[1] for r in store.rounds.all()]
+    elsewhere = np.isin(old.mask_id, np.concatenate([*rejected, last.brought]))
+    left, gone = np.flatnonzero((verdict == NONE) & ~elsewhere), np.flatnonzero(verdict != NONE)
+    if not len(left) and not len(last.brought):
+        raise InputError("promise", "masks that nobody was asked about", "none")
+    order = _Masks(old.mask_id, old.frozen.chance, old.frozen.unseen)
+    brought = _Masks(last.brought, *chances_of(store, last.brought))
+    seen = _Masks(old.other_id, old.other_chance, old.other_unseen).beside(order.select(gone))
+    seen = seen.select(np.argsort(seen.mask_id, kind="stable"))
+    facts = {
+        "target": store.settings.search.precision, "confidence": store.settings.search.confidence, "cut": old.cut,
+        "planned": len(last.brought) + int((left < max(last.promise.size, 1)).sum()), "voted": int(last.voted.sum()),
+        "least": len(last.brought),
+    }  # fmt: skip
+    frozen = brought.beside(order.select(left))
+    return _freeze(store, old.number + 1, old.round_number, frozen, seen, old, facts)
+
+
+def _freeze(
+    store: Store, number: int, round_number: int, frozen: _Masks, seen: _Masks, known: Heldout, facts: dict[str, Any]
+) -> Attempt:
+    path = attempt_path(store, number)
+    arrays = {
+        **frozen._asdict(), "other_id": seen.mask_id, "other_chance": seen.chance, "other_unseen": seen.unseen,
+        "heldout_iou": known.heldout_iou, "heldout_chance": known.heldout_chance, "heldout_image": known.heldout_image,
+    }  # fmt: skip
+    write_whole(path, lambda partial: np.savez(partial, **arrays))  # type: ignore[arg-type]
+    store.values.set(Key.PROMISE, {"attempt": number, "round": round_number, **facts})
+    share = share_of(number, 1 - facts["confidence"])
+    store.log(
+        f"promise {number}: {len(frozen.mask_id)} masks that nobody was asked about are frozen in their order, and "
+        f"drawn by chance from now on; {facts['planned']} of them are likely to be delivered; "
+        f"error probability {share:.3g}"
+    )
+    attempt = newest_attempt(store)
+    assert attempt is not None
+    return attempt
+
+
+def _universe(store: Store, round_number: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], Fit, np.ndarray]:
+    """This round's masks and those that earlier rounds brought, all by mask id.
+
+    (mask ids, pairs of rivals, the verifier on them, which ones go by an order of the lead.)
+    """
+    chosen, fit = round_selection(store, round_number), last_fit(store, round_number)
+    before = store.datasets.read(before=round_number).mask_id.astype(np.int64)
+    before = np.sort(before[~is_drawn(before)]) if len(before) else before
+    known: list[Heldout] = [fit]
+    known += [round_selection(store, n) for n in np.unique(round_of(before)).tolist()] if len(before) else []
+    own = np.concatenate([fit.chance, fit.unseen]).reshape(2, -1)
+    chance, unseen = np.concatenate([np.stack(chances_of(store, before)), own], axis=1)
+    shared = Fit(
+        "", chance, unseen, *(
+            np.concatenate([getattr(k, f"heldout_{name}") for k in known]) for name in ("iou", "chance", "image")
+        )
+    )  # fmt: skip
+    ordered = np.concatenate([np.zeros(len(before), bool), chosen.accepted | chosen.rejected])
+    # Ids of earlier rounds are smaller, so that all are rising.
+    first, second = (rows + len(before) for rows in chosen.columns.pairs)
+    return np.concatenate([before, chosen.columns.mask_id]), (first, second), shared, ordered
+
+
+def _others(
+    stays: np.ndarray, asked: np.ndarray, chance: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Masks that are delivered if they are voted yes, now or later, (n,) bool.
+
+    Those of the set (`stays`) that people were asked about, and others of those that show what none of the set shows.
+    """
+    a, b = pairs
+    beside = np.zeros(len(stays), bool)
+    beside[b[stays[a]]] = beside[a[stays[b]]] = True
+    may = asked & ~stays & ~beside
+    return (stays & asked) | (may & without_rivals(chance, pairs, ~may))
+
+
+def _without_duplicates(
+    store: Store, ids: np.ndarray, chance: np.ndarray, unasked: np.ndarray, yes: np.ndarray
+) -> np.ndarray:
+    """Which of these rows stay where duplicates are dropped, (n,) bool over all rows."""
+    rows = np.sort(np.concatenate([unasked, yes]))
+    masks = chosen_masks(store, ids[rows], np.isin(rows, yes), chance[rows])
+    left = drop_duplicates(masks, store.settings.rounds.dedupe_iou).mask_id
+    kept = np.zeros(len(ids), bool)
+    kept[rows] = np.isin(ids[rows], left)
+    return kept
+
+
+def waiting_draws(store: Store, attempt: Attempt) -> np.ndarray:
+    """The masks that are drawn next and on no page yet, in their order."""
+    return attempt.drawn[~np.isin(attempt.drawn, answered(store).rows["mask"])]
+
+
+def open_draws(store: Store) -> tuple[int, int]:
+    """(draws on pages without a verdict, draws on pages) of the newest promise."""
+    attempt = newest_attempt(store)
+    if attempt is None:
+        return 0, 0
+    rows = answered(store).rows
+    of_attempt = rows[np.isin(rows["mask"], attempt.mask_id)]
+    return int((of_attempt["verdict"] == NONE).sum()), len(of_attempt)
+
+
+def go_on_promising(store: Store) -> int:
+    """Draws more masks where the promise of a campaign that has ended does not stand; returns how many are open.
+
+    As long as the newest attempt is worth going on with it goes on, and then another one is begun. A promise that
+    stands is left as it is, and so is a campaign that has promised nothing yet: its rounds see to that.
+    """
+    from campaign.pages.selecting import draw_pages
+
+    with store.locked():
+        now = standing(store)
+        if now is None or now.promise.met:
+            return 0
+        waiting, _ = open_draws(store)
+        if waiting:
+            return waiting
+        if now.stop is not None:
+            if not len(now.brought) and not (answered(store).of(now.attempt.mask_id, "verdict") == NONE).any():
+                return 0  # everything was asked about: no more can be said
+            begin_again(store, now)
+        store.pages.add(list(draw_pages(store, AGAIN_PAGES)))
+        return open_draws(store)[0]

@@ -1,0 +1,140 @@
+"""What is asked next under the policy of a target: the masks that bring most; then those that the promise draws.
+
+Pages lie ready for everybody who works, and no more than that: questions that are chosen later are chosen by more
+answers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from campaign.derived.answered import NONE, answered
+from campaign.derived.pace import work
+from campaign.derived.promises import newest_attempt, standing
+from campaign.derived.selection import round_selection
+from campaign.derived.spending import affordable, questions_asked, round_budget
+from campaign.pages.gold import GoldPlan
+from campaign.pages.promises import waiting_draws
+from campaign.pages.sheets import sheet
+from campaign.records.page import NewPage
+from campaign.store import Store
+
+LEAST_PAGES, PAGES_EACH = 4, 2  # that lie ready: at all, and for each annotator at work
+AT_WORK = 600.0  # seconds before the newest answer in which somebody answered who is at work
+LEARNING_SHARE = 0.7  # of the last round's budget; the rest is for the promise
+
+
+def plan_for_target(store: Store, round_number: int) -> Iterator[NewPage]:
+    """New pages of a round, as many as should lie ready. What they hold follows from the facts alone."""
+    people = at_work(store)
+    need = max(LEAST_PAGES, PAGES_EACH * people) - open_pages(store)
+    attempt = newest_attempt(store)
+    if need <= 0:
+        return
+    if attempt is None:
+        yield from _question_pages(store, round_number, need, people)
+    elif attempt.round_number == round_number:
+        yield from draw_pages(store, need)
+
+
+def at_work(store: Store) -> int:
+    """How many annotators answered within ten minutes of the newest answer."""
+    table = work(store).work
+    times = table["time"]
+    if not len(table) or np.isnan(times).all():
+        return 0
+    return len(np.unique(table["user"][times >= np.nanmax(times) - AT_WORK]))
+
+
+def open_pages(store: Store) -> int:
+    """How many pages hold questions without a verdict."""
+    rows = answered(store).rows
+    return len(np.unique(rows["page"][rows["verdict"] == NONE]))
+
+
+def wanted(store: Store, round_number: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, gains) of the round's masks that are worth a question and can be afforded, the best first."""
+    rows, gain = round_selection(store, round_number).wanted(store.settings.search.price)
+    left = round_budget(store, round_number)
+    if left is None:
+        return rows, gain
+    if round_number >= store.settings.rounds.rounds:
+        of_round = left + questions_asked(store, round_number)
+        left = max(0, left - (of_round - int(LEARNING_SHARE * of_round)))
+    return rows[:left], gain[:left]
+
+
+def _question_pages(store: Store, round_number: int, need: int, people: int) -> Iterator[NewPage]:
+    """Full pages, those that bring most first; part-filled ones only where somebody would find none."""
+    rows, gain = wanted(store, round_number)
+    if not len(rows):
+        return
+    chosen, size, gold = round_selection(store, round_number), store.settings.page.page_size, GoldPlan(store)
+    queue: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for class_id, mask, worth in zip(
+        chosen.columns.class_id[rows].tolist(), chosen.columns.mask_id[rows].tolist(), gain.tolist(), strict=True
+    ):
+        queue[class_id].append((worth, mask))
+    lying = open_pages(store)
+    for made in range(need):
+        ranked = sorted(queue, key=lambda c: (-sum(worth for worth, _ in queue[c][:size]), c))
+        full = next((c for c in ranked if len(queue[c]) >= size - gold.quota(size, c)), None)
+        if full is None and (not ranked or lying + made >= max(1, people)):
+            return
+        class_id = ranked[0] if full is None else full
+        own = queue[class_id]
+        hidden = gold.take(class_id, min(gold.quota(size, class_id), len(own)))
+        places = max(1, size - len(hidden))
+        yield from sheet(store, (round_number, class_id), [(mask, None) for _, mask in own[:places]], hidden)
+        queue[class_id] = own[places:]
+        if not queue[class_id]:
+            del queue[class_id]
+
+
+def draw_pages(store: Store, need: int) -> Iterator[NewPage]:
+    """Pages of the masks that are drawn next.
+
+    Draws count up to the first one without an answer, so a page is filled from the draws that come next: a class
+    whose draws fill a page leaves the rest to the next turn, where they are the first.
+    """
+    attempt, left = newest_attempt(store), affordable(store)
+    if attempt is None:
+        return
+    now = standing(store)
+    if now is None or now.stop is not None:
+        return
+    waiting, size = waiting_draws(store, attempt), store.settings.page.page_size
+    class_of = store.masks.read(waiting[: size * max(need, 1)]).class_id
+    several = len(np.unique(class_of)) > 1
+    count = size * max(need, len(store.classes()) if several else 1)
+    waiting = waiting[: count if left is None else min(count, left)]
+    classes, gold = store.masks.read(waiting).class_id, GoldPlan(store)
+    is_last = len(waiting) < count
+    for class_id in sorted(set(classes.tolist())):
+        own, first = waiting[classes == class_id].tolist(), True
+        while own:
+            quota = gold.quota(size, class_id)
+            if not first and not is_last and len(own) < size - quota:
+                break
+            hidden = gold.take(class_id, min(quota, len(own)))
+            places = max(1, size - len(hidden))
+            place = attempt.round_number, class_id
+            yield from sheet(store, place, [(mask, None) for mask in own[:places]], hidden, attempt.kind)
+            own, first = own[places:], False
+
+
+def nothing_more(store: Store, round_number: int) -> bool:
+    """Whether no mask of the round is worth a question any more, or none can be afforded."""
+    return not len(wanted(store, round_number)[0])
+
+
+def is_over(store: Store, round_number: int) -> bool:
+    """Whether a round has come to its end: its promise is not worth going on with, or nothing is asked or open."""
+    attempt = newest_attempt(store)
+    if attempt is not None and attempt.round_number == round_number:
+        now = standing(store)
+        return now is not None and now.stop is not None
+    return nothing_more(store, round_number) and not open_pages(store)
