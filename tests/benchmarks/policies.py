@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import delete, update
 
 from campaign.demo.trial import DemoOptions, figures, simulated
+from campaign.derived.delivery import promise_of
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer
 from campaign.pages.audits import begin_audit, finish_audit
@@ -44,7 +45,7 @@ def fork(source: Path, target: Path, policy: str, search: dict, url: str, token:
     (target / "campaign.json").write_text(json.dumps(content))
     store = Store.open(target)
     with store.session() as session:
-        for table in (m.Question, m.Answer, m.Page, m.Decision, m.Event):
+        for table in (m.Question, m.Answer, m.Page, m.Decision, m.Event, m.View):
             session.execute(delete(table))
         for table in (m.Shard, m.ClassTree):
             session.execute(delete(table).where(table.round > 1))
@@ -66,21 +67,24 @@ def fork(source: Path, target: Path, policy: str, search: dict, url: str, token:
 
 
 def measure(
-    store: Store, server: LabelStudioServer, truth: CocoDataset, truth_path: Path, error: float, audit: int
+    store: Store, server: LabelStudioServer, truth: CocoDataset, truth_path: Path, options: argparse.Namespace
 ) -> dict:
     """Runs one round to its end and audits it; returns its figures."""
     # The key names the pages; two copies must not share a project.
     client = Client(server.url, server.token)
     project = create_own_project(store, client)
-    options = DemoOptions(store.folder, users=3, error=error)
+    audit = options.audit
+    crowd = DemoOptions(store.folder, users=3, error=options.error, eye_cut=options.eye_cut)
     started = time.monotonic()
-    with simulated(store, server, truth_path, options):
+    with simulated(store, server, truth_path, crowd):
         while not turn(store, client).done:
             time.sleep(0.2)
         finish_round(store, 1)
         result = figures(store, truth)  # before the audit, which takes out the wrong masks that it finds
         certificate: Any = 0
-        if audit:
+        if store.settings.search.policy == "target":
+            result |= {"promise": promise_of(store)}
+        elif audit:
             begin_audit(store, audit)
             while isinstance(certificate, int):
                 turn(store, client)
@@ -88,7 +92,7 @@ def measure(
                 time.sleep(0.2)
     result |= {"seconds": round(time.monotonic() - started), "project": project}
     result["clusters_accepted"] = sum(d.kind == "accept" for d in store.decisions.rows())
-    if audit:
+    if audit and store.settings.search.policy != "target":
         after = figures(store, truth)
         result |= {"certified": certificate.sentence(), "audited_masks": after["masks"]}
         result["audited_precision"] = after["precision"]
@@ -113,19 +117,28 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=["paper", "curtailed", "adaptive"])
     parser.add_argument("--budget", type=int)
     parser.add_argument("--k-a", type=float)
+    parser.add_argument("--precision", type=float, nargs="+", default=[0.9], help="targets, of the policy target")
     parser.add_argument("--error", type=float, default=0.0)
+    parser.add_argument("--eye-cut", type=float)
     parser.add_argument("--audit", type=int, default=300)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     truth = CocoDataset.load(args.truth, args.images)
     results = {}
     with tempfile.TemporaryDirectory() as folder, LabelStudioServer(Path(folder) / "label-studio") as server:
-        for policy in args.policies:
+        runs = [
+            (policy, target)
+            for policy in args.policies
+            for target in (args.precision if policy == "target" else [None])
+        ]
+        for policy, target in runs:
             search = {"budget_questions": args.budget} | ({"k_a": args.k_a} if args.k_a else {})
-            store = fork(args.campaign, Path(folder) / policy, policy, search, server.url, server.token)
-            results[policy] = measure(store, server, truth, args.truth, args.error, args.audit)
+            search |= {} if target is None else {"precision": target}
+            name = policy if target is None else f"{policy} {target:g}"
+            store = fork(args.campaign, Path(folder) / name, policy, search, server.url, server.token)
+            results[name] = measure(store, server, truth, args.truth, args)
             if not args.json:
-                print(policy, results[policy], flush=True)
+                print(name, results[name], flush=True)
     if args.json:
         print(json.dumps(results))
 
