@@ -174,7 +174,7 @@ def grow(heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray, se
 
     The same rows in another order grow the same trees.
     """
-    rows, target, of_answers = _known(heldout, correct, answered, yes)
+    rows, target, of_answers = known_masks(heldout, correct, answered, yes)
     order = np.lexsort((*rows.inputs.T[::-1], rows.image, rows.class_id, of_answers))
     rows, target, of_answers = rows.select(order), target[order], of_answers[order]
     fold, parts = _folds(rows, of_answers, seed), []
@@ -186,13 +186,22 @@ def grow(heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray, se
 
 def calibrate(forest: Forest, heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray) -> Verifier:
     """The verifier of a forest by all that is known, more than the forest has seen or not."""
-    rows, target, of_answers = _known(heldout, correct, answered, yes)
-    chance = forest.crossed(rows, of_answers)
-    of_heldout = chance[: len(heldout)]
-    if not len(answered):
+    rows, target, of_answers = known_masks(heldout, correct, answered, yes)
+    return calibrate_on(forest, forest.crossed(rows, of_answers), rows.image, of_answers, target)
+
+
+def calibrate_on(
+    forest: Forest, crossed: np.ndarray, image: np.ndarray, of_answers: np.ndarray, target: np.ndarray
+) -> Verifier:
+    """The verifier where the forest's `crossed` chances of the known masks, (k,), are worked out already.
+
+    Held-out masks come first; `of_answers` (k,) bool says which are answered ones, `target` (k,) bool what is known.
+    """
+    of_heldout = crossed[: int((~of_answers).sum())]
+    if not of_answers.any():
         return Verifier(forest, (0.0, 1.0), {}, of_heldout)
-    order = np.lexsort((target, chance, rows.image, of_answers))  # sums do not depend on the order of facts
-    calibration, effects = _calibrated(chance[order], rows.image[order], of_answers[order], target[order])
+    order = np.lexsort((target, crossed, image, of_answers))  # sums do not depend on the order of facts
+    calibration, effects = _calibrated(crossed[order], image[order], of_answers[order], target[order])
     return Verifier(forest, calibration, effects, of_heldout)
 
 
@@ -243,7 +252,9 @@ def logit(chance: np.ndarray) -> np.ndarray:
     return np.log(p / (1 - p))
 
 
-def _known(heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray) -> tuple[Rows, np.ndarray, np.ndarray]:
+def known_masks(
+    heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray
+) -> tuple[Rows, np.ndarray, np.ndarray]:
     """Held-out masks and answered ones in one table: rows, whether correct, and which are answers."""
     a, b = heldout, answered
     rows = Rows(*(np.concatenate(p) for p in ((a.inputs, b.inputs), (a.class_id, b.class_id), (a.image, b.image))))

@@ -13,27 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from campaign.certification.passing import Passing, no_passing, passing
-from campaign.certification.promise import Frozen, Promise, Test, Voted, freeze, promise, share_of
-from campaign.certification.stopping import OUTERMOST, is_worth_going_on
-from campaign.quality.eyes import Eyes, fit_eyes
-from campaign.quality.measures import GoldMask, draw_gold, is_near
-from campaign.records.verdict import Verdict
+from campaign.certification.course import Course, Gold, Masks, Outcome, Terms
+from campaign.certification.promise import Promise, share_of
 from campaign.search.rivals import COVERED, overlaps_of
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import NONE, PRICE, gains, most_wanted, select
-from campaign.search.verifier import (
-    Forest,
-    Projection,
-    Rows,
-    Verifier,
-    calibrate,
-    grow,
-    growth_milestone,
-    logit,
-    mask_inputs,
-    next_milestone,
-)
+from campaign.search.selection import PRICE
+from campaign.search.verifier import Projection, Rows, logit, mask_inputs
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.missing import MADE_UP, simulated_recall
 from campaign.simulation.mixtures import default_mixture
@@ -44,13 +29,6 @@ from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
-
-PAGE = 15
-OPENING = 30  # gold of a user who is not known yet
-GOLD_SHARE = 0.1
-PER_IMAGE = 2
-EYES_KNOWN = 60  # gold answers until which annotators are planned for as if they never erred
-LEARNING_SHARE = 0.7  # of a budget; the rest is for the promise
 
 
 @dataclass(frozen=True)
@@ -165,122 +143,38 @@ class TargetRun:
         return self.correct / self.objects if self.objects else 1.0
 
 
-class TargetCampaign:
+class TargetCampaign(Course):
     """A campaign of one round under way. The same seed gives the same run."""
 
     def __init__(self, pool: Pool, options: SimulationOptions, gold: bool = True):
         annotators, seed = options.annotators(), options.seed
-        self.pool, self.target, self.seed, self.budget = pool, options.precision, seed, options.budget
-        self.options = options
-        self.price = PRICE if options.price is None else options.price
-        self.alpha, self.k_iou = share_of(1, 1 - options.confidence), options.k_iou
-        self.answer = annotators.verdicts(pool.iou, seed * 1009 + 1)
-        self.verdict = np.full(len(pool), NONE, np.int8)
-        self.gold = _Gold(pool, annotators, self.k_iou, seed) if gold else None
+        terms = Terms(
+            options.precision, share_of(1, 1 - options.confidence), PRICE if options.price is None else options.price,
+            options.k_iou, seed, options.budget,
+        )  # fmt: skip
+        masks = Masks(pool.rows, pool.pairs, pool.heldout, pool.heldout_iou)
+        self.pool, self.options = pool, options
         self.course: list[tuple[int, int, int]] = []
-        self.forest: Forest | None = None
-        self.grown = 0
-        self.fit()
+        answer = annotators.verdicts(pool.iou, seed * 1009 + 1)
+        super().__init__(masks, answer, terms, gold_of(masks, annotators, terms) if gold else None)
 
-    @property
-    def questions(self) -> int:
-        """All that people saw so far."""
-        return int((self.verdict != NONE).sum()) + (self.gold.shown if self.gold else 0)
-
-    def fit(self) -> None:
-        """Verifier, eyes and selection anew, from all answers."""
-        pool, known = self.pool, np.flatnonzero(self.verdict != NONE)
-        answered, yes = pool.rows.select(known), self.verdict[known] == Verdict.YES
-        truth = pool.heldout_iou >= self.k_iou
-        if self.forest is None or growth_milestone(len(known)) > self.grown:
-            self.grown = growth_milestone(len(known))
-            self.forest = grow(pool.heldout, truth, answered, yes, self.seed)
-            self.of_forest = self.forest.chances(pool.rows)
-        self.verifier: Verifier = calibrate(self.forest, pool.heldout, truth, answered, yes)
-        self.chance = self.verifier.chances(pool.rows, self.of_forest)
-        self.unseen = self.of_forest.copy()
-        if len(known):
-            self.unseen[known] = self.forest.crossed(answered, np.ones(len(known), bool))
-        self.passing: Passing = no_passing()
-        if self.gold is not None:
-            self.gold.show(len(known))
-            held = pool.heldout
-            self.passing = passing(
-                self.gold.eyes(), pool.heldout_iou, self.verifier.heldout_chance, held.image, self.k_iou, self.seed
-            )
-        self.choose()
-
-    def choose(self) -> None:
-        """The selection by the chances as they are."""
-        known_eyes = self.gold is not None and self.gold.shown >= EYES_KNOWN
-        planned = self.passing if known_eyes else no_passing()
-        self.beliefs = planned.beliefs(self.chance, self.unseen)
-        self.selection = select(self.beliefs, self.verdict, self.pool.pairs, self.target)
-        inside = np.concatenate([self.selection.unasked, self.selection.kept])
+    def note(self, inside: np.ndarray) -> None:
+        """Adds a point to the course."""
         self.course.append((self.questions, len(inside), int(self.pool.correct[inside].sum())))
 
-    def ask(self, rows: np.ndarray) -> None:
-        """Puts masks to the annotators."""
-        self.verdict[rows] = self.answer[rows]
-        if self.gold is not None:
-            self.gold.show(int((self.verdict != NONE).sum()))
-
-    def learn(self) -> None:
-        """Asks where an answer changes what is delivered, until none is worth its price."""
-        while True:
-            known = int((self.verdict != NONE).sum())
-            gain = gains(self.beliefs, self.selection, self.target)
-            image = self.pool.rows.image[self.selection.candidates]
-            wanted = most_wanted(gain, image, self.price, PER_IMAGE)[: next_milestone(known) - known]
-            if self.budget is not None:
-                wanted = wanted[: max(0, int(self.budget * LEARNING_SHARE) - self.questions)]
-            if not len(wanted):
-                return
-            self.ask(self.selection.candidates[wanted])
-            self.fit()
-
-    def certify(self) -> TargetRun:
-        """Freezes the order and asks for the promise, until that is not worth its price any more."""
-        outer = select(self.beliefs, self.verdict, self.pool.pairs, self.target - OUTERMOST)
-        rows, kept = outer.unasked, self.selection.kept
-        keys = draw_keys(self.seed, 71, rows)
-        frozen = freeze(
-            self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), self.target,
-            min(self.selection.size, len(rows)),
-        )  # fmt: skip
-        voted = Voted(self.unseen[kept])
-        start = self.questions
-        while True:
-            if self.gold is not None:
-                self.passing = passing(
-                    self.gold.eyes(), self.pool.heldout_iou, self.verifier.heldout_chance, self.pool.heldout.image,
-                    self.k_iou, self.seed,
-                )  # fmt: skip
-            now = promise(frozen, self.verdict[rows], voted, self.passing, self.alpha)
-            more = is_worth_going_on(
-                frozen, self.verdict[rows], voted, self.passing, self.alpha, self.price, now
-            )  # fmt: skip
-            if not more or (self.budget is not None and self.questions >= self.budget):
-                break
-            self.ask(rows[frozen.order[now.draws : now.draws + max(4 * PAGE, now.draws // 10)]])
-        inside = np.zeros(len(self.pool), bool)
-        delivered = rows[: now.size]
-        inside[delivered[~np.isin(self.verdict[delivered], (Verdict.NO, Verdict.UNSURE))]] = True
-        inside[rows[self.verdict[rows] == Verdict.YES]] = True
-        inside[kept] = True
-        correct = int(self.pool.correct[inside].sum())
-        self.course.append((self.questions, int(inside.sum()), correct))
+    def finish(self) -> TargetRun:
+        """Makes the promise, and says what it all came to."""
+        end = self.certify()
         return TargetRun(
-            self.questions, self.gold.shown if self.gold else 0, self.questions - start, int(inside.sum()), correct,
-            now, sum(self.pool.objects.values()), inside, self._recall(inside, frozen, voted, rows, now), self.course,
+            self.questions, self.gold.shown if self.gold else 0, end.draws, int(end.inside.sum()),
+            int(self.pool.correct[end.inside].sum()), end.promise, sum(self.pool.objects.values()), end.inside,
+            self._recall(end), self.course,
         )  # fmt: skip
 
-    def _recall(self, inside: np.ndarray, frozen: Frozen, voted: Voted, rows: np.ndarray, now: Promise) -> float | None:
+    def _recall(self, end: Outcome) -> float | None:
         """The bound on recall, half of the error probability its own, half the precision's."""
         half = (1 - self.options.confidence) / 2
-        test = Test(frozen, self.verdict[rows], voted, self.passing, half)
-        precision = test.promised(test.at(now.size), met=False).bound
-        pool = self.pool
+        precision, pool = self.bound_at(end, half), self.pool
         image, objects, held = pool.rows.image, pool.objects, pool.heldout_objects
         if set(objects) == {-1}:  # made-up masks lie in no image: as many to each
             image = np.arange(len(pool)) // MADE_UP
@@ -288,52 +182,17 @@ class TargetCampaign:
             in_held = np.bincount(np.arange(len(pool.heldout_correct)) // MADE_UP, pool.heldout_correct)
             held = dict(enumerate(in_held.astype(int).tolist()))
         recall = simulated_recall(
-            image, inside, pool.iou, objects, max(held.values(), default=0), self.options.looked, precision, half,
+            image, end.inside, pool.iou, objects, max(held.values(), default=0), self.options.looked, precision, half,
             self.options.confidence, self.options.answer_error, self.seed,
         )  # fmt: skip
         return None if recall is None else round(recall.overall.bound, 5)
 
 
-class _Gold:
-    """Gold among the questions, drawn and answered as it is in a campaign."""
-
-    def __init__(self, pool: Pool, annotators: Annotators, k_iou: float, seed: int):
-        iou, near = pool.heldout_iou, is_near(pool.heldout_iou, k_iou)
-        self._iou, self._seed, self._k_iou = iou, seed, k_iou
-        self._supply = [
-            GoldMask(row, 0, Verdict.YES if value >= k_iou else Verdict.NO, value, int(image), bool(close))
-            for row, (value, image, close) in enumerate(zip(iou.tolist(), pool.heldout.image, near, strict=True))
-        ]
-        self._answer = annotators.verdicts(iou, seed * 1009 + 500_009)
-        self._user = draw_keys(seed, 91, np.arange(len(iou))) % np.uint64(annotators.users)
-        self._opening = OPENING * annotators.users
-        self.rows: list[int] = []
-        self._eyes: Eyes | None = None
-        self._order = self._drawn()
-
-    @property
-    def shown(self) -> int:
-        """How many gold masks people saw."""
-        return len(self.rows)
-
-    def _drawn(self) -> list[int]:
-        most = min(len(self._supply), 2000)
-        return [m.mask_id for m in draw_gold(self._supply, {}, 0, most, self._seed, self._k_iou)]
-
-    def show(self, questions: int) -> None:
-        """As much gold as goes with so many questions."""
-        wanted = max(min(self._opening, questions), int(questions * GOLD_SHARE / (1 - GOLD_SHARE)))
-        self.rows += self._order[len(self.rows) : wanted]
-
-    def eyes(self) -> Eyes:
-        """The eyes by the gold so far; while it has grown by less than a tenth, as they were."""
-        if self._eyes is None or len(self.rows) >= 1.1 * self._eyes.answers:
-            rows = np.array(self.rows, np.int64)
-            self._eyes = fit_eyes(
-                self._iou[rows], self._answer[rows] == Verdict.YES, self._user[rows].astype(str), self._k_iou,
-                seed=self._seed,
-            )  # fmt: skip
-        return self._eyes
+def gold_of(masks: Masks, annotators: Annotators, terms: Terms) -> Gold:
+    """Gold as simulated annotators answer it."""
+    seed = terms.seed
+    user = draw_keys(seed, 91, np.arange(len(masks.heldout))) % np.uint64(annotators.users)
+    return Gold(masks, annotators.verdicts(masks.heldout_iou, seed * 1009 + 500_009), user, terms.k_iou, seed)
 
 
 def summary(run: TargetRun, seconds_per_answer: float) -> dict[str, Any]:
@@ -374,4 +233,4 @@ def run_target(
     campaign.learn()
     if progress is not None:
         progress("ask", 2, 3)
-    return campaign.certify()
+    return campaign.finish()
