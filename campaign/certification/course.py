@@ -7,7 +7,6 @@ questions, gold, and the draws of the promise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,12 +102,6 @@ class Gold:
                 seed=self._seed,
             )  # fmt: skip
         return self._eyes
-
-    def of_class(self, class_id: np.ndarray, known: Iterable[int]) -> list[int]:
-        """How many of those shown are of each of the `known` classes; `class_id` (h,) is that of held-out masks."""
-        counts = np.unique(class_id[np.array(self.rows, np.int64)], return_counts=True)
-        of = dict(zip(*(c.tolist() for c in counts), strict=True))
-        return [of.get(c, 0) for c in known]
 
 
 class Judge:
