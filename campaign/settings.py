@@ -62,6 +62,18 @@ class SearchSettings(_Section):
     seconds_per_answer: float = Field(2.0, gt=0, description="time of an answer, until 100 of them were measured")
 
 
+class ForecastSettings(_Section):
+    """What is forecast before the first question, and when a class waits for the lead instead of being asked about."""
+
+    wait: bool = Field(True, description="whether hopeless classes wait for the lead; `campaign run --go-on` overrides")
+    least_recall: float = Field(
+        0.05, ge=0, le=1, description="share of the expected objects that can be obtained, below which it is hopeless"
+    )
+    seconds_per_drawn_mask: float = Field(
+        80.0, gt=0, description="time of drawing a mask by hand; a class whose correct masks take more is hopeless"
+    )
+
+
 class ClusteringSettings(_Section):
     """How trees are built; `campaign.clustering` says which engine runs when and what it costs."""
 
@@ -137,6 +149,7 @@ class CampaignSettings(_Section):
     detector: DetectorSettings = DetectorSettings()
     clustering: ClusteringSettings = ClusteringSettings()
     search: SearchSettings = SearchSettings()
+    forecast: ForecastSettings = ForecastSettings()
     rounds: RoundSettings = RoundSettings()
     page: PageSettings = PageSettings()
     quality: QualitySettings = QualitySettings()

@@ -14,6 +14,7 @@ Annotators are imagined careful. Of large pools a sample of the images is imagin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,23 +68,19 @@ class Outlook:
         table["cost"] = None if wage_per_hour is None else {k: v * wage_per_hour for k, v in hours.items()}
         return {name: None if f is None else {k: round(v, 4) for k, v in f.items()} for name, f in table.items()}
 
-    def seconds_per_correct(self, seconds_per_answer: float) -> float | None:
-        """Work for each correct mask, None where nobody is asked anything."""
-        return (
-            self.questions.value * seconds_per_answer / max(self.correct.value, _NEVER)
-            if self.questions.value
-            else None
-        )
 
-    def is_hopeless(self, least_recall: float, seconds_per_drawn: float, seconds_per_answer: float) -> str | None:
-        """Why it is not worth asking, in words; None where it is."""
-        if self.recall is not None and self.recall.value < least_recall:
-            return f"{self.recall.value:.1%} of the objects can be obtained, less than {least_recall:.0%}"
-        each = self.seconds_per_correct(seconds_per_answer)
-        if each is not None and each > seconds_per_drawn:
-            price = "no correct mask" if self.correct.value < 1 else f"{each:.0f} s of work for each correct mask"
-            return f"{price}, where drawing one takes {seconds_per_drawn:.0f} s"
-        return None
+def hopeless(
+    figures: Mapping[str, Any], least_recall: float, seconds_per_drawn: float, seconds_per_answer: float
+) -> str | None:
+    """Why a class with such an outlook, as `Outlook.as_dict` has it, is not worth asking about; None where it is."""
+    recall, correct = figures["recall"], figures["correct"]["value"]
+    if recall is not None and recall["value"] < least_recall:
+        return f"{recall['value']:.1%} of the objects can be obtained, less than {least_recall:.0%}"
+    work = figures["questions"]["value"] * seconds_per_answer
+    if work > seconds_per_drawn * correct:
+        price = f"{work / correct:.0f} s of work for each correct mask" if correct >= 1 else "work for no correct mask"
+        return f"{price}, where drawing one takes {seconds_per_drawn:.0f} s"
+    return None
 
 
 @dataclass(frozen=True)

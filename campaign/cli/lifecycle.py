@@ -72,16 +72,23 @@ def run(
     gpu_workers: Annotated[int, typer.Option(min=0, help="Workers that train, detect and cluster: one per GPU.")] = 1,
     default_workers: Annotated[int, typer.Option(min=0, help="Workers for Label Studio and decisions.")] = 1,
     serve: Annotated[bool, typer.Option(help="Also run the web server for crops and webhooks.")] = True,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Ask, even where the forecast is hopeless.")] = False,
     json: Json = False,
 ) -> None:
-    """Run the campaign until it ends: detect, cluster, verify, propagate, retrain, again."""
+    """Run the campaign until it ends: detect, cluster, verify, propagate, retrain, again.
+
+    Where the forecast is hopeless it waits for the lead, until --go-on or the lead's page says otherwise.
+    """
     from campaign.cli.output import Display
+    from campaign.derived.outlook import go_on as store_order
     from campaign.derived.status import status as state
     from campaign.jobs.supervisor import Supervisor, exit_on_sigterm
     from campaign.steps.rounds import start_campaign
     from campaign.store import Store
 
     store = Store.open(folder)
+    if go_on:
+        store_order(store)
     exit_on_sigterm()
     check_label_studio(store)
     display = Display()
@@ -138,7 +145,7 @@ def status(
     now = state(store)
     ahead = prospects(store, forecast) if forecast else []
     if json:
-        emit(now | ({"forecast": [asdict(p) for p in ahead]} if forecast else {}), True)
+        emit(now | ({"prospects": [asdict(p) for p in ahead]} if forecast else {}), True)
         return
     budget = f" of {now['budget_questions']}" if now["budget_questions"] is not None else ""
     rows: list[tuple[str, Any]] = [
@@ -152,6 +159,8 @@ def status(
         ap = "-" if entry["ap"] is None else f"{entry['ap']:.3f}"
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(entry["decisions"].items())) or "none yet"
         rows.append((f"round {entry['round']}", f"AP {ap}, {entry['predictions']} predictions, clusters: {kinds}"))
+    if now["forecast"]:
+        rows += forecast_rows(now["forecast"])
     for p in ahead:
         rows.append((f"{p.questions} questions more", f"{p.masks:.0f} masks more, likely {p.low:.0f} to {p.high:.0f}"))
     if now["recall"]:
@@ -164,6 +173,35 @@ def status(
 def promise_line(promise: dict[str, Any]) -> str:
     """What is promised, and what is missing to the target, in a line."""
     return promise["sentence"] + (f"; {promise['missing']}" if promise["missing"] else "")
+
+
+def forecast_rows(forecast: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was expected before the first question, and what waits for the lead because of it."""
+    rows = []
+    for name, one in [("all", forecast["all"]), *forecast["classes"].items()]:
+        if name == "all" and len(forecast["classes"]) == 1:
+            continue
+        recall = "" if one["recall"] is None else f", recall {_span(one['recall'], 2)}"
+        cost = "" if one["cost"] is None else f", cost {_span(one['cost'], 2)}"
+        masks = f"{_span(one['correct'])} correct masks of {_span(one['masks'])}{recall}"
+        work = f"{_span(one['questions'])} questions, {_span(one['hours'], 1)} hours{cost}"
+        rows.append((f"forecast, {name}", f"{masks}, for {work}"))
+    for name, why in forecast["waiting"].items():
+        rows.append((f"waits, {name}", why))
+    if forecast["waiting"]:
+        what = "; ".join(f"{n}. {text}" for n, text in enumerate(forecast["help"], 1))
+        rows.append(("would help", f"{what}; campaign run --go-on asks all the same"))
+    return rows
+
+
+def _span(figure: dict[str, float], digits: int = 0) -> str:
+    """A figure with its interval.
+
+    >>> _span({"value": 1200.4, "low": 900.0, "high": 1500.0})
+    '1,200 (900 to 1,500)'
+    """
+    value, low, high = (f"{figure[k]:,.{digits}f}" for k in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 COMMANDS = (init, run, worker, serve, status)

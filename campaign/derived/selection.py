@@ -18,6 +18,7 @@ from campaign.dataset.propagation import nearest_decided
 from campaign.derived.answered import NONE, answered
 from campaign.derived.columns import Columns, Inputs, round_columns
 from campaign.derived.eyes import campaign_eyes
+from campaign.derived.outlook import waiting
 from campaign.quality.eyes import Eyes
 from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
@@ -114,12 +115,14 @@ def round_selection(store: Store, round_number: int) -> RoundSelection:
     verdict, asked = view.of(columns.mask_id, "own"), view.of(columns.mask_id, "round", 0) == round_number
     fit = _fitted(store, round_number, columns, verdict)
     stands = hashlib.blake2b(verdict.tobytes() + asked.tobytes()).digest()
-    mark = fit.version, stands, orders, settings.precision, settings.confidence
+    waits = waiting(store, round_number)
+    mark = fit.version, stands, orders, settings.precision, settings.confidence, tuple(sorted(waits))
     before = known.selections.get(round_number)
     if before is not None and before[0] == mark and before[1] is eyes:
         return before[2]
     accepted, rejected = _ordered(store, round_number, columns, orders)
-    gone = np.where(_out_of_the_way(columns, accepted, rejected, verdict), Verdict.NO, verdict)
+    left_out = np.isin(columns.class_id, list(waits)) & (verdict == NONE)
+    gone = np.where(left_out | _out_of_the_way(columns, accepted, rejected, verdict), Verdict.NO, verdict)
     beliefs = planning_beliefs(store, fit, eyes)
     chosen = select(beliefs, gone, columns.pairs, settings.precision)
     found = RoundSelection(

@@ -8,6 +8,7 @@ from typing import Any
 
 from campaign.derived.delivery import delivered, promised
 from campaign.derived.live import live
+from campaign.derived.outlook import forecast_of
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import (
     drawn_answered,
@@ -53,6 +54,7 @@ def status(store: Store) -> dict[str, Any]:
         "recall": recall_figures(store),
         "masks": _masks(store, rounds),
         "promise": promised(store),
+        "forecast": forecast_of(store),
         "trouble": trouble.get("text"),
         "per_round": [
             {

@@ -13,6 +13,7 @@ from campaign.derived.answers import counted_answers
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
 from campaign.derived.eyes import campaign_eyes
+from campaign.derived.outlook import forecast_of
 from campaign.derived.recall import recall_figures
 from campaign.pages.audits import standing_certificate
 from campaign.quality.answers import verdicts
@@ -93,6 +94,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         truth=dict(truth or {}),
         recall=recall,
         recall_note=recall_note,
+        forecast=_forecast(store),
         certificate=_certificate(store, masks),
     )
 
@@ -130,6 +132,20 @@ def _recall(store: Store, masks: DatasetMasks) -> tuple[dict[str, tuple[str, ...
     }  # fmt: skip
     sure = "" if figures["confidence"] is None else f" Each bound holds at {100 * figures['confidence']:g} %."
     return table, "; ".join([looked, *figures["notes"]]) + "." + sure
+
+
+def _forecast(store: Store) -> dict[str, tuple[str, ...]]:
+    """The rows of the table of what was expected before the first question; empty where nothing was."""
+    known = forecast_of(store)
+    if known is None:
+        return {}
+
+    def span(figure: Mapping[str, float] | None, form: str) -> str:
+        return "–" if figure is None else "{0:{3}} ({1:{3}} to {2:{3}})".format(*figure.values(), form)
+
+    rows = {"all": known["all"]} | known["classes"]
+    forms = {"correct": ",.0f", "objects": ",.0f", "recall": ".2f", "questions": ",.0f", "hours": ",.1f"}
+    return {name: tuple(span(row[k], form) for k, form in forms.items()) for name, row in rows.items()}
 
 
 def _trees(store: Store) -> list[m.ClassTree]:

@@ -130,7 +130,8 @@ class ReportData:
     where it is not known). `precision` estimates the share of correct masks; `basis` says in a few sentences what
     it rests on. `truth` holds figures against ground truth where there is one, by name.
     `certificate` is the certificate of the export where there is one, by name. `recall` is what people who looked for
-    what is missing say of it, by class, and of "all" in the first row: estimate, bound, masks, objects clicked.
+    what is missing say of it, by class, and of "all" in the first row: estimate, bound, masks, objects clicked. `forecast` is
+    what was expected before the first question, in the same way: correct masks, objects, recall, questions, hours.
     """
 
     name: str
@@ -157,6 +158,7 @@ class ReportData:
     certificate: Mapping[str, str] = field(default_factory=dict)
     recall: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recall_note: str = ""
+    forecast: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     free_start: tuple[FreeStart, ...] = ()
     gold: int = 0  # masks of known verdict among the questions, in none of the counts
     cut: tuple[float, float, float] | None = None  # IoU at which the annotators' eyes cut, with its 90 % interval

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from campaign.derived.outlook import all_wait, waiting_line
 from campaign.derived.status import verification_progress
 from campaign.records.names import Name
 from campaign.records.stage import Stage
@@ -141,6 +142,8 @@ def stage_progress(store: Store, progress: Progress) -> tuple[str, int, int]:
     if progress.stage == Stage.CLUSTER:
         return "clustering, classes", len(progress.finished_trees), len(progress.classes)
     if progress.stage == Stage.VERIFY:
+        if all_wait(store, progress.round_number):
+            return f"{waiting_line(store)}; campaign run --go-on overrides", 0, 0
         return ("verifying, answers", *verification_progress(store, progress.round_number))
     names = {Stage.TRAIN: "training the detector", Stage.PROPAGATE: "propagating", Stage.DONE: "finished"}
     return names[Stage(progress.stage)], 0, 0
@@ -209,6 +212,9 @@ def _cluster(store: Store, round_number: int, args: tuple, report: Report | None
 
 
 def _open(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
+    from campaign.steps.forecast import forecast
+
+    forecast(store, round_number)
     store.rounds.update(round_number, stage=Stage.VERIFY)
 
 

@@ -13,6 +13,7 @@ from campaign.derived.answered import answered
 from campaign.derived.dataset import obtained
 from campaign.derived.delivery import save_delivery
 from campaign.derived.live import live
+from campaign.derived.outlook import all_wait
 from campaign.derived.pace import work
 from campaign.derived.promises import newest_attempt, standing
 from campaign.derived.spending import follows
@@ -102,6 +103,8 @@ def decide(store: Store, round_number: int) -> Decided:
 
     To be called under the campaign's lock; what was decided is stored by saving the views.
     """
+    if all_wait(store, round_number):
+        return Decided(0, 0, False)
     pages = store.pages.add(list(plan_pages(store, round_number)))
     if not pages and store.settings.search.policy == "target" and is_promise_due(store, round_number):
         begin_promise(store, round_number)

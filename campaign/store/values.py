@@ -20,6 +20,7 @@ class Key(Name):
     CERTIFICATE = "certificate"
     COMPLETENESS = "completeness"
     EXAMPLES = "examples"
+    GO_ON = "go_on"
     INSTRUCTIONS_SHOWN = "instructions_shown"
     OVERLAPS = "overlaps"
     PEOPLE = "people"

@@ -13,6 +13,7 @@ from flask import Blueprint, Flask, Response, abort, g, redirect, render_templat
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
+from campaign.derived import outlook
 from campaign.derived.status import status
 from campaign.derived.team import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money, team
 from campaign.pages import editing
@@ -103,6 +104,7 @@ def _add_filters(pages: Blueprint, store: Store) -> None:
         return {
             "crop": crop, "words": WORDS, "percent": percent, "duration": duration, "seconds": seconds,
             "class_names": store.classes(), "number": lambda v: f"{v:,}", "money": money,
+            "whole": lambda v: f"{v:,.0f}",
             "eye_plot": eye_plot,
         }  # fmt: skip
 
@@ -122,6 +124,11 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
             published=(PUBLISHED_ANSWER, PUBLISHED_DRAWING),
             label_studio=store.settings.label_studio.url,
         )
+
+    @pages.post("/go-on")
+    def go_on() -> ResponseReturnValue:
+        outlook.go_on(store)
+        return redirect(url_for("lead.overview"), code=303)
 
     @pages.get("/drawn")
     def drawn() -> str:
