@@ -40,9 +40,9 @@ class RoundSelection:
     """A round's n masks as they stand. All columns are (n,), by mask id.
 
     `chance` of a yes by the verifier; `unseen` is its chance before any answer. `verdict` by the answers of the round's
-    own pages, `NONE` without one; `asked`: on a page. `accepted` and `rejected` by the lead. What annotators pass of
-    masks is looked up by `unseen`, for the `heldout_chance` (h,) of held-out masks, whose `heldout_iou` is known, is of
-    that kind.
+    own pages, `NONE` without one; `asked`: on a page. `accepted` and `rejected` by the lead; `rejected` are also those
+    of a class that waits for the lead. What annotators pass of masks is looked up by `unseen`, for the `heldout_chance`
+    (h,) of held-out masks, whose `heldout_iou` is known, is of that kind.
     """
 
     columns: Columns
@@ -121,8 +121,8 @@ def round_selection(store: Store, round_number: int) -> RoundSelection:
     if before is not None and before[0] == mark and before[1] is eyes:
         return before[2]
     accepted, rejected = _ordered(store, round_number, columns, orders)
-    left_out = np.isin(columns.class_id, list(waits)) & (verdict == NONE)
-    gone = np.where(left_out | _out_of_the_way(columns, accepted, rejected, verdict), Verdict.NO, verdict)
+    rejected = rejected | (np.isin(columns.class_id, list(waits)) & ~accepted)
+    gone = np.where(_out_of_the_way(columns, accepted, rejected, verdict), Verdict.NO, verdict)
     beliefs = planning_beliefs(store, fit, eyes)
     chosen = select(beliefs, gone, columns.pairs, settings.precision)
     found = RoundSelection(
