@@ -183,7 +183,7 @@ class TargetCampaign(Course):
             held = dict(enumerate(in_held.astype(int).tolist()))
         recall = simulated_recall(
             image, end.inside, pool.iou, objects, max(held.values(), default=0), self.options.looked, precision, half,
-            self.options.confidence, self.options.answer_error, self.seed,
+            self.options.confidence, self.options.answer_error, self.options.seed,
         )  # fmt: skip
         return None if recall is None else round(recall.overall.bound, 5)
 
