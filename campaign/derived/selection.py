@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
 from campaign.certification.passing import Passing, no_passing, passing
 from campaign.dataset.propagation import nearest_decided
 from campaign.derived.answered import NONE, answered
-from campaign.derived.columns import Columns, Inputs, round_columns
+from campaign.derived.columns import Columns, round_columns
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outlook import waiting
 from campaign.quality.eyes import Eyes
@@ -24,7 +24,7 @@ from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
 from campaign.search.selection import Beliefs, Selection, gains, most_wanted, select
-from campaign.search.verifier import Forest, Verifier, calibrate, grow, growth_milestone, milestone
+from campaign.search.verifier import Forest, Rows, calibrate, grow, growth_milestone, milestone
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.views import save_view
@@ -103,7 +103,6 @@ class _Known:
     def __init__(self) -> None:
         self.fits: dict[int, Fit] = {}
         self.selections: dict[int, tuple[tuple, Eyes, RoundSelection]] = {}
-        self.forest: tuple[bytes, Forest] | None = None
         self.passing: tuple[Eyes, np.ndarray, Passing] | None = None
 
 
@@ -178,14 +177,7 @@ def _fitted(store: Store, round_number: int, columns: Columns, verdict: np.ndarr
     if round_number in known.fits and known.fits[round_number].version == version:
         return known.fits[round_number]
 
-    def answers_told() -> dict[str, np.ndarray]:
-        inputs = round_columns(store).inputs(round_number)
-        return {"chance": _verifier(store, round_number, inputs, in_order, verdict).chances(inputs.pool)}
-
-    unseen = _unseen(store, round_number, columns)
-    told_nothing = {"chance": unseen["unseen"]}
-    chance = _kept(store, "chance", round_number, version, answers_told) if len(rows) else told_nothing
-    fit = known.fits[round_number] = Fit(version, **chance, **unseen)
+    fit = known.fits[round_number] = _calibrated(store, round_number, columns, version, rows, verdict)
     return fit
 
 
@@ -195,20 +187,65 @@ def _in_order(store: Store, columns: Columns, verdict: np.ndarray) -> np.ndarray
     return rows[np.lexsort((rows, answered(store).of(columns.mask_id[rows], "fact", 0)))]
 
 
-def _unseen(store: Store, round_number: int, columns: Columns) -> dict[str, np.ndarray]:
-    """What the verifier says before any answer: answers tell what annotators say, and cannot tell what they pass."""
+def _calibrated(
+    store: Store, round_number: int, columns: Columns, version: str, rows: np.ndarray, verdict: np.ndarray
+) -> Fit:
+    """The verifier by these verdicts, in the order in which they came; its trees are grown on the first of them."""
+    none = np.zeros(0, np.int64)
+    unseen = _grown(store, round_number, columns, none, verdict)
+    held = unseen["heldout_iou"], unseen["heldout"], unseen["heldout_image"]
+    if not len(rows):
+        return Fit(version, unseen["pool"], unseen["pool"], *held)
+    trees = _grown(store, round_number, columns, rows[: growth_milestone(len(rows))], verdict)
+    pool, heldout = _seen(columns.class_id, columns.image), _seen(unseen["heldout_class"], held[2])
+    forest = cast(Forest, _Crossed(trees["heldout"], trees["crossed"][rows]))
+    correct = held[0] >= store.settings.search.k_iou
+    verifier = calibrate(forest, heldout, correct, pool.select(rows), verdict[rows] == Verdict.YES)
+    return Fit(version, verifier.chances(pool, trees["pool"]), unseen["pool"], *held)
+
+
+def _grown(
+    store: Store, round_number: int, columns: Columns, rows: np.ndarray, verdict: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What trees say that are grown on these verdicts: of the pool, of it without their images, and of held-out masks.
+
+    Without any verdict it is what is thought of masks before any answer: answers tell what annotators say, and cannot
+    tell what they pass.
+    """
     k_iou, seed = store.settings.search.k_iou, store.settings.seed
     told = hashlib.blake2b(repr((FORM, columns.version, k_iou, seed)).encode(), digest_size=16)
+    told.update(rows.tobytes() + verdict[rows].tobytes())
 
-    def nothing_told() -> dict[str, np.ndarray]:
+    def grow_them() -> dict[str, np.ndarray]:
         inputs = round_columns(store).inputs(round_number)
-        verifier = _verifier(store, round_number, inputs, np.zeros(0, np.int64), np.zeros(0, np.int8))
-        return {
-            "unseen": verifier.chances(inputs.pool), "heldout_iou": inputs.heldout_iou,
-            "heldout_chance": verifier.heldout_chance, "heldout_image": inputs.heldout.image,
+        pool, correct = inputs.pool, inputs.heldout_iou >= k_iou
+        forest = grow(inputs.heldout, correct, pool.select(rows), verdict[rows] == Verdict.YES, seed)
+        of_heldout = forest.crossed(inputs.heldout, np.zeros(len(inputs.heldout), bool))
+        told_apart = {
+            "heldout_iou": inputs.heldout_iou, "heldout_image": inputs.heldout.image,
+            "heldout_class": inputs.heldout.class_id,
         }  # fmt: skip
+        crossed = forest.crossed(pool, np.ones(len(pool), bool))
+        return {"pool": forest.chances(pool), "crossed": crossed, "heldout": of_heldout, **told_apart}
 
-    return _kept(store, "unseen", round_number, told.hexdigest(), nothing_told)
+    kind = "trees" if len(rows) else "unseen"
+    return _kept(store, kind, round_number, told.hexdigest(), grow_them)
+
+
+class _Crossed(NamedTuple):
+    """What is known of a forest where it need not be asked: its word on held-out masks and on answered ones."""
+
+    heldout: np.ndarray
+    answered: np.ndarray
+
+    def crossed(self, _rows: Rows, _of_answers: np.ndarray) -> np.ndarray:
+        """Its word by trees that saw nothing of the masks' images, held-out ones first."""
+        return np.concatenate([self.heldout, self.answered])
+
+
+def _seen(class_id: np.ndarray, image: np.ndarray) -> Rows:
+    """Masks without what trees see of them."""
+    return Rows(np.zeros((len(image), 0), np.float32), class_id, image)
 
 
 def _kept(
@@ -227,20 +264,6 @@ def _kept(
     if row is not None and row.file not in (None, file):
         store.views.remove([str(row.file)])
     return arrays
-
-
-def _verifier(store: Store, round_number: int, inputs: Inputs, rows: np.ndarray, verdict: np.ndarray) -> Verifier:
-    """The verifier by these answers, in the order in which they came; its trees are grown on the first of them."""
-    known: _Known = store.companions.setdefault(_Known, _Known())
-    correct, seed = inputs.heldout_iou >= store.settings.search.k_iou, store.settings.seed
-    first = rows[: growth_milestone(len(rows))]
-    told = hashlib.blake2b(repr((round_number, seed)).encode() + correct.tobytes() + first.tobytes())
-    told.update(verdict[first].tobytes())
-    if known.forest is None or known.forest[0] != told.digest():
-        grown = grow(inputs.heldout, correct, inputs.pool.select(first), verdict[first] == Verdict.YES, seed)
-        known.forest = told.digest(), grown
-    answered_rows = inputs.pool.select(rows)
-    return calibrate(known.forest[1], inputs.heldout, correct, answered_rows, verdict[rows] == Verdict.YES)
 
 
 # Orders of the lead
@@ -295,9 +318,7 @@ def last_fit(store: Store, round_number: int) -> Fit:
     """The verifier's chances by all verdicts of a round, rather than those up to a milestone."""
     columns = round_columns(store).of_round(round_number)
     verdict = answered(store).of(columns.mask_id, "own")
-    inputs, unseen = round_columns(store).inputs(round_number), _unseen(store, round_number, columns)
-    verifier = _verifier(store, round_number, inputs, _in_order(store, columns, verdict), verdict)
-    return Fit("", verifier.chances(inputs.pool), **unseen)
+    return _calibrated(store, round_number, columns, "", _in_order(store, columns, verdict), verdict)
 
 
 def chances_of(store: Store, mask_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -84,22 +84,23 @@ def test_of_rivals_one_is_delivered(store, truth):
 
 
 def test_verdicts_come_in_at_once_and_fits_at_milestones(store, truth, monkeypatch):
-    fits = []
-    fit = selection.calibrate
-    monkeypatch.setattr(selection, "calibrate", lambda *args: fits.append(len(args[3])) or fit(*args))
+    fitted, grown = [], []
+    fit, grow = selection.calibrate, selection.grow
+    monkeypatch.setattr(selection, "calibrate", lambda *args: fitted.append(len(args[3])) or fit(*args))
+    monkeypatch.setattr(selection, "grow", lambda *args: grown.append(len(args[2])) or grow(*args))
     chance = round_selection(store, 1).chance
     for page in store.pages.rows():
         answer(store, page.key, truth)
     chosen = round_selection(store, 1)
-    assert 0 < (chosen.verdict != NONE).sum() < 150
-    assert chosen.chance.tolist() == chance.tolist() and not fits
-    monkeypatch.setattr(verifier, "_FIRST", 20)
+    count = int((chosen.verdict != NONE).sum())
+    assert 0 < count < 150 and chosen.chance.tolist() == chance.tolist() and not fitted
+    monkeypatch.setattr(verifier, "_FIRST", 10)
     store.companions.clear()
     chosen = round_selection(store, 1)
-    assert chosen.chance.tolist() != chance.tolist() and fits == [milestone(int((chosen.verdict != NONE).sum()))]
+    assert chosen.chance.tolist() != chance.tolist() and fitted == [milestone(count)] and grown == [20]
     store.companions.clear()
-    round_selection(store, 1)
-    assert len(fits) == 1, "another process goes on from the snapshot"
+    assert round_selection(store, 1).chance.tolist() == chosen.chance.tolist()
+    assert grown == [20], "another process goes on from the snapshot"
 
 
 def test_masks_voted_down_are_never_delivered_and_those_voted_yes_are(store, truth):
