@@ -57,7 +57,7 @@ def test_a_false_doubt_is_refuted_sooner_with_a_good_model():
 
     blind = draws_needed(np.full(4000, 0.05))
     seeing = draws_needed(np.where(np.arange(4000) < 400, 0.4, 0.01))
-    assert seeing < 0.7 * blind < 2500
+    assert seeing < 0.85 * blind < 2500
 
 
 def test_wealth_rises_with_what_is_doubted_and_is_gone_once_that_many_were_found():

@@ -97,7 +97,7 @@ def test_decisions_are_the_same_and_most_answers_are_wanted(policy):
         foreseen += len(early)
         wanted += sum(usual.was_asked(leaf) for leaf in early)
     assert wanted >= 0.6 * foreseen
-    assert foreseen > 0 or policy == "paper"
+    assert foreseen > 0 or policy in ("paper", "target")  # which draw afresh, or decide no cluster
 
 
 @pytest.mark.parametrize(
