@@ -98,15 +98,44 @@ class Known:
 
 
 def outlook(known: Known, terms: Terms, courses: int = COURSES) -> tuple[Outlook, dict[int, Outlook]] | None:
-    """(of all, by class) what to expect; None where too little is held out. The same input gives the same forecast."""
+    """(of all, by class) what to expect; None where too little is held out. The same input gives the same forecast.
+
+    Where a detector predicts next to nothing on held-out images that hold objects, no course is run: all that it finds
+    is asked about.
+    """
     masks = known.masks
-    if len(masks.heldout) < LEAST_HELDOUT or not known.heldout_images or not len(masks):
-        return None
     classes = np.unique(np.concatenate([masks.rows.class_id, masks.heldout.class_id, known.objects[:, 1]])).tolist()
+    if len(masks.heldout) < LEAST_HELDOUT or not len(masks):
+        if len(known.objects) < LEAST_HELDOUT or not known.heldout_images:
+            return None
+        return _in_proportion(known, terms, None), {c: _in_proportion(known, terms, c) for c in classes}
     masks, share = _sampled(masks, terms.seed)
     part = _Part(masks, share, FirstJudge(masks, terms.k_iou, terms.seed), _Places.of(known), classes)
     drawn = np.stack([_imagined(known, part, terms, number) for number in range(courses)])
     return _outlook(drawn.sum(axis=1)), {c: _outlook(drawn[:, i]) for i, c in enumerate(classes)}
+
+
+def _in_proportion(known: Known, terms: Terms, class_id: int | None) -> Outlook:
+    """What some held-out masks say of the pool, image by image, of one class or of all."""
+    masks, scale = known.masks, known.pool_images / known.heldout_images
+    right = masks.heldout_iou >= terms.k_iou
+    columns = masks.heldout.class_id, known.objects[:, 1], masks.rows.class_id
+    own = [np.ones(len(c), bool) if class_id is None else c == class_id for c in columns]
+    correct, objects = (_counted(int(n.sum()), scale) for n in (own[0] & right, own[1]))
+    most = float(own[2].sum())
+    found = Figure(*(min(v, most) for v in (correct.value, correct.low, correct.high)))
+    asked, recall = Figure(most, most, most), None
+    if objects.value >= 1:
+        recall = Figure(*(min(1.0, v / objects.value) for v in (found.value, found.low, found.high)))
+    return Outlook(found, found, asked, objects, recall)
+
+
+def _counted(count: int, scale: float) -> Figure:
+    """So many, scaled, with the interval of a Poisson mean."""
+    from scipy.special import gammaincinv
+
+    low = float(gammaincinv(count, (1 - INTERVAL) / 2)) if count else 0.0
+    return Figure(count * scale, low * scale, float(gammaincinv(count + 1, (1 + INTERVAL) / 2)) * scale)
 
 
 # (courses, classes, what): masks, correct, questions, objects

@@ -75,7 +75,7 @@ def waiting(store: Store, round_number: int) -> dict[int, str]:
 
 
 def all_wait(store: Store, round_number: int) -> bool:
-    """Whether the whole campaign waits: every class of the round that has masks does."""
+    """Whether the whole campaign waits: every class of the round that has masks does, or none has any."""
     row = store.rounds.get(round_number)
     return row.stage == Stage.VERIFY and _all_wait(store, row, _waiting(store, row))
 
@@ -154,4 +154,4 @@ def _waiting(store: Store, row: m.Round) -> dict[int, str]:
 
 def _all_wait(store: Store, row: m.Round, waits: Mapping[int, str]) -> bool:
     having = {t.class_id for t in store.trees.rows(row.number) if t.masks}
-    return bool(having) and having <= waits.keys()
+    return bool(waits) and having <= waits.keys()

@@ -130,8 +130,9 @@ class ReportData:
     where it is not known). `precision` estimates the share of correct masks; `basis` says in a few sentences what
     it rests on. `truth` holds figures against ground truth where there is one, by name.
     `certificate` is the certificate of the export where there is one, by name. `recall` is what people who looked for
-    what is missing say of it, by class, and of "all" in the first row: estimate, bound, masks, objects clicked. `forecast` is
-    what was expected before the first question, in the same way: correct masks, objects, recall, questions, hours.
+    what is missing say of it, by class, and of "all" in the first row: estimate, bound, masks, objects clicked.
+    `forecast` is what was expected before the first question, in the same way: correct masks, objects, recall,
+    questions, hours.
     """
 
     name: str

@@ -1,5 +1,7 @@
 """What is forecast before the first question comes true as often as it says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,9 +94,21 @@ def test_of_a_large_pool_a_sample_is_imagined(monkeypatch):
     assert part.correct.value == pytest.approx(whole.correct.value, rel=0.4)
 
 
-def test_nothing_is_forecast_without_held_out_masks():
+def test_nothing_is_forecast_where_little_is_held_out():
     given, _, _ = known(3, heldout=1)
     assert outlook(given, terms()) is None
+
+
+def test_where_nothing_is_predicted_nothing_is_expected():
+    given, _, _ = known(3)
+    nothing = np.zeros(0, np.int64)
+    masks = replace(given.masks, heldout=given.masks.heldout.select(nothing), heldout_iou=np.zeros(0))
+    every, classes = outlook(replace(given, masks=masks), terms())
+    assert every.correct.value == 0 and every.correct.high > 0 and every.recall.high < 0.1
+    assert every.questions.value == len(masks)
+    assert all(hopeless(one.as_dict(2.0, None), 0.05, 80, 2) for one in classes.values())
+    empty = replace(masks, rows=masks.rows.select(nothing))
+    assert outlook(replace(given, masks=empty), terms())[0].questions.value == 0
 
 
 def test_a_detector_that_finds_nothing_is_hopeless():
