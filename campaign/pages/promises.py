@@ -6,6 +6,7 @@ nobody could choose its masks or its order by the answers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,10 @@ from campaign.derived.selection import (
     planning_beliefs,
     round_selection,
 )
+from campaign.derived.spending import affordable
+from campaign.pages.gold import GoldPlan
+from campaign.pages.sheets import sheet
+from campaign.records.page import NewPage
 from campaign.records.verdict import Verdict
 from campaign.search.rivals import without_rivals
 from campaign.search.selection import select
@@ -182,6 +187,38 @@ def waiting_draws(store: Store, attempt: Attempt) -> np.ndarray:
     return attempt.drawn[~np.isin(attempt.drawn, answered(store).rows["mask"])]
 
 
+def draw_pages(store: Store, need: int) -> Iterator[NewPage]:
+    """Pages of the masks that are drawn next.
+
+    Draws count up to the first one without an answer, so a page is filled from the draws that come next: a class
+    whose draws fill a page leaves the rest to the next turn, where they are the first.
+    """
+    attempt, left = newest_attempt(store), affordable(store)
+    if attempt is None:
+        return
+    now = standing(store)
+    if now is None or now.stop is not None:
+        return
+    waiting, size = waiting_draws(store, attempt), store.settings.page.page_size
+    class_of = store.masks.read(waiting[: size * max(need, 1)]).class_id
+    several = len(np.unique(class_of)) > 1
+    count = size * max(need, len(store.classes()) if several else 1)
+    waiting = waiting[: count if left is None else min(count, left)]
+    classes, gold = store.masks.read(waiting).class_id, GoldPlan(store)
+    is_last = len(waiting) < count
+    for class_id in sorted(set(classes.tolist())):
+        own, first = waiting[classes == class_id].tolist(), True
+        while own:
+            quota = gold.quota(size, class_id)
+            if not first and not is_last and len(own) < size - quota:
+                break
+            hidden = gold.take(class_id, min(quota, len(own)))
+            places = max(1, size - len(hidden))
+            place = attempt.round_number, class_id
+            yield from sheet(store, place, [(mask, None) for mask in own[:places]], hidden, attempt.kind)
+            own, first = own[places:], False
+
+
 def open_draws(store: Store) -> tuple[int, int]:
     """(draws on pages without a verdict, draws on pages) of the newest promise."""
     attempt = newest_attempt(store)
@@ -198,8 +235,6 @@ def go_on_promising(store: Store) -> int:
     As long as the newest attempt is worth going on with it goes on, and then another one is begun. A promise that
     stands is left as it is, and so is a campaign that has promised nothing yet: its rounds see to that.
     """
-    from campaign.pages.selecting import draw_pages
-
     with store.locked():
         now = standing(store)
         if now is None or now.promise.met:

@@ -15,9 +15,9 @@ from campaign.derived.answered import NONE, answered
 from campaign.derived.pace import work
 from campaign.derived.promises import newest_attempt, standing
 from campaign.derived.selection import round_selection
-from campaign.derived.spending import affordable, questions_asked, round_budget
+from campaign.derived.spending import questions_asked, round_budget
 from campaign.pages.gold import GoldPlan
-from campaign.pages.promises import waiting_draws
+from campaign.pages.promises import draw_pages
 from campaign.pages.sheets import sheet
 from campaign.records.page import NewPage
 from campaign.store import Store
@@ -92,38 +92,6 @@ def _question_pages(store: Store, round_number: int, need: int, people: int) -> 
         queue[class_id] = own[places:]
         if not queue[class_id]:
             del queue[class_id]
-
-
-def draw_pages(store: Store, need: int) -> Iterator[NewPage]:
-    """Pages of the masks that are drawn next.
-
-    Draws count up to the first one without an answer, so a page is filled from the draws that come next: a class
-    whose draws fill a page leaves the rest to the next turn, where they are the first.
-    """
-    attempt, left = newest_attempt(store), affordable(store)
-    if attempt is None:
-        return
-    now = standing(store)
-    if now is None or now.stop is not None:
-        return
-    waiting, size = waiting_draws(store, attempt), store.settings.page.page_size
-    class_of = store.masks.read(waiting[: size * max(need, 1)]).class_id
-    several = len(np.unique(class_of)) > 1
-    count = size * max(need, len(store.classes()) if several else 1)
-    waiting = waiting[: count if left is None else min(count, left)]
-    classes, gold = store.masks.read(waiting).class_id, GoldPlan(store)
-    is_last = len(waiting) < count
-    for class_id in sorted(set(classes.tolist())):
-        own, first = waiting[classes == class_id].tolist(), True
-        while own:
-            quota = gold.quota(size, class_id)
-            if not first and not is_last and len(own) < size - quota:
-                break
-            hidden = gold.take(class_id, min(quota, len(own)))
-            places = max(1, size - len(hidden))
-            place = attempt.round_number, class_id
-            yield from sheet(store, place, [(mask, None) for mask in own[:places]], hidden, attempt.kind)
-            own, first = own[places:], False
 
 
 def nothing_more(store: Store, round_number: int) -> bool:
