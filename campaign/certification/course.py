@@ -18,7 +18,7 @@ from campaign.quality.eyes import Eyes, fit_eyes
 from campaign.quality.measures import GoldMask, draw_gold, is_near
 from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import NONE, Selection, gains, most_wanted, select
+from campaign.search.selection import NONE, Selection, gains, most_wanted, price_now, select
 from campaign.search.verifier import (
     Forest,
     Rows,
@@ -230,13 +230,21 @@ class Course:
             known = int((self.verdict != NONE).sum())
             gain = gains(self.beliefs, self.selection, terms.target)
             image = self.masks.rows.image[self.selection.candidates]
-            wanted = most_wanted(gain, image, terms.price, PER_IMAGE)[: next_milestone(known) - known]
+            price = price_now(terms.price, known, len(gain))
+            wanted = most_wanted(gain, image, price, PER_IMAGE)[: next_milestone(known) - known]
             if terms.budget is not None:
                 wanted = wanted[: max(0, int(terms.budget * LEARNING_SHARE) - self.questions)]
             if not len(wanted):
                 return
             self.ask(self.selection.candidates[wanted])
             self.fit()
+
+    def _overlooked(self) -> float:
+        """What votes are expected to overlook among the masks that would be delivered."""
+        if self.gold is None or self.gold.shown < EYES_KNOWN:
+            return 0.0
+        unasked, kept = (self.passing.counts(self.unseen[r]) for r in (self.selection.unasked, self.selection.kept))
+        return self.passing.mean(unasked, kept)
 
     def certify(self) -> Outcome:
         """Freezes the order and asks for the promise, until that is not worth its price any more."""
@@ -246,7 +254,7 @@ class Course:
         keys = draw_keys(terms.seed, 71, rows)
         frozen = freeze(
             self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), terms.target,
-            min(self.selection.size, len(rows)),
+            min(self.selection.size, len(rows)), overlooked=self._overlooked(),
         )  # fmt: skip
         voted = Voted(self.unseen[kept])
         start = self.questions

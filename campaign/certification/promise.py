@@ -39,6 +39,8 @@ class Frozen:
     `unseen` (n,) is the chance without any answer on their images, by which `Passing` goes.
     `sizes` (J,) of the nested sets, rising, the last one n or less; `planned` masks would be delivered if the verifier
     were right; `voted` how many masks were voted yes and kept before, `target` the share that is to be correct.
+    `overlooked` is how many wrong masks votes are expected to overlook among those planned and voted, as far as gold
+    said then, less the correct ones that they take for wrong: below 0 where annotators are strict or err.
     """
 
     chance: np.ndarray
@@ -48,6 +50,7 @@ class Frozen:
     planned: int
     voted: int
     target: float
+    overlooked: float = 0.0
 
     def __len__(self) -> int:
         return len(self.chance)
@@ -91,18 +94,26 @@ class Frozen:
         weight, _, _, _ = self._sums
         drawn = min(_PLANNED, len(self) / 2) * self.weight[:size] * self.expected[:size] / weight[-1]
         found = float(np.minimum(drawn, self.expected[:size]).sum())
-        return found + (1 - self.target) * (size - found + self.voted)
+        overlooked = self.overlooked * (size + self.voted) / max(1, self.planned + self.voted)
+        return found + (1 - self.target) * (size - found + self.voted) - overlooked
 
 
 def freeze(
-    chance: np.ndarray, unseen: np.ndarray, keys: np.ndarray, voted: int, target: float, planned: int, sets: int = SETS
+    chance: np.ndarray,
+    unseen: np.ndarray,
+    keys: np.ndarray,
+    voted: int,
+    target: float,
+    planned: int,
+    sets: int = SETS,
+    overlooked: float = 0.0,
 ) -> Frozen:
     """Freezes an order of masks, `chance` falling; `sets` lie between half of what is `planned` and all of them."""
     n = len(chance)
     least = max(1, min(n, planned // 2))
     sizes = np.unique(np.linspace(least, n, sets).astype(np.int64)) if n else np.zeros(0, np.int64)
     chance, unseen = np.asarray(chance, np.float64), np.asarray(unseen, np.float64)
-    return Frozen(chance, unseen, np.asarray(keys, np.uint64), sizes, planned, voted, target)
+    return Frozen(chance, unseen, np.asarray(keys, np.uint64), sizes, planned, voted, target, overlooked)
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,9 @@ def newest_attempt(store: Store) -> Attempt | None:
             arrays = {name: stored[name] for name in stored.files}
         keys = draw_keys(store.settings.seed, _SALT + number, arrays["mask_id"])
         order = freeze(
-            arrays.pop("chance"), arrays.pop("unseen"), keys, facts["voted"], facts["target"], facts["planned"]
-        )
+            arrays.pop("chance"), arrays.pop("unseen"), keys, facts["voted"], facts["target"], facts["planned"],
+            overlooked=facts["overlooked"],
+        )  # fmt: skip
         # What the lead brought in before is in every set: it is delivered in any case.
         order = replace(order, sizes=order.sizes[order.sizes >= facts["least"]])
         known.attempt = Attempt(

@@ -23,7 +23,7 @@ from campaign.quality.eyes import Eyes
 from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import Beliefs, Selection, gains, most_wanted, select
+from campaign.search.selection import Beliefs, Selection, gains, most_wanted, price_now, select
 from campaign.search.verifier import Forest, Rows, calibrate, grow, growth_milestone, milestone
 from campaign.store import Store
 from campaign.store import models as m
@@ -81,6 +81,7 @@ class RoundSelection:
             order = np.argsort(keys, kind="stable")[:missing]
             return rows[order], gain[free][order]
         gain = np.where(free, gain, -1.0)
+        price = price_now(price, int(self.asked.sum()), len(gain))
         order = most_wanted(gain, self.columns.image[self.selection.candidates], price, PER_IMAGE)
         return self.selection.candidates[order], gain[order]
 

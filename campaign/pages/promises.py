@@ -19,6 +19,7 @@ from campaign.derived.dataset import chosen_masks
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.promises import Attempt, Standing, attempt_path, newest_attempt, standing
 from campaign.derived.selection import (
+    EYES_KNOWN,
     Fit,
     Heldout,
     chances_of,
@@ -26,6 +27,7 @@ from campaign.derived.selection import (
     lead_orders,
     planning_beliefs,
     round_selection,
+    shared_passing,
 )
 from campaign.derived.spending import affordable
 from campaign.pages.gold import GoldPlan
@@ -66,9 +68,22 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
     facts = {
         "target": settings.precision, "confidence": settings.confidence, "cut": planned.cut,
         "planned": int(np.isin(planned.unasked, rows).sum()), "voted": len(voted), "least": 0,
+        "overlooked": _overlooked(store, fit, fit.unseen[planned.unasked], fit.unseen[planned.kept]),
     }  # fmt: skip
     frozen, seen = (_Masks(ids[r], beliefs.correct[r], fit.unseen[r]) for r in (rows, np.flatnonzero(others)))
     return _freeze(store, 1, round_number, frozen, seen, fit, facts)
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _overlooked(store: Store, known: Heldout, unasked: np.ndarray, voted: np.ndarray) -> float:
+    """What votes are expected to overlook among masks with these chances before any answer, as far as gold says."""
+    eyes = campaign_eyes(store)
+    if eyes.answers < EYES_KNOWN:
+        return 0.0
+    passed = shared_passing(store, known, eyes)
+    return passed.mean(passed.counts(unasked), passed.counts(voted))
 
 
 class _Masks(NamedTuple):
@@ -107,6 +122,7 @@ def begin_again(store: Store, last: Standing) -> Attempt:
         "target": store.settings.search.precision, "confidence": store.settings.search.confidence, "cut": old.cut,
         "planned": len(last.brought) + int((left < max(last.promise.size, 1)).sum()), "voted": int(last.voted.sum()),
         "least": len(last.brought),
+        "overlooked": _overlooked(store, old, order.unseen[left], old.other_unseen[_NONE]),
     }  # fmt: skip
     frozen = brought.beside(order.select(left))
     return _freeze(store, old.number + 1, old.round_number, frozen, seen, old, facts)

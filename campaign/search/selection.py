@@ -19,6 +19,7 @@ from campaign.search.rivals import without_rivals
 
 NONE = -1  # verdict of a mask that has none
 PRICE = 0.6  # correct masks that a question must bring, by default
+FIRST_QUESTIONS = 150  # that are asked whatever they bring, in a pool of ten times as many
 _LEAST_GAP = 0.02  # between the target and the chance at the cut, for the value of slack
 
 
@@ -82,6 +83,15 @@ def gains(beliefs: Beliefs, selection: Selection, target: float) -> np.ndarray:
         return np.maximum(chance + value * (chance - target), 0.0)
 
     return beliefs.yes[rows] * worth(beliefs.right[rows]) - worth(beliefs.correct[rows])
+
+
+def price_now(price: float, asked: int, candidates: int) -> float:
+    """The price of a question where so many were asked: the first ones are worth more than the masks they bring.
+
+    They show how the pool differs from the held-out images, and what annotators' answers are worth, before an order is
+    frozen.
+    """
+    return 0.0 if asked < min(FIRST_QUESTIONS, candidates // 10) else price
 
 
 def most_wanted(gain: np.ndarray, image: np.ndarray, price: float, per_image: int) -> np.ndarray:
