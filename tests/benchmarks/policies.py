@@ -91,6 +91,7 @@ def measure(
                 certificate = finish_audit(store)
                 time.sleep(0.2)
     result |= {"seconds": round(time.monotonic() - started), "project": project}
+    result["gold"] = len(store.questions.gold())  # beside the questions
     result["clusters_accepted"] = sum(d.kind == "accept" for d in store.decisions.rows())
     if audit and store.settings.search.policy != "target":
         after = figures(store, truth)
