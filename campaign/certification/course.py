@@ -112,11 +112,14 @@ class Judge:
         self._forest: Forest | None = None
         self._grown = 0
         self._of_forest: np.ndarray = np.zeros(0)
+        self._unseen: np.ndarray | None = None
+        self.heldout_unseen: np.ndarray = np.zeros(0)
 
     def fit(self, known: np.ndarray, yes: np.ndarray) -> tuple[Verifier, np.ndarray, np.ndarray]:
-        """(verifier, its forest's chances of all masks (n,), chances without answers on a mask's own image (n,)).
+        """(verifier, its forest's chances of all masks (n,), those of the first fit, before any answer (n,)).
 
-        By the answers on the rows `known` (a,), `yes` (a,).
+        By the answers on the rows `known` (a,), `yes` (a,); none the first time. `heldout_unseen` (h,) are what was
+        said of the held-out masks then.
         """
         masks, answered = self._masks, self._masks.rows.select(known)
         if self._forest is None or growth_milestone(len(known)) > self._grown:
@@ -126,9 +129,9 @@ class Judge:
         rows, target, of_answers = known_masks(masks.heldout, self._truth, answered, yes)
         crossed = self._forest.crossed(rows, of_answers)
         verifier = calibrate_on(self._forest, crossed, rows.image, of_answers, target)
-        unseen = self._of_forest.copy()
-        unseen[known] = crossed[len(masks.heldout) :]
-        return verifier, self._of_forest, unseen
+        if self._unseen is None:
+            self._unseen, self.heldout_unseen = self._of_forest, verifier.heldout_chance
+        return verifier, self._of_forest, self._unseen
 
 
 class FirstJudge:
@@ -143,6 +146,7 @@ class FirstJudge:
         self._forest = grow(masks.heldout, self.truth, masks.rows.select(nothing), nothing.astype(bool), seed)
         self.of_forest = self._forest.chances(masks.rows)
         self.of_heldout = self._forest.crossed(masks.heldout, np.zeros(len(masks.heldout), bool))
+        self.heldout_unseen = self.of_heldout
         self._crossed = self._forest.crossed(masks.rows, np.ones(len(masks), bool))
 
     def fit(self, known: np.ndarray, yes: np.ndarray) -> tuple[Verifier, np.ndarray, np.ndarray]:
@@ -152,9 +156,7 @@ class FirstJudge:
         image = np.concatenate([masks.heldout.image, masks.rows.image[known]])
         target = np.concatenate([self.truth, np.asarray(yes, bool)])
         verifier = calibrate_on(self._forest, chance, image, np.arange(len(chance)) >= held, target)
-        unseen = self.of_forest.copy()
-        unseen[known] = self._crossed[known]
-        return verifier, self.of_forest, unseen
+        return verifier, self.of_forest, self.of_forest
 
 
 @dataclass(frozen=True)
@@ -276,13 +278,13 @@ class Course:
     def bound_at(self, end: Outcome, alpha: float) -> float:
         """The precision that is certain of what is delivered in the end at another error probability."""
         test = Test(end.frozen, self.verdict[end.rows], end.voted, self.passing, alpha)
-        return test.promised(test.at(end.promise.size), met=False).bound
+        return test.promised(test.at(end.promise.size)).bound
 
     def _passing(self) -> Passing:
         if self.gold is None:
             return no_passing()
         masks = self.masks
         return passing(
-            self.gold.eyes(), masks.heldout_iou, self.verifier.heldout_chance, masks.heldout.image, self.terms.k_iou,
+            self.gold.eyes(), masks.heldout_iou, self.judge.heldout_unseen, masks.heldout.image, self.terms.k_iou,
             self.terms.seed,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from campaign.search.selection import Beliefs
 
 BINS = 8  # of the verifier's chance, with as many held-out masks each
 _LEAST = 20  # held-out masks in a bin
+_MOST = 4000  # held-out masks that are looked at
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, 
     if not len(iou):
         return no_passing()
     order = np.lexsort((image, chance, iou))
+    if len(order) > _MOST:
+        order = order[np.sort(np.random.default_rng((seed, 52)).permutation(len(order))[:_MOST])]
     iou, chance, image = (np.asarray(column)[order] for column in (iou, chance, image))
     bins = int(np.clip(len(iou) // _LEAST, 1, BINS))
     edges = np.unique(np.quantile(chance, np.arange(1, bins) / bins)) if bins > 1 else np.zeros(0)

@@ -15,7 +15,7 @@ verifier being right.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -121,8 +121,9 @@ class Promise:
     """What can be said of a delivered set.
 
     `size` first masks of the frozen order are delivered, less those voted down. At least `bound` of the `masks`
-    delivered are correct; `met`: that is the target or more. `draws` answers count, `found` of them within the set
-    were wrong, and at most `passed` wrong masks are reckoned to be overlooked by votes.
+    delivered are correct; `met`: that is the target. No more is said where it is met, for the set was chosen by that.
+    `draws` answers count, `found` of them within the set were wrong, and at most `passed` wrong masks are reckoned to
+    be overlooked by votes.
     """
 
     size: int
@@ -154,16 +155,18 @@ def promise(frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing,
     was planned, the smallest bound that can be given.
     """
     test = Test(frozen, verdict, voted, passing, alpha)
-    best: Promise | None = None
+    best: State | None = None
     for size in frozen.sizes.tolist():
         state = test.at(size)
         allowed = state.allowed(frozen.target)
         if allowed < 0 or not test.refuted(state, allowed + 1):
             break
-        best = test.promised(state, met=True)
+        best = state
     if best is not None:
-        return best
-    return test.promised(test.at(min(frozen.planned, len(frozen))), met=False)
+        return Promise(best.size, frozen.target, True, best.masks + best.added, len(test.rows), best.found, best.passed)
+    state = test.at(min(frozen.planned, len(frozen)))
+    least = test.promised(state)
+    return least if len(frozen.sizes) else replace(least, met=least.bound >= frozen.target)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ class State:
 
     size: int
     masks: int
+    unasked: int
     found: int
     passed: float
     removed: int
@@ -214,13 +218,14 @@ class Test:
         found = int((inside >= 0).sum() - (inside == Verdict.YES).sum())
         passed = self.passing.most(unasked, voted, self.eyes_alpha)
         return State(
-            size, int(unasked.sum() + voted.sum()), found, passed, self.voted.removed, self.voted.added
+            size, int(unasked.sum() + voted.sum()), int(unasked.sum()), found, passed, self.voted.removed,
+            self.voted.added,
         )  # fmt: skip
 
     def refuted(self, state: State, at_least: int) -> bool:
         """Whether betting refutes that the set holds so many wrong masks."""
-        if state.size == 0 or at_least > state.size:
-            return True
+        if at_least > state.found + state.unasked:
+            return True  # more than there can be, whatever those say that nobody was asked about
         return bool(self.wealth(state, at_least).max() >= self.limit)
 
     def wealth(self, state: State, at_least: int) -> np.ndarray:
@@ -228,9 +233,9 @@ class Test:
         draws = self.frozen.draws(state.size, self.rows, self.wrong)
         return log_wealth(draws, at_least, self.frozen.aim(state.size))
 
-    def promised(self, state: State, met: bool) -> Promise:
-        """The promise of a set: the least number of wrong masks that is refuted, by halving."""
-        low, high = state.found, state.size  # `high` + 1 is refuted, `low` may not be
+    def promised(self, state: State) -> Promise:
+        """The bound of a set that was fixed beforehand: the least number of wrong masks that is refuted, by halving."""
+        low, high = state.found, state.found + state.unasked  # `high` + 1 is refuted, `low` may not be
         while low < high:
             middle = (low + high) // 2
             if self.refuted(state, middle + 1):
@@ -238,7 +243,7 @@ class Test:
             else:
                 low = middle + 1
         masks = state.masks + state.added
-        return Promise(state.size, state.bound(high), met, masks, len(self.rows), state.found, state.passed)
+        return Promise(state.size, state.bound(high), False, masks, len(self.rows), state.found, state.passed)
 
 
 def share_of(attempt: int, alpha: float) -> float:

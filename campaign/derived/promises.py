@@ -26,7 +26,7 @@ from campaign.certification.promise import (
 )
 from campaign.certification.stopping import is_worth_going_on
 from campaign.dataset.propagation import drop_known
-from campaign.derived.answered import NONE, answered, matched
+from campaign.derived.answered import NONE, answered
 from campaign.derived.corrections import counted_corrections
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.selection import lead_orders, shared_passing
@@ -74,12 +74,6 @@ class Attempt:
     def drawn(self) -> np.ndarray:
         """The masks in the order in which they are drawn, (n,)."""
         return self.mask_id[self.frozen.order]
-
-    def unseen_of(self, mask_ids: np.ndarray) -> np.ndarray:
-        """The chance of each mask before any answer, 0 of one that is not here."""
-        order = np.argsort(self.mask_id)
-        inside = matched(self.mask_id[order], self.frozen.unseen[order], mask_ids, np.nan)
-        return np.where(np.isnan(inside), matched(self.other_id, self.other_unseen, mask_ids, 0.0), inside)
 
 
 @dataclass(frozen=True)
@@ -181,24 +175,25 @@ def standing(store: Store) -> Standing | None:
     verdict = view.of(attempt.mask_id, "verdict")
     other = view.of(attempt.other_id, "verdict")
     extras, left = _extras(store, attempt, verdict, other), affordable(store)
-    mark = hashlib.blake2b(repr((attempt.number, left, extras.mark)).encode() + verdict.tobytes())
+    open_ = int(np.isin(view.rows["mask"][view.rows["verdict"] == NONE], attempt.mask_id).sum())
+    mark = hashlib.blake2b(repr((attempt.number, left, open_, extras.mark)).encode() + verdict.tobytes())
     mark.update(other.tobytes())
     if known.standing is not None and known.standing[0] == mark.digest() and known.standing[1] is eyes:
         return known.standing[2]
     passed = shared_passing(store, attempt, eyes)
     kept = (other == Verdict.YES) & ~np.isin(attempt.other_id, extras.corrected)
-    kept &= passed.beliefs(attempt.other_unseen, attempt.other_unseen).right >= attempt.cut
     gone = np.isin(attempt.mask_id, extras.corrected) | (np.isin(attempt.mask_id, extras.rejected) & (verdict == NONE))
     gone &= np.isin(verdict, (NONE, Verdict.YES))
     voted = Voted(
-        np.concatenate([attempt.other_unseen[kept], attempt.unseen_of(extras.drawn_from)]),
+        attempt.other_unseen[kept],
         removed=int(gone.sum()),
-        added=len(extras.accepted),
+        # Drawings were corrected by people, but nobody was asked about them since.
+        added=len(extras.accepted) + len(extras.drawn),
     )
     error = share_of(attempt.number, 1 - attempt.confidence)
     now = promise(attempt.frozen, verdict, voted, passed, error)
     more = is_worth_going_on(attempt.frozen, verdict, voted, passed, error, store.settings.search.price, now)
-    stop = _reason(attempt.frozen, now, more, left)
+    stop = _reason(attempt.frozen, now, more, None if open_ else left)
     first = np.arange(len(verdict)) < now.size
     inside = ((first & (verdict == NONE)) | (verdict == Verdict.YES)) & ~gone
     brought = len(extras.drawn) + len(extras.accepted)
@@ -213,7 +208,10 @@ def standing(store: Store) -> Standing | None:
 
 
 def _reason(frozen: Frozen, now: Promise, more: bool, left: int | None) -> str | None:
-    """Why no more masks are drawn, None where it goes on; `left` questions may still be asked."""
+    """Why no more masks are drawn, None where it goes on.
+
+    `left` questions may still be asked; None without a limit, or while answers are waited for.
+    """
     if more:
         return "the budget is spent" if left == 0 else None
     if now.met and now.size == len(frozen):
@@ -229,13 +227,12 @@ def _reason(frozen: Frozen, now: Promise, more: bool, left: int | None) -> str |
 class _Extras:
     """What people changed beside the answers; mask ids all.
 
-    `corrected` masks are gone, or `drawn` anew in place of `drawn_from`; `accepted` ones come in by the lead's order,
+    `corrected` masks are gone, or `drawn` anew; `accepted` ones come in by the lead's order,
     `rejected` ones go by it.
     """
 
     corrected: np.ndarray
     drawn: np.ndarray
-    drawn_from: np.ndarray
     accepted: np.ndarray
     rejected: np.ndarray
 
@@ -262,8 +259,7 @@ def _extras(store: Store, attempt: Attempt, verdict: np.ndarray, other: np.ndarr
         there = there[~np.isin(there, np.concatenate([corrected, accepted]))]
         new = _new_ones(store, np.concatenate([ids, accepted]), there)
         ids, accepted = ids[np.isin(ids, new)], accepted[np.isin(accepted, new)]
-    origins = np.array([mask for mask, new in drawn if new in ids], np.int64)
-    return _Extras(corrected, ids, origins, accepted, rejected)
+    return _Extras(corrected, ids, accepted, rejected)
 
 
 _NO_IDS = np.zeros(0, np.int64)

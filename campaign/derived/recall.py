@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from campaign.certification.promise import digest_of
 from campaign.dataset.recall import ANY, CONFIDENCE, Draw, GoldPage, Recall, recall_bound
 from campaign.derived.dataset import final_masks
+from campaign.derived.delivery import promised
 from campaign.derived.live import live
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.records.page import PageKind
@@ -166,7 +168,17 @@ def shown(recall: Recall, classes: Mapping[int, str], certified: bool = True) ->
 
 
 def certified(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
-    """The newest certificate of precision, where its audit was drawn from a set that holds all of these masks."""
+    """What is certain of the precision of these masks: `confidence`, and `overall` with the bound and the estimate.
+
+    That is the promise, where it speaks of exactly them; under other policies the newest certificate, where its audit
+    was drawn from a set that holds them all.
+    """
+    if store.settings.search.policy == "target":
+        promise = promised(store) or {}
+        least = promise.get("precision_at_least")
+        if least is None or promise["digest"] != digest_of(masks.mask_id):
+            return None
+        return {"confidence": promise["confidence"], "overall": {"lower_bound": least, "precision": least}}
     certificate, audit = store.values.get(Key.CERTIFICATE), store.values.get(Key.AUDIT)
     if certificate is None or audit is None or certificate.get("audit") != audit["number"]:
         return None

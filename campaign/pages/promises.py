@@ -55,7 +55,9 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
         return known
     ids, pairs, fit, ordered = _universe(store, round_number)
     verdict, settings = answered(store).of(ids, "verdict"), store.settings.search
-    settled = np.where(ordered & (verdict == NONE), Verdict.NO, verdict)
+    # Masks on pages that are still open are not drawn: a draw without an answer would hold up all that come after it.
+    asked = np.isin(ids, answered(store).rows["mask"])
+    settled = np.where((ordered | asked) & (verdict == NONE), Verdict.NO, verdict)
     beliefs = planning_beliefs(store, fit, campaign_eyes(store))
     planned = select(beliefs, settled, pairs, settings.precision)
     outer = select(beliefs, settled, pairs, settings.precision - OUTERMOST)
@@ -63,7 +65,9 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
     rows, voted = outer.unasked[stay[outer.unasked]], planned.kept[stay[planned.kept]]
     stays = np.zeros(len(ids), bool)
     stays[rows] = stays[voted] = True
-    others = _others(stays, np.isin(ids, answered(store).rows["mask"]), beliefs.correct, pairs)
+    others = _others(stays, asked, beliefs.correct, pairs)
+    # Whose yes is worth too little is settled now: what gold says later must not let masks come and go.
+    others &= beliefs.right >= planned.cut
     others[rows] = False
     facts = {
         "target": settings.precision, "confidence": settings.confidence, "cut": planned.cut,
@@ -117,6 +121,7 @@ def begin_again(store: Store, last: Standing) -> Attempt:
     order = _Masks(old.mask_id, old.frozen.chance, old.frozen.unseen)
     brought = _Masks(last.brought, *chances_of(store, last.brought))
     seen = _Masks(old.other_id, old.other_chance, old.other_unseen).beside(order.select(gone))
+    seen = seen.select(np.flatnonzero(~np.isin(seen.mask_id, last.brought)))
     seen = seen.select(np.argsort(seen.mask_id, kind="stable"))
     facts = {
         "target": store.settings.search.precision, "confidence": store.settings.search.confidence, "cut": old.cut,
@@ -259,6 +264,8 @@ def go_on_promising(store: Store) -> int:
         if waiting:
             return waiting
         if now.stop is not None:
+            if affordable(store) == 0:
+                return 0  # an attempt that cannot be asked for would only take the place of this one
             if not len(now.brought) and not (answered(store).of(now.attempt.mask_id, "verdict") == NONE).any():
                 return 0  # everything was asked about: no more can be said
             begin_again(store, now)

@@ -89,7 +89,7 @@ def fit_eyes(
     user: np.ndarray,
     k_iou: float,
     weight: np.ndarray | None = None,
-    draws: int = 200,
+    draws: int = 1000,
     seed: int = 0,
 ) -> Eyes:
     """The posterior of the curves, from n answers on masks whose true IoU is known.

@@ -30,7 +30,8 @@ def looked_through(
         clicked = int(rng.binomial(lacking, 1 - missed))
         draws.append(
             Draw(
-                min(1.0, float(weight[image] / left)), min(1.0, left / total), {0: clicked}, {0: int(masks[image])}, {0: rest},
+                min(1.0, float(weight[image] / left)), min(1.0, left / total), {0: clicked},
+                {0: int(masks[image])}, {0: rest},
                 {0: SAFETY * fullest, None: SAFETY * fullest}, least,
             )
         )  # fmt: skip

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from campaign.derived.answered import answered
+from campaign.derived.answered import NONE, answered
 from campaign.derived.dataset import obtained
 from campaign.derived.delivery import save_delivery
 from campaign.derived.live import live
 from campaign.derived.outlook import all_wait
 from campaign.derived.pace import work
 from campaign.derived.promises import newest_attempt, standing
+from campaign.derived.selection import round_selection
 from campaign.derived.spending import follows
 from campaign.label_studio.client import Client
 from campaign.pages.completeness import ask_what_is_missing, publish_complete, read_complete
@@ -31,6 +32,7 @@ from campaign.pages.readback import read_back
 from campaign.pages.selecting import nothing_more, open_pages
 from campaign.pages.watching import ask_again, keep_watch
 from campaign.records.stage import Stage
+from campaign.search.verifier import milestone
 from campaign.store import Store
 
 
@@ -124,10 +126,15 @@ def _say_what_is_promised(store: Store) -> None:
 def is_promise_due(store: Store, round_number: int) -> bool:
     """Whether the last round has nothing more to ask, so that its masks are frozen for a promise of their precision.
 
-    What is still open need not be waited for where the number of rounds says that it is the last.
+    What is still open need not be waited for where the number of rounds says that it is the last, and where it would
+    not have the verifier fitted anew: that may well want more.
     """
     if newest_attempt(store) is not None or not nothing_more(store, round_number):
         return False
+    if open_ := open_pages(store):
+        known = int((round_selection(store, round_number).verdict != NONE).sum())
+        soon = milestone(known + open_ * store.settings.page.page_size)
+        return round_number >= store.settings.rounds.rounds and soon == milestone(known)
     if round_number >= store.settings.rounds.rounds:
         return True
-    return not open_pages(store) and not follows(store, round_number, len(obtained(store, round_number)))
+    return not follows(store, round_number, len(obtained(store, round_number)))

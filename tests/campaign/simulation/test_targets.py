@@ -1,0 +1,83 @@
+"""Simulated campaigns with a target: what they promise is true, and the same seed says the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from campaign.simulation.missing import simulated_recall
+from campaign.simulation.study import SimulationOptions
+from campaign.simulation.targets import Pool, run_target, sampled_pool, simulate_target
+from ml_backend.errors import InputError
+
+SMALL = SimulationOptions(policy="target", masks=3000, classes=2, seed=3, looked=40)
+KEYS = {"questions", "masks", "correct", "precision", "promised", "recall", "recall_promised", "gold", "draws", "met"}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return sampled_pool(SMALL)
+
+
+def test_a_campaign_says_what_it_cost_brought_and_promises_and_the_same_seed_says_the_same(pool):
+    first = simulate_target(SMALL, pool)
+    assert set(first) >= KEYS
+    assert json.loads(json.dumps(first)) == json.loads(json.dumps(simulate_target(SMALL, pool)))
+    assert first["questions"] >= first["gold"] + first["draws"] * 0.5 > 0
+    assert first["correct"] <= first["masks"] <= 3000
+    assert first["met"] and first["precision"] >= first["promised"] >= 0.9
+    assert first["recall_promised"] <= first["recall"]
+
+
+def test_a_higher_target_delivers_fewer_and_better_masks(pool):
+    low, high = (run_target(pool, replace(SMALL, precision=target)) for target in (0.75, 0.95))
+    assert low.masks > high.masks and low.precision < high.precision
+
+
+def test_a_lower_price_asks_more_and_obtains_more(pool):
+    dear, cheap = (run_target(pool, replace(SMALL, price=price)) for price in (2.0, 0.3))
+    assert cheap.questions > dear.questions and cheap.correct > dear.correct
+
+
+def test_a_budget_is_kept(pool):
+    run = run_target(pool, replace(SMALL, budget=300))
+    assert run.questions <= 300 + 80  # a last page or two, with their gold
+
+
+def test_eyes_that_cut_elsewhere_are_found_by_gold(pool):
+    """Where people pass what lies between 0.65 and 0.75, votes alone would promise too much."""
+    run = run_target(pool, replace(SMALL, eye_cut=0.65, precision=0.8))
+    blind = run_target(pool, replace(SMALL, eye_cut=0.65, precision=0.8), gold=False)
+    assert run.precision >= run.promise.bound
+    assert run.promise.passed > blind.promise.passed == 0
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_pools_in_which_all_or_no_mask_is_correct_end(pool, correct):
+    iou = np.full(len(pool), 0.9 if correct else 0.3)
+    own = replace(
+        pool, iou=iou, correct=np.full(len(pool), correct), heldout_iou=np.full(len(pool.heldout_iou), iou[0]),
+        heldout_correct=np.full(len(pool.heldout_iou), correct),
+    )  # fmt: skip
+    run = run_target(own, replace(SMALL, masks=500))
+    assert run.correct == (run.masks if correct else 0)
+    assert run.masks == (len(pool) if correct else 0)
+
+
+def test_options_that_make_no_sense_are_refused():
+    with pytest.raises(InputError, match=r"precision: expected a share of at least 0\.5 and below 1, got 1\.2"):
+        SimulationOptions(policy="target", precision=1.2)
+
+
+def test_recall_is_bounded_by_what_people_find():
+    rng = np.random.default_rng(1)
+    image = np.repeat(np.arange(200), 10)
+    inside = rng.random(2000) < 0.8
+    objects = dict.fromkeys(range(200), 10)
+    found = simulated_recall(image, inside, np.full(2000, 0.9), objects, 10, 100, 1.0, 0.025, 0.95, 0.0, 1)
+    assert found is not None
+    assert found.overall.bound <= inside.mean() == pytest.approx(found.overall.estimate, abs=0.1)
+    assert simulated_recall(image, inside, np.full(2000, 0.9), objects, 10, 0, 1.0, 0.025, 0.95, 0.0, 1) is None
