@@ -15,6 +15,7 @@ from campaign.derived.delivery import promise_of
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outlook import forecast_of
 from campaign.derived.recall import recall_figures
+from campaign.derived.spending import promise_kinds
 from campaign.pages.audits import standing_certificate
 from campaign.quality.answers import verdicts
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks, chance_of
@@ -56,7 +57,8 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
     """What the report of a campaign shows, as it stands; `truth` holds figures against ground truth, by name."""
     classes, rounds, trees = store.classes(), store.rounds.all(), _trees(store)
     decisions = {(d.round, d.class_id, d.cluster): d for d in store.decisions.rows()}
-    questions = store.questions.rows(kind=PageKind.VERIFY)
+    kinds = [PageKind.VERIFY, *(kind for _, kind in promise_kinds(store))]
+    questions = [row for kind in kinds for row in store.questions.rows(kind=kind)]
     answers = counted_answers(store)
     known = verdicts(answers)
     render = _renderer(store, known)
@@ -88,7 +90,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         examples=_examples(store, decisions, known, render),
         free_start=free_start(store, masks, known, render, EXAMPLE_CROPS),
         settings=_settings(store),
-        gold=store.questions.count_gold(PageKind.VERIFY),
+        gold=sum(map(store.questions.count_gold, kinds)),
         cut=_cut(store),
         k_iou=store.settings.search.k_iou,
         truth=dict(truth or {}),
@@ -103,7 +105,14 @@ def _certificate(store: Store, masks: DatasetMasks) -> dict[str, str]:
     """What is promised of exactly these masks, or certified of them by an audit, by name."""
     if store.settings.search.policy == "target":
         promise = promise_of(store, masks.mask_id)
-        return {k: str(v) for k, v in promise.items() if v is not None}
+        words = {
+            "target": f"{promise['target']:g}, with {promise['confidence']:.0%} confidence",
+            "promise": promise["sentence"],
+            "questions": f"{promise['questions']}, {promise['draws']} of them drawn by chance",
+            "the set": promise["digest"],
+            "missing": promise["missing"],
+        }
+        return {k: v for k, v in words.items() if v is not None}
     return {k: str(v) for k, v in (standing_certificate(store, masks) or {}).items()}
 
 

@@ -36,9 +36,9 @@ def test_the_overview_says_what_is_promised(store):
 
 def test_the_report_carries_the_promise(store, tmp_path):
     data = report_data(store)
-    assert data.masks == len(final_masks(store)) and "confidence" in data.certificate["sentence"]
+    assert data.masks == len(final_masks(store)) and "confidence" in data.certificate["promise"]
     write_report(tmp_path / "report.html", data)
-    assert data.certificate["sentence"] in (tmp_path / "report.html").read_text()
+    assert data.certificate["promise"] in (tmp_path / "report.html").read_text()
 
 
 def test_what_an_order_brings_is_foreseen(store):
