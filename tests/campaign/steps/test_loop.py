@@ -22,6 +22,7 @@ from pycocotools.coco import COCO
 from redis.exceptions import RedisError
 from rq.job import Job
 
+from campaign.certification.promise import digest_of
 from campaign.demo.annotators import Annotator, Habits, Truth
 from campaign.demo.trial import free_port
 from campaign.jobs.broker import connect
@@ -203,12 +204,12 @@ def check_export(path: Path, truth_path: Path, store: Store) -> list[dict]:
 
 @pytest.mark.timeout(1200)
 def test_a_campaign_beside_label_studio(data, tmp_path, label_studio, label_studio_client: Client):
-    """From a source project of brush masks to the export, in two rounds; the source is not changed."""
+    """From a source project of brush masks to the export with its promise, in two rounds, by the default policy."""
     source = make_source(label_studio_client, label_studio, data)
     before = list(label_studio_client.tasks(source, "id,updated_at,annotations", annotations=True))
     folder = tmp_path / "beside"
     start = ["--label-studio", label_studio.url, "--source-project", source, "--heldout-share", 0.4]
-    more = settings(**{"page.public_url": free_url(), "rounds.rounds": 2})
+    more = settings(**{"page.public_url": free_url(), "rounds.rounds": 2, "search.policy": "target"})
     token = label_studio.token
     created = json.loads(campaign("init", folder, *start, *more, "--json", token=token))
     assert created["images"]["pool"] == 12 and created["images"]["heldout"] == 6
@@ -216,9 +217,14 @@ def test_a_campaign_beside_label_studio(data, tmp_path, label_studio, label_stud
     store = Store.open(folder)
     run_campaign(label_studio, store, data / "pool.json")
     campaign("export", folder, token=token)
-    assert len(check_export(folder / "export.json", data / "pool.json", store)) >= 10
+    annotations = check_export(folder / "export.json", data / "pool.json", store)
+    assert len(annotations) >= 10
     state = json.loads(campaign("status", folder, "--json", token=token))
-    assert state["finished"] and state["annotators"] == 2 and state["answered"] == state["questions"] > 0
+    assert state["finished"] and state["annotators"] == 2 and 0 < state["answered"] <= state["questions"]
+    promise = json.loads((folder / "export.json").read_text())["info"]["promise"]
+    assert promise["masks"] == len(annotations) and promise["draws"] > 0
+    assert promise["digest"] == digest_of(np.array([a["attributes"]["mask_id"] for a in annotations]))
+    assert promise["met"] or "target" in promise["missing"]
     assert json.loads(campaign("replay", folder, "--json", token=token))["changed"] == 0
     campaign("report", folder, token=token)
     assert "disc" in (folder / "report.html").read_text()
