@@ -115,7 +115,7 @@ class Standing:
         p = self.promise
         return (
             f"with {self.attempt.confidence:.0%} confidence, {p.bound:.3f} or more of these {len(self.mask_id)} masks "
-            f"are correct; {p.draws} of them, drawn by chance, were asked about for it"
+            f"are correct; {p.draws} masks, drawn by chance, were asked about for it"
         )
 
     def missing(self) -> str | None:
