@@ -31,15 +31,23 @@ def campaign_population(
     the baselines need them. Raises InputError where the round has no predictions or `truth` is no COCO file of the
     pool's images.
     """
+    pool, data = pool_of_round(store, truth, images, round_number)
+    heldout = store.masks.predictions(round_number, "heldout")
+    triplets = _triplets(pool, data), _triplets(heldout, store.images.annotated("heldout"))
+    return given_population(*triplets, keep_features=keep_features, progress=progress)
+
+
+def pool_of_round(store: Store, truth: Path, images: Path, round_number: int) -> tuple[Predictions, CocoDataset]:
+    """The pool's predictions of a round, images numbered as in the COCO file of their truth, and that file.
+
+    Raises InputError where the round has no predictions or `truth` is no COCO file of the pool's images.
+    """
     data = CocoDataset.load(truth, images)
     coco_ids = {r.id: r.coco_id for r in store.images.rows("pool")}
     predictions = store.masks.predictions(round_number)
     if not len(predictions):
         raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
-    pool = replace(predictions, image_id=np.array([coco_ids[int(i)] for i in predictions.image_id], np.int64))
-    heldout = store.masks.predictions(round_number, "heldout")
-    triplets = _triplets(pool, data), _triplets(heldout, store.images.annotated("heldout"))
-    return given_population(*triplets, keep_features=keep_features, progress=progress)
+    return replace(predictions, image_id=np.array([coco_ids[int(i)] for i in predictions.image_id], np.int64)), data
 
 
 def _triplets(masks: Predictions, truth: CocoDataset) -> dict[int, Triplets]:

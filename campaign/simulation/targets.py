@@ -7,7 +7,7 @@ counted: questions, gold, and the draws of the promise.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from campaign.simulation.annotators import Annotators
 from campaign.simulation.missing import MADE_UP, simulated_recall
 from campaign.simulation.mixtures import default_mixture
 from campaign.simulation.populations import Progress, class_sizes, draw_masks
+from campaign.simulation.predictions import pool_of_round
 from campaign.simulation.study import SimulationOptions, load_mixtures
 from campaign.store import Store
-from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
@@ -89,12 +89,7 @@ def _stacked(parts: list[np.ndarray]) -> np.ndarray:
 
 def campaign_pool(store: Store, truth: Path, images: Path, k_iou: float, round_number: int = 1) -> Pool:
     """The masks that a campaign predicted in a round. Raises InputError where it has none, or for a wrong file."""
-    data = CocoDataset.load(truth, images)
-    coco_ids = {r.id: r.coco_id for r in store.images.rows("pool")}
-    predictions = store.masks.predictions(round_number)
-    if not len(predictions):
-        raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
-    pool = replace(predictions, image_id=np.array([coco_ids[int(i)] for i in predictions.image_id], np.int64))
+    pool, data = pool_of_round(store, truth, images, round_number)
     heldout = store.masks.predictions(round_number, "heldout")
     annotated, projection = store.images.annotated("heldout"), Projection.learn(pool.features, store.settings.seed)
     tables = [_table(m, t, projection, k_iou, store) for m, t in ((pool, data), (heldout, annotated))]
