@@ -25,8 +25,9 @@ class Passing:
     """Shares of wrong masks that look right, by the verifier's chance.
 
     `edges` (B − 1,) between the bins. For each of S posterior draws: `voted` (S, B), of masks voted yes the share that
-    is wrong; `unasked` (S, B), of masks nobody was asked about the share that is wrong and would be voted yes, less the
-    share that is correct and would be voted no: what a count of votes overlooks of either kind.
+    is wrong; `unasked` (S, B), of masks nobody was asked about the same, less the share that is correct and would be
+    voted no: what a count of votes overlooks of either kind. `of_all` (B,) is the mean share that is wrong and would
+    be voted yes, less the other, of all masks of a bin, delivered or not.
 
     Chances are always those of a verifier that saw no answer on the mask itself or its image: what it thinks of masks
     that were voted yes, once it knows that, says nothing about who votes.
@@ -35,6 +36,7 @@ class Passing:
     edges: np.ndarray
     unasked: np.ndarray
     voted: np.ndarray
+    of_all: np.ndarray
 
     def bins(self, chance: np.ndarray) -> np.ndarray:
         """The bin of each chance, (n,) int."""
@@ -55,13 +57,13 @@ class Passing:
     def beliefs(self, chance: np.ndarray, unseen: np.ndarray) -> Beliefs:
         """What is believed of masks by the verifier's chance, (n,): learned from votes, so it is one of a yes."""
         place = self.bins(unseen)
-        correct = np.clip(chance - self.unasked.mean(axis=0)[place], 0.0, 1.0)
+        correct = np.clip(chance - self.of_all[place], 0.0, 1.0)
         return Beliefs(chance, correct, 1 - self.voted.mean(axis=0)[place])
 
 
 def no_passing() -> Passing:
     """Of annotators who are taken to pass no wrong mask."""
-    return Passing(np.zeros(0), np.zeros((1, 1)), np.zeros((1, 1)))
+    return Passing(np.zeros(0), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
 
 
 def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, k_iou: float, seed: int = 0) -> Passing:
@@ -87,6 +89,8 @@ def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, 
     member = (place[:, None] == np.arange(len(edges) + 1)).astype(np.float64)
     passed = (weight * yes * (iou < k_iou)) @ member
     missed = (weight * (1 - yes) * (iou >= k_iou)) @ member
-    unasked = (passed - missed) / np.maximum(weight @ member, 1e-12)
     voted = passed / np.maximum((weight * yes) @ member, 1e-12)
-    return Passing(edges, unasked, voted)
+    # Delivered masks are chosen by what the answers around them say, so more of them look right than of their bin.
+    masks = np.maximum(weight @ member, 1e-12)
+    unasked = voted - missed / masks
+    return Passing(edges, unasked, voted, ((passed - missed) / masks).mean(axis=0))
