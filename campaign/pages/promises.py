@@ -55,9 +55,10 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
         return known
     ids, pairs, fit, ordered = _universe(store, round_number)
     verdict, settings = answered(store).of(ids, "verdict"), store.settings.search
-    # Masks on pages that are still open are not drawn: a draw without an answer would hold up all that come after it.
     asked = np.isin(ids, answered(store).rows["mask"])
-    settled = np.where((ordered | asked) & (verdict == NONE), Verdict.NO, verdict)
+    # Nobody asks again about the pages of earlier rounds, and a draw without an answer holds up all that come after it.
+    stale = asked & (answered(store).of(ids, "round", 0) != round_number)
+    settled = np.where((ordered | stale) & (verdict == NONE), Verdict.NO, verdict)
     beliefs = planning_beliefs(store, fit, campaign_eyes(store))
     planned = select(beliefs, settled, pairs, settings.precision)
     outer = select(beliefs, settled, pairs, settings.precision - OUTERMOST)

@@ -76,11 +76,11 @@ def test_the_curve_is_found():
 
 def test_without_answers_the_eyes_are_what_is_believed():
     eyes = fit_eyes(np.zeros(0), np.zeros(0, bool), np.zeros(0, str), K_IOU)
-    assert eyes.answers == 0 and eyes.users == {} and eyes.draws.shape == (200, 4)
+    assert eyes.answers == 0 and eyes.users == {} and eyes.draws.shape == (1000, 4)
     assert eyes.crowd.cut == pytest.approx(K_IOU, abs=0.01) and 0.03 < eyes.draws[:, 0].std() < 0.07
     assert (eyes.draws[:, 1] > 0).all() and eyes.draws[:, 2:].mean() == pytest.approx(0.034, abs=0.01)
     chances = eyes.chances([0.1, 0.95])
-    assert chances.shape == (200, 2) and chances[:, 0].mean() < 0.08 and chances[:, 1].mean() > 0.92
+    assert chances.shape == (1000, 2) and chances[:, 0].mean() < 0.08 and chances[:, 1].mean() > 0.92
 
 
 def test_the_order_of_answers_and_the_time_of_day_change_nothing():

@@ -222,7 +222,8 @@ def test_a_campaign_beside_label_studio(data, tmp_path, label_studio, label_stud
     state = json.loads(campaign("status", folder, "--json", token=token))
     assert state["finished"] and state["annotators"] == 2 and 0 < state["answered"] <= state["questions"]
     promise = json.loads((folder / "export.json").read_text())["info"]["promise"]
-    assert promise["masks"] == len(annotations) and promise["draws"] > 0
+    # Where hardly any mask is left that nobody was asked about, the promise stands without a draw.
+    assert promise["masks"] == len(annotations) and (promise["met"] or promise["draws"] > 0)
     assert promise["digest"] == digest_of(np.array([a["attributes"]["mask_id"] for a in annotations]))
     assert promise["met"] or "target" in promise["missing"]
     assert json.loads(campaign("replay", folder, "--json", token=token))["changed"] == 0
