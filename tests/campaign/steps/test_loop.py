@@ -222,8 +222,8 @@ def test_a_campaign_beside_label_studio(data, tmp_path, label_studio, label_stud
     state = json.loads(campaign("status", folder, "--json", token=token))
     assert state["finished"] and state["annotators"] == 2 and 0 < state["answered"] <= state["questions"]
     promise = json.loads((folder / "export.json").read_text())["info"]["promise"]
-    # Where hardly any mask is left that nobody was asked about, the promise stands without a draw.
-    assert promise["masks"] == len(annotations) and (promise["met"] or promise["draws"] > 0)
+    # So few masks are all asked about, and none is left to draw: what gold says of the eyes decides.
+    assert promise["masks"] == len(annotations) and promise["precision_at_least"] > 0.5
     assert promise["digest"] == digest_of(np.array([a["attributes"]["mask_id"] for a in annotations]))
     assert promise["met"] or "target" in promise["missing"]
     assert json.loads(campaign("replay", folder, "--json", token=token))["changed"] == 0
