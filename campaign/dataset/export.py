@@ -10,11 +10,11 @@ from typing import IO, Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.dataset.propagation import areas
 from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
 from ml_backend.errors import InputError
 from ml_backend.files import whole_file
 from ml_backend.masks.coco import ImageRecord
+from ml_backend.masks.rle import areas
 
 
 def export_coco(

@@ -16,6 +16,7 @@ from pycocotools import mask as mask_util
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks
 from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
+from ml_backend.masks.rle import areas
 from ml_backend.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -186,12 +187,6 @@ def drop_known(
                 touching = [there[c] for c in np.flatnonzero(overlaps.share[row] > 0)]
                 kept[block[row]] = not _covered(new[row], touching, overlaps.share[row].sum(), covered)
     return predictions.select(kept)
-
-
-def areas(rles: list[dict]) -> np.ndarray:
-    """Pixels of each mask, (n,) int64. pycocotools 2.0.11 fails where it is given more than 255 at once."""
-    parts = [mask_util.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ml_backend.masks.rle import areas
 from ml_backend.predictions import Predictions
 
 NEIGHBOURS = 0.02  # pairs that overlap by a smaller IoU are not looked at
@@ -49,8 +50,8 @@ def overlaps_of(masks: Predictions) -> Overlaps:
     order = np.lexsort((masks.class_id, masks.image_id))
     image, class_id = masks.image_id[order], masks.class_id[order]
     cuts = np.flatnonzero((image[1:] != image[:-1]) | (class_id[1:] != class_id[:-1])) + 1
-    rles = [{"size": size, "counts": counts} for size, counts in zip(masks.size.tolist(), masks.rle, strict=True)]
-    area = mask_areas(masks).astype(np.float64)
+    rles = masks.rles()
+    area = areas(rles).astype(np.float64)
     parts: list[tuple[np.ndarray, ...]] = []
     for group in np.split(order, cuts):
         own = [rles[row] for row in group]
@@ -69,15 +70,6 @@ def overlaps_of(masks: Predictions) -> Overlaps:
     first, second, iou, of_first, of_second = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((second, first))
     return Overlaps(first[order], second[order], iou[order], of_first[order], of_second[order])
-
-
-def mask_areas(masks: Predictions) -> np.ndarray:
-    """Pixels of each mask, (n,) int64. pycocotools 2.0.11 fails where it is given more than 255 at once."""
-    from pycocotools import mask as mask_util
-
-    rles = [{"size": size, "counts": counts} for size, counts in zip(masks.size.tolist(), masks.rle, strict=True)]
-    parts = [mask_util.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
 def without_rivals(rank: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], gone: np.ndarray) -> np.ndarray:

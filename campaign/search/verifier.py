@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.search.rivals import BESIDE, Overlaps, mask_areas
+from campaign.search.rivals import BESIDE, Overlaps
+from ml_backend.masks.rle import areas
 from ml_backend.predictions import Predictions
 
 COMPONENTS = 32  # leading components of the feature
@@ -56,7 +57,7 @@ class Rows:
 
 def mask_inputs(masks: Predictions, overlaps: Overlaps, components: np.ndarray | None = None) -> Rows:
     """What the verifier knows of predictions; `components` (n, c) of their features come last."""
-    box, area = masks.box.astype(np.float64), mask_areas(masks).astype(np.float64)
+    box, area = masks.box.astype(np.float64), areas(masks.rles()).astype(np.float64)
     height, width = masks.size[:, 0], masks.size[:, 1]
     right, bottom = width - box[:, 0] - box[:, 2], height - box[:, 1] - box[:, 3]
     columns = [

@@ -33,6 +33,14 @@ def run_lengths(counts: bytes) -> np.ndarray:
     return values
 
 
+def areas(rles: list[dict]) -> np.ndarray:
+    """Pixels of each mask, (n,) int64. pycocotools 2.0.11 fails where it is given more than 255 at once."""
+    from pycocotools import mask as mask_util
+
+    parts = [mask_util.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
 def decode_window(rle: dict, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     """The mask inside columns x0 to x1 and rows y0 to y1, (y1 - y0, x1 - x0) bool; outside the image it is False.
 
