@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.certification.passing import Passing, no_passing, passing
+from campaign.certification.passing import EYES_KNOWN, Passing, no_passing, passing
 from campaign.certification.promise import Frozen, Promise, Test, Voted, freeze, promise
-from campaign.certification.stopping import OUTERMOST, is_worth_going_on
+from campaign.certification.stopping import LEARNING_SHARE, OUTERMOST, is_worth_going_on
 from campaign.quality.eyes import Eyes, fit_eyes
 from campaign.quality.measures import GoldMask, draw_gold, is_near
 from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import NONE, Selection, gains, most_wanted, price_now, select
+from campaign.search.selection import NONE, PER_IMAGE, Selection, gains, most_wanted, price_now, select
 from campaign.search.verifier import (
     Forest,
     Rows,
@@ -34,9 +34,6 @@ PAGE = 15
 OPENING = 30  # gold of a user who is not known yet
 GOLD_SHARE = 0.1
 MOST_GOLD = 2000
-PER_IMAGE = 2
-EYES_KNOWN = 60  # gold answers until which annotators are planned for as if they never erred
-LEARNING_SHARE = 0.7  # of a budget; the rest is for the promise
 
 
 @dataclass(frozen=True)

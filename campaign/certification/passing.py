@@ -16,6 +16,7 @@ from campaign.quality.eyes import Eyes
 from campaign.search.selection import Beliefs
 
 BINS = 8  # of the verifier's chance, with as many held-out masks each
+EYES_KNOWN = 60  # gold answers until which annotators are planned for as if they never erred
 _LEAST = 20  # held-out masks in a bin
 _MOST = 4000  # held-out masks that are looked at
 

@@ -9,6 +9,7 @@ from campaign.certification.promise import Frozen, Promise, Test, Voted
 
 OUTERMOST = 0.04  # below the target: as precise is the outermost set expected to be
 GIVE_UP = 3000  # draws without any set certified
+LEARNING_SHARE = 0.7  # of a budget, for questions before the order is frozen; the rest is for the promise
 _LEAST = 240  # draws before anything is said
 
 

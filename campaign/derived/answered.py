@@ -16,7 +16,7 @@ from campaign.derived.live import live
 from campaign.derived.trust import ended_rounds
 from campaign.quality.answers import standing_answers, verdicts
 from campaign.records.page import PageKind, is_question
-from campaign.records.verdict import Verdict
+from campaign.search.selection import NONE
 from campaign.store import Store
 from campaign.store.answers import Fact
 from campaign.store.pages import Asked
@@ -24,7 +24,6 @@ from campaign.store.views import save_view
 
 NAME = "answered"
 FORM = "1"  # of snapshots; another form is worked out anew
-NONE = -1  # verdict of a mask that has none
 
 # `round` of the verification page that asks about the mask, 0 for other pages alone; `page` is the number of its first
 # page. `verdict` is by the answers on all its pages, `own` by those on its verification page, and `fact` the number of
@@ -191,11 +190,6 @@ def matched(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, otherwise:
         same = keys[place] == wanted
         found[same] = values[place[same]]
     return found
-
-
-def is_yes(verdict: np.ndarray) -> np.ndarray:
-    """Which of these verdicts are yes."""
-    return verdict == Verdict.YES
 
 
 def _counts(a: Asked) -> bool:

@@ -26,7 +26,7 @@ from campaign.certification.promise import (
 )
 from campaign.certification.stopping import is_worth_going_on
 from campaign.dataset.propagation import drop_known
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.corrections import counted_corrections
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.selection import lead_orders, shared_passing
@@ -35,6 +35,7 @@ from campaign.records.page import promise_kind
 from campaign.records.verdict import Verdict
 from campaign.search.rivals import COVERED, overlaps_of, without_rivals
 from campaign.search.sampling import draw_keys
+from campaign.search.selection import NONE
 from campaign.store import Store
 from campaign.store.drawings import CORRECTED, NOTHING
 from campaign.store.values import Key

@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
-from campaign.certification.passing import Passing, no_passing, passing
+from campaign.certification.passing import EYES_KNOWN, Passing, no_passing, passing
 from campaign.dataset.propagation import nearest_decided
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.columns import Columns, round_columns
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outlook import waiting
@@ -23,16 +23,24 @@ from campaign.quality.eyes import Eyes
 from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import Beliefs, Selection, gains, most_wanted, price_now, select
+from campaign.search.selection import (
+    FIRST_QUESTIONS,
+    NONE,
+    PER_IMAGE,
+    Beliefs,
+    Selection,
+    gains,
+    most_wanted,
+    price_now,
+    select,
+)
 from campaign.search.verifier import Forest, Rows, calibrate, grow, growth_milestone, milestone
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.views import save_view
 
 FORM = 1  # of snapshots; another form is worked out anew
-PER_IMAGE = 2  # questions of an image before those of others
-EYES_KNOWN = 60  # gold answers until which annotators are planned for as if they never erred
-LEARNING, KNOWN = 150, 30  # questions asked to learn from, where fewer masks than `KNOWN` are held out
+KNOWN = 30  # held-out masks without which the first questions are drawn by chance
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class RoundSelection:
         """
         free = ~self.asked[self.selection.candidates]
         gain = gains(self.beliefs, self.selection, self.target)
-        missing = LEARNING - int(self.asked.sum())
+        missing = FIRST_QUESTIONS - int(self.asked.sum())
         if len(self.heldout_iou) < KNOWN and missing > 0:
             rows = self.selection.candidates[free]
             keys = draw_keys(self.seed, 71, self.columns.mask_id[rows])

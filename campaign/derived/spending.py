@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.live import live
 from campaign.records.page import promise_kind
 from campaign.records.stage import Stage
 from campaign.search.forecast import Budget, Prospect, forecast
+from campaign.search.selection import NONE
 from campaign.store import Store
 from campaign.store.values import Key
 from ml_backend.errors import InputError

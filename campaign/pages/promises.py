@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from campaign.certification.passing import EYES_KNOWN
 from campaign.certification.promise import share_of
 from campaign.certification.stopping import OUTERMOST
 from campaign.dataset.propagation import drop_duplicates
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.dataset import chosen_masks
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.promises import Attempt, Standing, attempt_path, newest_attempt, standing
 from campaign.derived.selection import (
-    EYES_KNOWN,
     Fit,
     Heldout,
     chances_of,
@@ -35,7 +35,7 @@ from campaign.pages.sheets import sheet
 from campaign.records.page import NewPage
 from campaign.records.verdict import Verdict
 from campaign.search.rivals import without_rivals
-from campaign.search.selection import select
+from campaign.search.selection import NONE, select
 from campaign.store import Store
 from campaign.store.values import Key
 from ml_backend.errors import InputError

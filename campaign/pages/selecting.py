@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from campaign.derived.answered import NONE, answered
+from campaign.certification.stopping import LEARNING_SHARE
+from campaign.derived.answered import answered
 from campaign.derived.pace import work
 from campaign.derived.promises import newest_attempt, standing
 from campaign.derived.selection import round_selection
@@ -20,11 +21,11 @@ from campaign.pages.gold import GoldPlan
 from campaign.pages.promises import draw_pages
 from campaign.pages.sheets import sheet
 from campaign.records.page import NewPage
+from campaign.search.selection import NONE
 from campaign.store import Store
 
 LEAST_PAGES, PAGES_EACH = 4, 2  # that lie ready: at all, and for each annotator at work
 AT_WORK = 600.0  # seconds before the newest answer in which somebody answered who is at work
-LEARNING_SHARE = 0.7  # of the last round's budget; the rest is for the promise
 
 
 def plan_for_target(store: Store, round_number: int) -> Iterator[NewPage]:

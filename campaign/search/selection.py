@@ -20,6 +20,7 @@ from campaign.search.rivals import without_rivals
 NONE = -1  # verdict of a mask that has none
 PRICE = 0.6  # correct masks that a question must bring, by default
 FIRST_QUESTIONS = 150  # that are asked whatever they bring, in a pool of ten times as many
+PER_IMAGE = 2  # questions of an image before those of others
 _LEAST_GAP = 0.02  # between the target and the chance at the cut, for the value of slack
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.dataset import obtained
 from campaign.derived.delivery import save_delivery
 from campaign.derived.live import live
@@ -32,6 +32,7 @@ from campaign.pages.readback import read_back
 from campaign.pages.selecting import nothing_more, open_pages
 from campaign.pages.watching import ask_again, keep_watch
 from campaign.records.stage import Stage
+from campaign.search.selection import NONE
 from campaign.search.verifier import milestone
 from campaign.store import Store
 

@@ -7,12 +7,13 @@ import pytest
 
 from campaign.derived import live as live_module
 from campaign.derived import selection
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.columns import round_columns
 from campaign.derived.selection import round_selection
 from campaign.records.verdict import Verdict
 from campaign.search import verifier
+from campaign.search.selection import NONE
 from campaign.search.verifier import milestone
 from campaign.store import Store
 from tests.campaign.target_builders import Truth, answer, target_store, turn

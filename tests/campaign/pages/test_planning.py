@@ -1,8 +1,9 @@
 """What is asked next: full pages, and places left free filled with what will likely be wanted."""
 
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.live import live
 from campaign.derived.promises import newest_attempt
+from campaign.search.selection import NONE
 from tests.campaign.builders import answer, finish, gold_store, turn, verify_store
 from tests.campaign.target_builders import Truth, target_store
 from tests.campaign.target_builders import answer as answer_page

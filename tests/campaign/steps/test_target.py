@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from campaign.certification.promise import digest_of
-from campaign.derived.answered import NONE, answered
+from campaign.derived.answered import answered
 from campaign.derived.dataset import final_masks, obtained
 from campaign.derived.promises import newest_attempt, standing
 from campaign.derived.selection import round_selection
@@ -15,6 +15,7 @@ from campaign.derived.status import status
 from campaign.pages.promises import go_on_promising
 from campaign.records.page import PageKind, is_promise
 from campaign.records.verdict import Verdict
+from campaign.search.selection import NONE
 from campaign.steps.export import export_campaign
 from campaign.steps.propagate import finish_round
 from campaign.steps.replay import replay
