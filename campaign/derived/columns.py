@@ -16,7 +16,6 @@ from campaign.search.rivals import COVERED, overlaps_of
 from campaign.search.verifier import Projection, Rows, mask_inputs
 from campaign.store import Store
 from campaign.store.shards import feature_path
-from campaign.store.views import save_view
 from ml_backend.mask_ids import first_of_place, place_of, row_of
 from ml_backend.predictions import Predictions
 
@@ -66,7 +65,7 @@ class RoundColumns:
         version = self._version(number)
         known = self._known.get(number)
         if known is None or known.version != version:
-            arrays = self._read("columns", number, version) or self._work_out(number, version)[0]
+            arrays = self.store.views.kept(f"columns/{number}", version) or self._work_out(number, version)[0]
             pairs = arrays.pop("first"), arrays.pop("second")
             known = self._known[number] = Columns(**arrays, pairs=pairs, version=version)
         return known
@@ -74,7 +73,7 @@ class RoundColumns:
     def inputs(self, number: int) -> Inputs:
         """What the verifier sees; not kept in memory, for it is large and seldom needed."""
         version = self._version(number)
-        arrays = self._read("inputs", number, version) or self._work_out(number, version)[1]
+        arrays = self.store.views.kept(f"inputs/{number}", version) or self._work_out(number, version)[1]
         names = "inputs", "class_id", "image"
         pool, known = (Rows(*(arrays[f"{split}_{name}"] for name in names)) for split in ("pool", "heldout"))
         return Inputs(pool, known, arrays["heldout_iou"])
@@ -85,13 +84,6 @@ class RoundColumns:
         settings = self.store.settings
         text = repr((FORM, number, trees, shards, settings.seed, settings.rounds.dedupe_iou))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-    def _read(self, kind: str, number: int, version: str) -> dict[str, np.ndarray] | None:
-        row = self.store.views.row(f"{kind}/{number}")
-        if row is None or row.version != version or row.file is None:
-            return None
-        stored = self.store.views.read(row.file)
-        return None if stored is None else stored[0]
 
     def _work_out(self, number: int, version: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         trees = [t.class_id for t in self.store.trees.rows(number) if t.masks]
@@ -112,14 +104,8 @@ class RoundColumns:
             ("heldout", mask_inputs(kept_out, overlaps_of(kept_out), of_heldout)),
         ):
             inputs |= {f"{split}_{name}": getattr(rows, name) for name in ("inputs", "class_id", "image")}
-        for kind, arrays in (("columns", columns), ("inputs", inputs)):
-            file = f"{kind}-{number}-{version[:8]}.npz"
-            old = self.store.views.row(f"{kind}/{number}")
-            self.store.views.write(file, arrays, {})
-            with self.store.session() as session:
-                save_view(session, f"{kind}/{number}", version, {}, {}, file)
-            if old is not None and old.file not in (None, file):
-                self.store.views.remove([str(old.file)])
+        self.store.views.keep(f"columns/{number}", version, columns)
+        self.store.views.keep(f"inputs/{number}", version, inputs)
         return columns, inputs
 
     def _components(self, pool: Predictions, kept_out: Predictions) -> tuple[np.ndarray | None, np.ndarray | None]:

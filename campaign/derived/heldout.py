@@ -9,7 +9,6 @@ import numpy as np
 
 from campaign.quality.measures import is_near
 from campaign.store import Store
-from campaign.store.views import save_view
 from ml_backend.mask_ids import is_heldout, round_of
 
 FORM = 2  # of snapshots; another form is worked out anew
@@ -53,12 +52,8 @@ class HeldoutMasks:
         return is_near(self.ious(masks), self.store.settings.search.k_iou)  # NaN is not
 
     def _columns(self, number: int, version: str) -> dict[str, np.ndarray]:
-        name, file = f"gold/{number}", f"gold-{number}.npz"
-        row = self.store.views.row(name)
-        if row is not None and row.version == version and row.file:
-            stored = self.store.views.read(row.file)
-            if stored is not None:
-                return stored[0]
+        if (kept := self.store.views.kept(f"gold/{number}", version)) is not None:
+            return kept
         from ml_backend.learning.evaluation import true_iou
 
         predictions = self.store.masks.predictions(number, "heldout", features=False)
@@ -68,9 +63,7 @@ class HeldoutMasks:
             "mask_id": predictions.mask_id[order], "class_id": predictions.class_id[order],
             "image_id": predictions.image_id[order], "iou": np.asarray(iou, np.float32)[order],
         }  # fmt: skip
-        self.store.views.write(file, columns, {})
-        with self.store.session() as session:
-            save_view(session, name, version, {}, {}, file)
+        self.store.views.keep(f"gold/{number}", version, columns)
         return columns
 
 

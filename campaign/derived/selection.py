@@ -37,7 +37,6 @@ from campaign.search.selection import (
 from campaign.search.verifier import Forest, Rows, calibrate, grow, growth_milestone, milestone
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.store.views import save_view
 
 FORM = 1  # of snapshots; another form is worked out anew
 KNOWN = 30  # held-out masks without which the first questions are drawn by chance
@@ -261,17 +260,11 @@ def _kept(
     store: Store, kind: str, round_number: int, version: str, work_out: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Columns from their snapshot, worked out and kept where there is none of that version."""
-    name, file = f"{kind}/{round_number}", f"{kind}-{round_number}-{version[:12]}.npz"
-    row = store.views.row(name)
-    stored = store.views.read(row.file) if row is not None and row.version == version and row.file else None
-    if stored is not None:
-        return stored[0]
-    arrays = work_out()
-    store.views.write(file, arrays, {})
-    with store.session() as session:
-        save_view(session, name, version, {}, {}, file)
-    if row is not None and row.file not in (None, file):
-        store.views.remove([str(row.file)])
+    name = f"{kind}/{round_number}"
+    arrays = store.views.kept(name, version)
+    if arrays is None:
+        arrays = work_out()
+        store.views.keep(name, version, arrays)
     return arrays
 
 

@@ -63,6 +63,21 @@ class Views:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
+    def kept(self, name: str, version: str) -> dict[str, np.ndarray] | None:
+        """The arrays that `keep` wrote under that name, None where there are none of that version."""
+        row = self.row(name)
+        stored = self.read(row.file) if row is not None and row.version == version and row.file else None
+        return None if stored is None else stored[0]
+
+    def keep(self, name: str, version: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes arrays that follow from what `version` names, in place of those of another version."""
+        old, file = self.row(name), f"{name.replace('/', '-')}-{version[:12]}.npz"
+        self.write(file, arrays, {})
+        with self._sessions() as session:
+            save_view(session, name, version, {}, {}, file)
+        if old is not None and old.file not in (None, file):
+            self.remove([str(old.file)])
+
     def remove(self, files: Iterable[str]) -> None:
         """Removes snapshots that no row names any more."""
         for file in files:
