@@ -27,8 +27,9 @@ class Passing:
 
     `edges` (B − 1,) between the bins. For each of S posterior draws: `voted` (S, B), of masks voted yes the share that
     is wrong; `unasked` (S, B), of masks nobody was asked about the same, less the share that is correct and would be
-    voted no: what a count of votes overlooks of either kind. `of_all` (B,) is the mean share that is wrong and would
-    be voted yes, less the other, of all masks of a bin, delivered or not.
+    voted no: what a count of votes overlooks of either kind. `spread` (S, B) is the share that is overlooked either
+    way, less the square of `unasked`: the variance of one mask. `of_all` (B,) is the mean share that is wrong and would
+    be voted yes, less the other, of all masks of a bin, delivered or not. `noise` (S,) are standard normal.
 
     Chances are always those of a verifier that saw no answer on the mask itself or its image: what it thinks of masks
     that were voted yes, once it knows that, says nothing about who votes.
@@ -38,6 +39,8 @@ class Passing:
     unasked: np.ndarray
     voted: np.ndarray
     of_all: np.ndarray
+    spread: np.ndarray
+    noise: np.ndarray
 
     def bins(self, chance: np.ndarray) -> np.ndarray:
         """The bin of each chance, (n,) int."""
@@ -48,8 +51,12 @@ class Passing:
         return np.bincount(self.bins(chance), minlength=len(self.edges) + 1)
 
     def most(self, unasked: np.ndarray, voted: np.ndarray, alpha: float) -> float:
-        """The most wrong masks that votes overlook at error probability `alpha`, for so many masks of each bin (B,)."""
-        return float(np.quantile(self.unasked @ unasked + self.voted @ voted, 1 - alpha))
+        """The most wrong masks that votes overlook at error probability `alpha`, for so many masks of each bin (B,).
+
+        Shares are those of masks like these; how many of just these are overlooked varies around them.
+        """
+        variance = self.spread @ unasked + (self.voted * (1 - self.voted)) @ voted
+        return float(np.quantile(self.unasked @ unasked + self.voted @ voted + variance**0.5 * self.noise, 1 - alpha))
 
     def mean(self, unasked: np.ndarray, voted: np.ndarray) -> float:
         """How many wrong masks votes are expected to overlook."""
@@ -64,7 +71,8 @@ class Passing:
 
 def no_passing() -> Passing:
     """Of annotators who are taken to pass no wrong mask."""
-    return Passing(np.zeros(0), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
+    nothing = np.zeros((1, 1))
+    return Passing(np.zeros(0), nothing, nothing, np.zeros(1), nothing, np.zeros(1))
 
 
 def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, k_iou: float, seed: int = 0) -> Passing:
@@ -94,4 +102,5 @@ def passing(eyes: Eyes, iou: np.ndarray, chance: np.ndarray, image: np.ndarray, 
     # Delivered masks are chosen by what the answers around them say, so more of them look right than of their bin.
     masks = np.maximum(weight @ member, 1e-12)
     unasked = voted - missed / masks
-    return Passing(edges, unasked, voted, ((passed - missed) / masks).mean(axis=0))
+    spread = np.maximum(voted + missed / masks - unasked**2, 0.0)
+    return Passing(edges, unasked, voted, ((passed - missed) / masks).mean(axis=0), spread, rng.normal(size=len(yes)))
