@@ -23,7 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_STAKES = np.array([0.4, 0.8, 1.6])  # times the stake that would be best if the model were right; wealths are averaged
+_STAKES = np.array([0.4, 0.8, 1.6])  # times the stake that would be best if the model were right
+_SHARES = np.array([0.3, 0.3, 0.3, 0.1])  # of the first wealth: to those stakes, and to the ones without an aim
+_REACH = 4.0  # log wealth that stakes without an aim are set for
 _MOST = 0.9  # of the stake at which a single draw could lose everything
 _PRIOR = 30.0  # draws that the model's own variance is worth
 
@@ -69,20 +71,24 @@ def log_wealth(draws: Draws, at_least: int, aim: float) -> np.ndarray:
     stakes = _stakes(draws, residual, aim - before, weight_left, expected_left)
     wealth = np.cumsum(np.log1p(stakes * (at_least - before - expected_left - residual * weight_left)), axis=1)
     top = wealth.max(axis=0)
-    return top + np.log(np.exp(wealth - top).mean(axis=0))
+    return top + np.log(_SHARES @ np.exp(wealth - top))
 
 
 def _stakes(
     draws: Draws, residual: np.ndarray, feared: np.ndarray, weight_left: np.ndarray, expected_left: np.ndarray
 ) -> np.ndarray:
-    """The stakes on every draw, (len(_STAKES), t), each by what was known before it.
+    """The stakes on every draw, (len(_SHARES), t), each by what was known before it.
 
     The best stake is about gap / (gap² + variance): the gap between the wrong masks that are feared and those that
-    model and draws let expect, and the variance that they let expect.
+    model and draws let expect, and the variance that they let expect. Where more are expected than feared nothing would
+    be staked and so nothing learned: a tenth is staked as for a confidence sequence, which has no aim (Waudby-Smith and
+    Ramdas, equation 26).
     """
     known = np.arange(len(draws)) + _PRIOR
     variance = (np.cumsum(residual**2) - residual**2 + _PRIOR * draws.spread) / known * weight_left**2
     drift = (np.cumsum(residual) - residual) / known
     gap = np.maximum(feared - expected_left - drift * weight_left, 0.0)
     limit = _MOST / (draws.most * weight_left + expected_left)
-    return np.minimum(np.outer(_STAKES, gap / (gap**2 + variance + 1e-12)), limit)
+    aimed = np.outer(_STAKES, gap / (gap**2 + variance + 1e-12))
+    aimless = np.sqrt(2 * _REACH / ((variance + 1e-12) * known * np.log1p(known)))
+    return np.minimum(np.vstack([aimed, aimless]), limit)

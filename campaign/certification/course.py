@@ -246,6 +246,12 @@ class Course:
         unasked, kept = (self.passing.counts(self.unseen[r]) for r in (self.selection.unasked, self.selection.kept))
         return self.passing.mean(unasked, kept)
 
+    def _missed(self) -> float:
+        """The share of no among what annotators say of masks that are correct beyond doubt."""
+        if self.gold is None or self.gold.shown < EYES_KNOWN:
+            return 0.0
+        return self.gold.eyes().crowd.miss_rate
+
     def certify(self) -> Outcome:
         """Freezes the order and asks for the promise, until that is not worth its price any more."""
         terms = self.terms
@@ -254,7 +260,7 @@ class Course:
         keys = draw_keys(terms.seed, 71, rows)
         frozen = freeze(
             self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), terms.target,
-            min(self.selection.size, len(rows)), overlooked=self._overlooked(),
+            min(self.selection.size, len(rows)), overlooked=self._overlooked(), missed=self._missed(),
         )  # fmt: skip
         voted = Voted(self.unseen[kept])
         start = self.questions

@@ -16,6 +16,7 @@ from campaign.quality.eyes import Eyes
 from campaign.search.selection import Beliefs
 
 BINS = 8  # of the verifier's chance, with as many held-out masks each
+FEARED = 0.9  # quantile of what annotators pass that is planned for
 EYES_KNOWN = 60  # gold answers until which annotators are planned for as if they never erred
 _LEAST = 20  # held-out masks in a bin
 _MOST = 4000  # held-out masks that are looked at
@@ -63,10 +64,15 @@ class Passing:
         return float((self.unasked @ unasked + self.voted @ voted).mean())
 
     def beliefs(self, chance: np.ndarray, unseen: np.ndarray) -> Beliefs:
-        """What is believed of masks by the verifier's chance, (n,): learned from votes, so it is one of a yes."""
+        """What is believed of masks by the verifier's chance, (n,): learned from votes, so it is one of a yes.
+
+        Of what votes overlook as much is feared as gold leaves open: the promise counts the most of it, so a set that
+        were planned by the mean would be too large to be promised, and hold yes of little worth where it cannot be.
+        """
         place = self.bins(unseen)
-        correct = np.clip(chance - self.of_all[place], 0.0, 1.0)
-        return Beliefs(chance, correct, 1 - self.voted.mean(axis=0)[place])
+        passed, overlooked = (np.quantile(share, FEARED, axis=0) for share in (self.voted, self.unasked))
+        more = self.of_all + overlooked - self.unasked.mean(axis=0)
+        return Beliefs(chance, np.clip(chance - more[place], 0.0, 1.0), 1 - passed[place])
 
 
 def no_passing() -> Passing:

@@ -40,7 +40,8 @@ class Frozen:
     `sizes` (J,) of the nested sets, rising, the last one n or less; `planned` masks would be delivered if the verifier
     were right; `voted` how many masks were voted yes and kept before, `target` the share that is to be correct.
     `overlooked` is how many wrong masks votes are expected to overlook among those planned and voted, as far as gold
-    said then, less the correct ones that they take for wrong: below 0 where annotators are strict or err.
+    said then, less the correct ones that they take for wrong: below 0 where annotators are strict or err. `missed` is
+    the share of no among their answers to masks that are correct beyond doubt.
     """
 
     chance: np.ndarray
@@ -51,14 +52,15 @@ class Frozen:
     voted: int
     target: float
     overlooked: float = 0.0
+    missed: float = 0.0
 
     def __len__(self) -> int:
         return len(self.chance)
 
     @cached_property
     def expected(self) -> np.ndarray:
-        """The chance of being wrong that each mask is reckoned with, (n,)."""
-        return np.clip(1 - self.chance, _LEAST_CHANCE, 1 - _LEAST_CHANCE)
+        """The chance of not being voted yes that each mask is reckoned with, (n,)."""
+        return np.clip(1 - self.chance * (1 - self.missed), _LEAST_CHANCE, 1 - _LEAST_CHANCE)
 
     @cached_property
     def weight(self) -> np.ndarray:
@@ -98,7 +100,7 @@ class Frozen:
         return found + (1 - self.target) * (size - found + self.voted) - overlooked
 
 
-def freeze(
+def freeze(  # noqa: PLR0913 - all that is frozen
     chance: np.ndarray,
     unseen: np.ndarray,
     keys: np.ndarray,
@@ -107,13 +109,14 @@ def freeze(
     planned: int,
     sets: int = SETS,
     overlooked: float = 0.0,
+    missed: float = 0.0,
 ) -> Frozen:
     """Freezes an order of masks, `chance` falling; `sets` lie between half of what is `planned` and all of them."""
     n = len(chance)
     least = max(1, min(n, planned // 2))
     sizes = np.unique(np.linspace(least, n, sets).astype(np.int64)) if n else np.zeros(0, np.int64)
     chance, unseen = np.asarray(chance, np.float64), np.asarray(unseen, np.float64)
-    return Frozen(chance, unseen, np.asarray(keys, np.uint64), sizes, planned, voted, target, overlooked)
+    return Frozen(chance, unseen, np.asarray(keys, np.uint64), sizes, planned, voted, target, overlooked, missed)
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,8 @@ class Voted:
 def promise(frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing, alpha: float) -> Promise:
     """The best promise at error probability `alpha`, from the verdicts of the frozen masks, (n,) int8, −1 for none.
 
-    Draws count up to the first one without a verdict. Where no set reaches the target, the promise is for the set that
-    was planned, the smallest bound that can be given.
+    Draws count up to the first one without a verdict. Where no set reaches the target, the smallest one is delivered,
+    for it is the most precise, and what is certain of it is promised.
     """
     test = Test(frozen, verdict, voted, passing, alpha)
     best: State | None = None
@@ -164,7 +167,7 @@ def promise(frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing,
         best = state
     if best is not None:
         return Promise(best.size, frozen.target, True, best.masks + best.added, len(test.rows), best.found, best.passed)
-    state = test.at(min(frozen.planned, len(frozen)))
+    state = test.at(int(frozen.sizes[0]) if len(frozen.sizes) else 0)
     least = test.promised(state)
     return least if len(frozen.sizes) else replace(least, met=least.bound >= frozen.target)
 

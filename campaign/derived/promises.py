@@ -156,7 +156,7 @@ def newest_attempt(store: Store) -> Attempt | None:
         keys = draw_keys(store.settings.seed, _SALT + number, arrays["mask_id"])
         order = freeze(
             arrays.pop("chance"), arrays.pop("unseen"), keys, facts["voted"], facts["target"], facts["planned"],
-            overlooked=facts["overlooked"],
+            overlooked=facts["overlooked"], missed=facts.get("missed", 0.0),
         )  # fmt: skip
         # What the lead brought in before is in every set: it is delivered in any case.
         order = replace(order, sizes=order.sizes[order.sizes >= facts["least"]])

@@ -74,6 +74,7 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
         "target": settings.precision, "confidence": settings.confidence, "cut": planned.cut,
         "planned": int(np.isin(planned.unasked, rows).sum()), "voted": len(voted), "least": 0,
         "overlooked": _overlooked(store, fit, fit.unseen[planned.unasked], fit.unseen[planned.kept]),
+        "missed": _missed(store),
     }  # fmt: skip
     frozen, seen = (_Masks(ids[r], beliefs.correct[r], fit.unseen[r]) for r in (rows, np.flatnonzero(others)))
     return _freeze(store, 1, round_number, frozen, seen, fit, facts)
@@ -89,6 +90,12 @@ def _overlooked(store: Store, known: Heldout, unasked: np.ndarray, voted: np.nda
         return 0.0
     passed = shared_passing(store, known, eyes)
     return passed.mean(passed.counts(unasked), passed.counts(voted))
+
+
+def _missed(store: Store) -> float:
+    """The share of no among what annotators say of masks that are correct beyond doubt, as far as gold says."""
+    eyes = campaign_eyes(store)
+    return eyes.crowd.miss_rate if eyes.answers >= EYES_KNOWN else 0.0
 
 
 class _Masks(NamedTuple):
@@ -129,6 +136,7 @@ def begin_again(store: Store, last: Standing) -> Attempt:
         "planned": len(last.brought) + int((left < max(last.promise.size, 1)).sum()), "voted": int(last.voted.sum()),
         "least": len(last.brought),
         "overlooked": _overlooked(store, old, order.unseen[left], old.other_unseen[_NONE]),
+        "missed": _missed(store),
     }  # fmt: skip
     frozen = brought.beside(order.select(left))
     return _freeze(store, old.number + 1, old.round_number, frozen, seen, old, facts)
