@@ -22,6 +22,7 @@ from campaign.derived.heldout import gold_ious as gold_ious
 from campaign.derived.heldout import heldout
 from campaign.derived.live import live
 from campaign.derived.pace import work
+from campaign.derived.trust import ended_rounds, is_withdrawn
 from campaign.quality.eyes import Eye, Eyes, fit_eyes
 from campaign.quality.measures import chances_of_luck, first_answers
 from campaign.records.verdict import Verdict
@@ -98,11 +99,12 @@ def gold_table(store: Store) -> GoldTable:
     shares = _shares({user: len(own) for user, own in answers.items() if own}, _questions(store))
     clear = {user: trust.gold_answers(user) for user in answers}
     luck = chances_of_luck(clear, trust.intervals, quality.error_accepted, quality.error_limit)
-    rows: list[tuple[int, bool, str, float]] = []
+    ended, rows = ended_rounds(store), list[tuple[int, bool, str, float]]()
     for user, own in answers.items():
-        counts = not quality.qualification or user in trust.qualified
+        counts, rounds = not quality.qualification or user in trust.qualified, trust.gold_rounds(user)
         for a in own:
-            lucky = min((chance for interval, chance in luck.get(user, ()) if interval.holds(a.at)), default=1.0)
+            end, times = ended.get(rounds[a.mask_id]), luck.get(user, ())
+            lucky = min((chance for interval, chance in times if is_withdrawn(interval, a.at, end)), default=1.0)
             rows.append((a.mask_id, a.verdict == Verdict.YES, user, counts * shares[user] * lucky))
     masks, yes, user_of, weight = zip(*rows, strict=True) if rows else ((), (), (), ())
     iou = heldout(store).ious(masks)

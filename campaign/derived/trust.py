@@ -74,11 +74,8 @@ class TrustView:
             return False
         if self.store.settings.quality.qualification and fact.annotator not in self.qualified:
             return False
-        end = ended.get(asked.round)
-        return not any(
-            t.holds(fact.answered_at) and not (end is not None and end <= t.noticed)
-            for t in self.intervals.get(fact.annotator, ())
-        )
+        times = self.intervals.get(fact.annotator, ())
+        return not any(is_withdrawn(t, fact.answered_at, ended.get(asked.round)) for t in times)
 
     def holds(self, user: str, at: str) -> bool:
         """Whether what a user did at that time is withdrawn."""
@@ -97,6 +94,11 @@ class TrustView:
                 strict=True,
             )
         ]  # fmt: skip
+
+    def gold_rounds(self, user: str) -> dict[int, int]:
+        """{mask: round} of the gold that a user answered."""
+        own = self.answers[self.answers["user"] == self.users.index(user)] if user in self.users else self.answers[:0]
+        return dict(zip(own["mask"].tolist(), own["round"].tolist(), strict=True))
 
     def answered(self) -> dict[str, int]:
         """How much clear gold each user has answered, on pages of any kind."""
@@ -247,6 +249,11 @@ class TrustView:
         view.qualified = set(values["qualified"])
         view._tally = {u: {int(n): c for n, c in by_round.items()} for u, by_round in values["tally"].items()}
         return view
+
+
+def is_withdrawn(interval: WithdrawnInterval, at: str, round_ended: str | None) -> bool:
+    """Whether an answer of that time is withdrawn; `round_ended` is when its round ended, None while it runs."""
+    return interval.holds(at) and not (round_ended is not None and round_ended <= interval.noticed)
 
 
 def qualified_users(store: Store) -> set[str]:

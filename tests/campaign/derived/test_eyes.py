@@ -122,6 +122,21 @@ def test_a_careless_user_is_not_the_crowd_and_is_shown(store):
     assert eyes.crowd.pass_rate < 0.05 and figures["8"].eye.pass_rate > 0.3
 
 
+def test_the_gold_of_answers_that_stay_counts_like_them(store):
+    keys = turn(store)
+    for key in keys:
+        answer(store, key, 8, wrong=True)
+    answer_all(store, 0.75)
+    for key in keys:
+        answer(store, key, 7, says=says(0.75))
+    before = campaign_eyes(store).crowd
+    store.rounds.end(1, {}, follow=False)
+    store.rounds.update(1, ended_at=store.rounds.all()[0].started_at.replace(year=2020))
+    table = gold_table(store)
+    assert table.weight[table.user == "8"].sum() > 0.1 * table.weight[table.user == "7"].sum()
+    assert campaign_eyes(store).crowd.pass_rate > before.pass_rate + 0.05
+
+
 def test_gold_weighs_as_its_user_answered_questions(store):
     for key in turn(store)[:3]:
         answer(store, key, 7)
