@@ -214,8 +214,11 @@ class Course:
         self.selection: Selection = select(self.beliefs, self.verdict, self.masks.pairs, self.terms.target)
         self.note(np.concatenate([self.selection.unasked, self.selection.kept]))
 
-    def note(self, inside: np.ndarray) -> None:
-        """Called with the rows that would be delivered whenever these are chosen, for whoever follows the course."""
+    def note(self, inside: np.ndarray, draws: np.ndarray | None = None, bound: float | None = None) -> None:
+        """Called with the rows that would be delivered whenever these are chosen, for whoever follows the course.
+
+        Once an order is frozen, `draws` are the rows asked about from it, and `bound` is what is promised.
+        """
 
     def ask(self, rows: np.ndarray) -> None:
         """Puts masks to the annotators."""
@@ -267,17 +270,22 @@ class Course:
         while True:
             self.passing = self._passing()
             now = promise(frozen, self.verdict[rows], voted, self.passing, terms.alpha)
+            inside = self._delivered(rows, kept, now)
+            self.note(np.flatnonzero(inside), rows[frozen.order[: now.draws]], now.bound)
             more = is_worth_going_on(frozen, self.verdict[rows], voted, self.passing, terms.alpha, terms.price, now)
             if not more or (terms.budget is not None and self.questions >= terms.budget):
                 break
             self.ask(rows[frozen.order[now.draws : now.draws + max(4 * PAGE, now.draws // 10)]])
+        return Outcome(inside, now, self.questions - start, frozen, rows, voted)
+
+    def _delivered(self, rows: np.ndarray, kept: np.ndarray, now: Promise) -> np.ndarray:
+        """What is delivered by a promise from the frozen masks `rows`, and those `kept` before, (n,) bool."""
         inside = np.zeros(len(self.masks), bool)
         delivered = rows[: now.size]
         inside[delivered[~np.isin(self.verdict[delivered], (Verdict.NO, Verdict.UNSURE))]] = True
         inside[rows[self.verdict[rows] == Verdict.YES]] = True
         inside[kept] = True
-        self.note(np.flatnonzero(inside))
-        return Outcome(inside, now, self.questions - start, frozen, rows, voted)
+        return inside
 
     def bound_at(self, end: Outcome, alpha: float) -> float:
         """The precision that is certain of what is delivered in the end at another error probability."""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from campaign.certification.course import Course, FirstJudge, Gold, Masks, Terms
+from campaign.records.figure import Figure
 from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
 from campaign.search.selection import NONE
@@ -35,15 +36,6 @@ _EFFECT = 1.0  # variance of an image's effect on the logit, as the verifier's
 _UNDONE = float(np.sqrt(1 + 0.346 * _EFFECT))  # logistic, drawn to the middle by a normal effect
 _SHIFT = 0.5  # variance of a class's own shift
 _NEVER = 1e-9
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the forecast and its 90 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ class Passing:
         """How many wrong masks votes are expected to overlook."""
         return float((self.unasked @ unasked + self.voted @ voted).mean())
 
+    def overlooked(self, unasked: np.ndarray, voted: np.ndarray) -> np.ndarray:
+        """(S,): how many wrong masks votes overlook in each posterior draw, of masks with these unseen chances."""
+        return self.unasked @ self.counts(unasked) + self.voted @ self.counts(voted)
+
     def beliefs(self, chance: np.ndarray, unseen: np.ndarray) -> Beliefs:
         """What is believed of masks by the verifier's chance, (n,): learned from votes, so it is one of a yes.
 

@@ -62,7 +62,7 @@ class RoundColumns:
 
     def of_round(self, number: int) -> Columns:
         """The columns of a round; without any mask before its trees are built."""
-        version = self._version(number)
+        version = self.version(number)
         known = self._known.get(number)
         if known is None or known.version != version:
             arrays = self.store.views.kept(f"columns/{number}", version) or self._work_out(number, version)[0]
@@ -72,13 +72,14 @@ class RoundColumns:
 
     def inputs(self, number: int) -> Inputs:
         """What the verifier sees; not kept in memory, for it is large and seldom needed."""
-        version = self._version(number)
+        version = self.version(number)
         arrays = self.store.views.kept(f"inputs/{number}", version) or self._work_out(number, version)[1]
         names = "inputs", "class_id", "image"
         pool, known = (Rows(*(arrays[f"{split}_{name}"] for name in names)) for split in ("pool", "heldout"))
         return Inputs(pool, known, arrays["heldout_iou"])
 
-    def _version(self, number: int) -> str:
+    def version(self, number: int) -> str:
+        """Names what the columns of a round follow from."""
         trees = [(t.class_id, t.masks) for t in self.store.trees.rows(number)]
         shards = [(s.split, s.number, s.masks) for s in self.store.masks.shards(number)]
         settings = self.store.settings

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
+from campaign.certification.expectation import like_pool
 from campaign.certification.passing import EYES_KNOWN, Passing, no_passing, passing
 from campaign.dataset.propagation import nearest_decided
 from campaign.derived.answered import answered
@@ -49,7 +50,7 @@ class RoundSelection:
     `chance` of a yes by the verifier; `unseen` is its chance before any answer. `verdict` by the answers of the round's
     own pages, `NONE` without one; `asked`: on a page. `accepted` and `rejected` by the lead; `rejected` are also those
     of a class that waits for the lead. What annotators pass of masks is looked up by `unseen`, for the `heldout_chance`
-    (h,) of held-out masks, whose `heldout_iou` is known, is of that kind.
+    (h,) of held-out masks, whose `heldout_iou` is known, is of that kind; `heldout_now` is by all answers.
     """
 
     columns: Columns
@@ -66,6 +67,7 @@ class RoundSelection:
     heldout_chance: np.ndarray
     heldout_image: np.ndarray
     seed: int
+    heldout_now: np.ndarray
 
     @property
     def delivered(self) -> np.ndarray:
@@ -95,7 +97,10 @@ class RoundSelection:
 
 @dataclass(frozen=True)
 class Fit:
-    """The verifier's chances of a round's masks (n,) and held-out masks (h,), and what they follow from."""
+    """The verifier's chances of a round's masks (n,) and held-out masks (h,), and what they follow from.
+
+    `heldout_chance` is before any answer, `heldout_now` by the answers that `chance` rests on.
+    """
 
     version: str
     chance: np.ndarray
@@ -103,6 +108,7 @@ class Fit:
     heldout_iou: np.ndarray
     heldout_chance: np.ndarray
     heldout_image: np.ndarray
+    heldout_now: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 class _Known:
@@ -134,7 +140,7 @@ def round_selection(store: Store, round_number: int) -> RoundSelection:
     chosen = select(beliefs, gone, columns.pairs, settings.precision)
     found = RoundSelection(
         columns, fit.chance, fit.unseen, verdict, asked, accepted, rejected, beliefs, chosen, settings.precision,
-        fit.heldout_iou, fit.heldout_chance, fit.heldout_image, store.settings.seed,
+        fit.heldout_iou, fit.heldout_chance, fit.heldout_image, store.settings.seed, fit.heldout_now,
     )  # fmt: skip
     known.selections[round_number] = mark, eyes, found
     return found
@@ -203,13 +209,14 @@ def _calibrated(
     unseen = _grown(store, round_number, columns, none, verdict)
     held = unseen["heldout_iou"], unseen["heldout"], unseen["heldout_image"]
     if not len(rows):
-        return Fit(version, unseen["pool"], unseen["pool"], *held)
+        return Fit(version, unseen["pool"], unseen["pool"], *held, unseen["heldout"])
     trees = _grown(store, round_number, columns, rows[: growth_milestone(len(rows))], verdict)
     pool, heldout = _seen(columns.class_id, columns.image), _seen(unseen["heldout_class"], held[2])
     forest = cast(Forest, _Crossed(trees["heldout"], trees["crossed"][rows]))
     correct = held[0] >= store.settings.search.k_iou
     verifier = calibrate(forest, heldout, correct, pool.select(rows), verdict[rows] == Verdict.YES)
-    return Fit(version, verifier.chances(pool, trees["pool"]), unseen["pool"], *held)
+    now = like_pool(trees["heldout"], correct, verifier.calibration)
+    return Fit(version, verifier.chances(pool, trees["pool"]), unseen["pool"], *held, now)
 
 
 def _grown(

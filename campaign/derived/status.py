@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from campaign.derived.course import course
 from campaign.derived.delivery import delivered, promised
 from campaign.derived.live import live
 from campaign.derived.outlook import forecast_of
@@ -55,6 +56,7 @@ def status(store: Store) -> dict[str, Any]:
         "masks": _masks(store, rounds),
         "promise": promised(store),
         "forecast": forecast_of(store),
+        "course": course(store),
         "trouble": trouble.get("text"),
         "per_round": [
             {

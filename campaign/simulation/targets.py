@@ -7,17 +7,22 @@ counted: questions, gold, and the draws of the promise.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from campaign.certification.course import Course, Gold, Masks, Outcome, Terms
+from campaign.certification.expectation import Chosen, Expected, Known, Tally, World, expected, like_pool
+from campaign.certification.passing import EYES_KNOWN, no_passing
 from campaign.certification.promise import Promise, share_of
+from campaign.dataset.recall import Recall
+from campaign.records.course import Point, thinned
+from campaign.records.verdict import Verdict
 from campaign.search.rivals import COVERED, overlaps_of
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import PRICE
+from campaign.search.selection import NONE, PRICE
 from campaign.search.verifier import Projection, Rows, logit, mask_inputs
 from campaign.simulation.annotators import Annotators
 from campaign.simulation.missing import MADE_UP, simulated_recall
@@ -125,7 +130,7 @@ class TargetRun:
     objects: int
     inside: np.ndarray
     recall_promised: float | None
-    course: list[tuple[int, int, int]]  # questions, masks that would be delivered, correct ones among them
+    course: list[Point]
 
     @property
     def precision(self) -> float:
@@ -149,38 +154,82 @@ class TargetCampaign(Course):
         )  # fmt: skip
         masks = Masks(pool.rows, pool.pairs, pool.heldout, pool.heldout_iou)
         self.pool, self.options = pool, options
-        self.course: list[tuple[int, int, int]] = []
+        self.course: list[Point] = []
+        self._follower = _Follower(pool, options)
         answer = annotators.verdicts(pool.iou, seed * 1009 + 1)
         super().__init__(masks, answer, terms, gold_of(masks, annotators, terms) if gold else None)
 
-    def note(self, inside: np.ndarray) -> None:
+    def note(self, inside: np.ndarray, draws: np.ndarray | None = None, bound: float | None = None) -> None:
         """Adds a point to the course."""
-        self.course.append((self.questions, len(inside), int(self.pool.correct[inside].sum())))
+        right, known = int(self.pool.correct[inside].sum()), self._follower.expected(self, inside, draws)
+        objects = sum(self.pool.objects.values())
+        point = Point(
+            self.questions, self.questions * self.options.seconds_per_answer, len(inside), known.precision, bound,
+            known.recall, attempt=None if draws is None else 1, target=self.options.precision,
+            true_precision=right / len(inside) if len(inside) else 1.0, true_recall=right / objects if objects else 1.0,
+        )  # fmt: skip
+        self.course.append(point)
 
     def finish(self) -> TargetRun:
         """Makes the promise, and says what it all came to."""
         end = self.certify()
+        recall = self._recall(end)
+        if recall is not None:
+            looked = {"looked": recall.images, "recall_looked": recall.overall.estimate}
+            self.course.append(replace(self.course[-1], **looked, recall_promised=recall.overall.bound))
         return TargetRun(
             self.questions, self.gold.shown if self.gold else 0, end.draws, int(end.inside.sum()),
             int(self.pool.correct[end.inside].sum()), end.promise, sum(self.pool.objects.values()), end.inside,
-            self._recall(end), self.course,
+            None if recall is None else round(recall.overall.bound, 5), self.course,
         )  # fmt: skip
 
-    def _recall(self, end: Outcome) -> float | None:
+    def _recall(self, end: Outcome) -> Recall | None:
         """The bound on recall, half of the error probability its own, half the precision's."""
         half = (1 - self.options.confidence) / 2
         precision, pool = self.bound_at(end, half), self.pool
-        image, objects, held = pool.rows.image, pool.objects, pool.heldout_objects
-        if set(objects) == {-1}:  # made-up masks lie in no image: as many to each
-            image = np.arange(len(pool)) // MADE_UP
-            objects = dict(enumerate(np.bincount(image, pool.correct).astype(int).tolist()))
-            in_held = np.bincount(np.arange(len(pool.heldout_correct)) // MADE_UP, pool.heldout_correct)
-            held = dict(enumerate(in_held.astype(int).tolist()))
-        recall = simulated_recall(
+        image, objects = with_images(pool.rows.image, pool.objects, pool.correct)
+        _, held = with_images(pool.heldout.image, pool.heldout_objects, pool.heldout_correct)
+        return simulated_recall(
             image, end.inside, pool.iou, objects, max(held.values(), default=0), self.options.looked, precision, half,
             self.options.confidence, self.options.answer_error, self.options.seed,
         )  # fmt: skip
-        return None if recall is None else round(recall.overall.bound, 5)
+
+
+class _Follower:
+    """Works out what a campaign would expect of its masks as it goes on."""
+
+    def __init__(self, pool: Pool, options: SimulationOptions):
+        image, objects = with_images(pool.heldout.image, pool.heldout_objects, pool.heldout_correct)
+        self._pool_image, in_pool = with_images(pool.rows.image, pool.objects, pool.correct)
+        numbers = np.array(sorted({*objects, *image.tolist()}), np.int64)
+        self._place, self._truth = np.searchsorted(numbers, image), pool.heldout_iou >= options.k_iou
+        self._objects = np.array([objects.get(int(i), 0) for i in numbers])
+        self._images = len({*in_pool, *self._pool_image.tolist()})
+
+    def expected(self, campaign: TargetCampaign, inside: np.ndarray, draws: np.ndarray | None) -> Expected:
+        """What is expected of the masks `inside`, rows that would be delivered, after the `draws`, rows too."""
+        verdict, chance, verifier = campaign.verdict, campaign.chance, campaign.verifier
+        chances = like_pool(verifier.heldout_chance, self._truth, verifier.calibration)
+        known = Known(chances, self._truth, self._place, len(self._objects))
+        if draws is not None:
+            known = known.beside(chance[draws], verdict[draws] == Verdict.YES, self._pool_image[draws])
+        asked, unseen = verdict[inside] != NONE, campaign.unseen[inside]
+        eyes = campaign.gold is not None and campaign.gold.shown >= EYES_KNOWN
+        overlooked = (campaign.passing if eyes else no_passing()).overlooked(unseen[~asked], unseen[asked])
+        chosen = Chosen(Tally.of(chance[inside[~asked]]), int(asked.sum()), overlooked)
+        before = Known(campaign.judge.heldout_unseen, self._truth, self._place, len(self._objects))
+        world = World(self._objects, self._images, Tally.of(campaign.unseen), before)
+        return expected(chosen, known, world, campaign.terms.seed)
+
+
+def with_images(
+    image: np.ndarray, objects: dict[int, int], correct: np.ndarray
+) -> tuple[np.ndarray, dict[int, int]]:
+    """(image of each mask, objects by image): as they are, or as many made-up masks to each image as `MADE_UP`."""
+    if set(objects) != {-1}:
+        return image, objects
+    image = np.arange(len(image)) // MADE_UP
+    return image, dict(enumerate(np.bincount(image, correct).astype(int).tolist()))
 
 
 def gold_of(masks: Masks, annotators: Annotators, terms: Terms) -> Gold:
@@ -215,7 +264,9 @@ def simulate_target(options: SimulationOptions, pool: Pool, progress: Progress |
     head = {"policy": options.policy, "pool": len(pool), "classes": len(np.unique(pool.rows.class_id))}
     head |= {"seed": options.seed, "answer_error": options.answer_error}
     names = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
-    return head | summary(run, options.seconds_per_answer) | {"options": names, "course": run.course}
+    return head | summary(run, options.seconds_per_answer) | {
+        "options": names, "course": [point.as_dict() for point in thinned(run.course)]
+    }  # fmt: skip
 
 
 def run_target(

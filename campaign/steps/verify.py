@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from campaign.derived.answered import answered
+from campaign.derived.course import note_course
 from campaign.derived.dataset import obtained
 from campaign.derived.delivery import save_delivery
 from campaign.derived.live import live
@@ -84,12 +85,16 @@ def turn(store: Store, client: Client | None = None) -> Turn:
 
 
 def save_views(store: Store) -> None:
-    """Saves all views of a campaign, so that the next process goes on from them. Under the campaign's lock."""
+    """Saves all views of a campaign, so that the next process goes on from them. Under the campaign's lock.
+
+    What is known now of precision and recall becomes a point of the course.
+    """
     live(store).save()
     work(store).save()
     if store.settings.search.policy == "target":
         answered(store).save()
         save_delivery(store)
+        note_course(store)
 
 
 @dataclass(frozen=True)

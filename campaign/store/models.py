@@ -220,6 +220,34 @@ class View(Base):
     file: Mapped[str | None] = mapped_column(Text)
 
 
+class Point(Base):
+    """A fact: what the campaign said of itself at the end of a turn; see `campaign.records.course.Point`.
+
+    It cannot be worked out again: answers that are withdrawn later, and eyes that are known better, change what follows
+    from the facts of that time.
+    """
+
+    __tablename__ = "course"
+    id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(default=now)
+    round: Mapped[int]
+    attempt: Mapped[int | None]
+    target: Mapped[float]
+    questions: Mapped[int]
+    seconds: Mapped[float]
+    masks: Mapped[int]
+    precision: Mapped[float | None]
+    precision_low: Mapped[float | None]
+    precision_high: Mapped[float | None]
+    promised: Mapped[float | None]
+    recall: Mapped[float | None]
+    recall_low: Mapped[float | None]
+    recall_high: Mapped[float | None]
+    looked: Mapped[int]
+    recall_looked: Mapped[float | None]
+    recall_promised: Mapped[float | None]
+
+
 class Event(Base):
     """A line of the campaign's log that a lead should see."""
 

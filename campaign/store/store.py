@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from campaign.settings import SPLITS, CampaignSettings, Split, parse_settings
 from campaign.store import models as m
 from campaign.store.answers import Answers
+from campaign.store.course import Points
 from campaign.store.database import open_database
 from campaign.store.decisions import Decisions, Overrides
 from campaign.store.drawings import Drawings
@@ -62,6 +63,7 @@ class Store:
         self.answers = Answers(self.session)
         self.decisions = Decisions(self.session)
         self.overrides = Overrides(self.session)
+        self.course = Points(self.session)
         self.views = Views(self.session, folder)
         # What the layers above keep with an open campaign, by its type; it goes when the campaign does.
         self.companions: dict[type, Any] = {}
@@ -205,7 +207,7 @@ class Store:
                 session.scalar(select(func.max(column)))
                 for column in (
                     m.Answer.id, m.Drawing.id, m.Override.id, m.Event.id, m.Decision.decided_at, m.Page.created_at,
-                    m.Page.task_id,
+                    m.Page.task_id, m.Point.id,
                 )
             ]  # fmt: skip
             counts = [session.scalar(select(func.count()).select_from(t)) for t in (m.Decision, m.Page, m.Shard)]
