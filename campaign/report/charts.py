@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 18, 40
+_TOP_ABOVE = 38  # under a second scale
 _MOST_POINTS = 240
 
 
@@ -40,6 +41,22 @@ class Mark:
     label: str
 
 
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line at `y` with a label."""
+
+    y: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Above:
+    """A second scale over the chart: `ticks` as (x, text), and what it is of."""
+
+    ticks: Sequence[tuple[float, str]]
+    label: str
+
+
 def line_chart(  # noqa: PLR0913 - options by name
     series: Sequence[Series],
     *,
@@ -51,6 +68,8 @@ def line_chart(  # noqa: PLR0913 - options by name
     x_format: Callable[[float], str] = lambda v: number(v),
     y_format: Callable[[float], str] = lambda v: number(v),
     marks: Sequence[Mark] = (),
+    levels: Sequence[Level] = (),
+    above: Above | None = None,
 ) -> Markup:
     """An SVG chart of lines over one pair of axes; `label` is what a screen reader says of it."""
     x0, x1 = x_range or _extent([s.x for s in series], zero=False)
@@ -62,12 +81,13 @@ def line_chart(  # noqa: PLR0913 - options by name
     if y_range is None and y_at[-1] < y1:
         y_at.append(2 * y_at[-1] - y_at[-2])
         y1 = y_at[-1]
+    top = _TOP if above is None else _TOP_ABOVE
 
     def px(x: np.ndarray | float) -> np.ndarray:
         return _LEFT + (np.asarray(x, float) - x0) / (x1 - x0) * (WIDTH - _LEFT - _RIGHT)
 
     def py(y: np.ndarray | float) -> np.ndarray:
-        return HEIGHT - _BOTTOM - (np.asarray(y, float) - y0) / (y1 - y0) * (HEIGHT - _TOP - _BOTTOM)
+        return HEIGHT - _BOTTOM - (np.asarray(y, float) - y0) / (y1 - y0) * (HEIGHT - top - _BOTTOM)
 
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
     for y in y_at:
@@ -82,14 +102,34 @@ def line_chart(  # noqa: PLR0913 - options by name
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>')
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="x label" x="{middle:.0f}" y="{HEIGHT - 5}">{escape(x_label)}</text>')
+    if above is not None:
+        parts += _scale_above(above, px, top)
     for mark in marks:
         at = float(px(mark.x))
-        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{base}"/>')
-        parts.append(f'<text class="x mark" x="{at:.1f}" y="{_TOP - 6}">{escape(mark.label)}</text>')
+        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{base}"/>')
+        if above is None:
+            parts.append(f'<text class="x mark" x="{at:.1f}" y="{top - 6}">{escape(mark.label)}</text>')
+        else:  # there is a scale in the place of the label
+            side, gap = ("y", -5) if at > middle else ("start", 5)
+            parts.append(f'<text class="{side} mark" x="{at + gap:.1f}" y="{base - 6}">{escape(mark.label)}</text>')
+    for level in levels:
+        at = float(py(level.y))
+        parts.append(f'<line class="level" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="start level" x="{_LEFT + 4}" y="{at - 4:.1f}">{escape(level.label)}</text>')
     for s in series:
         parts += _drawn(_thinned(s), px, py)
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+def _scale_above(above: Above, px: Callable, top: int) -> list[str]:
+    parts = [f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{top}" y2="{top}"/>']
+    for x, text in above.ticks:
+        at = float(px(x))
+        parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 4}" y2="{top}"/>')
+        parts.append(f'<text class="x" x="{at:.1f}" y="{top - 8}">{escape(text)}</text>')
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    return [*parts, f'<text class="x label" x="{middle:.0f}" y="{top - 24}">{escape(above.label)}</text>']
 
 
 def _drawn(s: Series, px: Callable, py: Callable) -> list[str]:

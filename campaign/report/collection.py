@@ -97,6 +97,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         recall=recall,
         recall_note=recall_note,
         forecast=_forecast(store),
+        course=tuple(store.course.rows()),
         certificate=_certificate(store, masks),
     )
 

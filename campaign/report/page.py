@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from campaign.report.charts import Mark, Series, line_chart, number, percent, time_axis
+from campaign.report.course import course_figure
 from campaign.report.estimates import Estimate, interval
 from campaign.report.records import KINDS, ClassFigures, Progress, ReportData, RoundFigures
 from ml_backend.files import whole_file
@@ -43,6 +44,7 @@ def render_report(data: ReportData) -> str:
             data=data,
             cards=_cards(data),
             legend=_legend(data, ranked, color),
+            course=course_figure(data.course),
             over_time=_over_time(data, ranked, color),
             ap=_ap_table(data.rounds),
             ap_chart=_ap_chart(data.rounds),

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from campaign.records.course import Point
 from campaign.report.estimates import Estimate
 from campaign.search.thresholds import Curves
 
@@ -160,6 +161,7 @@ class ReportData:
     recall: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recall_note: str = ""
     forecast: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    course: tuple[Point, ...] = ()
     free_start: tuple[FreeStart, ...] = ()
     gold: int = 0  # masks of known verdict among the questions, in none of the counts
     cut: tuple[float, float, float] | None = None  # IoU at which the annotators' eyes cut, with its 90 % interval

@@ -18,12 +18,12 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=True),
-        sa.Column("target", sa.Float(), nullable=False),
+        sa.Column("target", sa.Double(), nullable=False),
         sa.Column("questions", sa.Integer(), nullable=False),
-        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("masks", sa.Integer(), nullable=False),
         sa.Column("looked", sa.Integer(), nullable=False),
-        *(sa.Column(name, sa.Float(), nullable=True) for name in numbers),
+        *(sa.Column(name, sa.Double(), nullable=True) for name in numbers),
         sa.PrimaryKeyConstraint("id"),
     )
 
