@@ -21,10 +21,9 @@ import numpy as np
 from campaign.records.figure import Figure
 
 CLASSES = np.array([0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98])  # edges of the classes of chance
-DRAWS = 300
+DRAWS = 200
 INTERVAL = 0.9
 LEAST_KNOWN = 30  # masks, without which nothing is expected
-_MOST_IMAGES = 5000  # with known masks, that get weights of their own; of more, some share one
 _NEVER = 1e-9
 
 
@@ -155,13 +154,10 @@ def _figure(values: np.ndarray) -> Figure:
 
 def _image_weights(known: Known, seed: int) -> np.ndarray:
     """(draws, images) of mean 1. Those of held-out images are the same whatever else is known."""
-    images = max(known.heldout_images, int(known.image.max()) + 1)
-    own = min(known.heldout_images, images)
-    first, rest = (np.random.default_rng((seed, 84 + i)) for i in range(2))
-    shape = [(DRAWS, min(count, _MOST_IMAGES)) for count in (own, images - own)]
-    parts = (first.exponential(size=shape[0]), rest.exponential(size=shape[1]))
-    whole = (np.resize(np.arange(max(1, p.shape[1])), count) for p, count in zip(parts, (own, images - own), strict=True))
-    return np.concatenate([p[:, i] if p.shape[1] else p for p, i in zip(parts, whole, strict=True)], axis=1)
+    others = max(0, int(known.image.max()) + 1 - known.heldout_images)
+    counts = known.heldout_images, others
+    parts = (np.random.default_rng((seed, 84 + n)).exponential(size=(DRAWS, count)) for n, count in enumerate(counts))
+    return np.concatenate(list(parts), axis=1)
 
 
 def _class_of(chance: np.ndarray) -> np.ndarray:
@@ -198,7 +194,8 @@ def _objects(world: World, weight: np.ndarray, seed: int) -> np.ndarray:
     x = np.bincount(world.known.image, world.known.correct, minlength=len(world.objects))
     y = world.objects.astype(np.float64)
     mean_x, mean_y = weight @ x, weight @ y
-    per_image, slope = mean_y, np.zeros(len(weight))
+    per_image: np.ndarray = mean_y
+    slope: np.ndarray = np.zeros(len(weight))
     if world.comparable:
         spread = weight @ x**2 - mean_x**2
         slope = np.where(spread > _NEVER, (weight @ (x * y) - mean_x * mean_y) / np.maximum(spread, _NEVER), 0.0)

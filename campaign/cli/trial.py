@@ -92,6 +92,9 @@ def simulate(
     baselines: Annotated[bool, typer.Option("--baselines", help="Also run the baselines.")] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Try settings and name the cheapest good one.")] = False,
     plots: Annotated[Path | None, typer.Option(help="Folder for the curves as PNG and JSON.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Precision and recall by questions, as PNG, SVG or PDF; policy target.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Simulate a campaign's search and decisions, without Label Studio, on masks whose truth is known."""
@@ -106,6 +109,8 @@ def simulate(
         raise typer.BadParameter("--truth needs --campaign" if campaign is None else "--campaign needs --truth")
     if plots is not None:
         with_folder(plots)
+    if plot is not None:
+        _check_plot(plot, policy)
     options = SimulationOptions(
         policy=policy, masks=masks, classes=classes, seed=seed, answer_error=answer_error, unsure=unsure, skew=skew,
         order=order, n_s=n_s, k_a=k_a, k_iou=k_iou, budget=budget, mixtures=mixtures, baselines=baselines,
@@ -113,7 +118,8 @@ def simulate(
     )  # fmt: skip
     display = Display()
     if policy == TARGET:
-        _simulate_target(options, campaign, truth, plots, display, json)
+        pictures = [path for path in (plot, plots and plots / "target.png") if path is not None]
+        _simulate_target(options, campaign, truth, pictures, display, json)
         return
     with display.live():
         progress = steps_progress(display, "simulation")
@@ -149,12 +155,16 @@ def _policy_of(name: str | None, compared: bool) -> str:
 
 
 def _simulate_target(
-    options: SimulationOptions, campaign: Path | None, truth: Path | None, plots: Path | None, display: Display,
+    options: SimulationOptions, campaign: Path | None, truth: Path | None, pictures: list[Path], display: Display,
     json: bool,
 ) -> None:  # fmt: skip
-    """Simulates the policy with a target and prints what came of it."""
+    """Simulates the policy with a target, draws its course, and prints what came of it.
+
+    A picture `target.png` has the result as JSON beside it.
+    """
     from campaign.cli.output import steps_progress
-    from campaign.simulation.targets import campaign_pool, sampled_pool, simulate_target
+    from campaign.simulation.plots import draw_target
+    from campaign.simulation.targets import as_result, campaign_pool, run_target, sampled_pool
     from campaign.store import Store
 
     with display.live():
@@ -162,25 +172,36 @@ def _simulate_target(
             pool = sampled_pool(options)
         else:
             pool = campaign_pool(Store.open(campaign), truth, truth.parent / "images", options.k_iou)
-        result = simulate_target(options, pool, steps_progress(display, "simulation"))
-    if plots is not None:
-        _draw_target(result, plots)
-    result.pop("course")
+        run = run_target(pool, options, steps_progress(display, "simulation"))
+    result = as_result(run, pool, options)
+    for path in pictures:
+        draw_target(run.course, path)
+        if path.name == "target.png":
+            _write_result(result, path.parent)
     if json:
         emit(result, True)
     else:
-        table("Simulated campaign", ((name, value) for name, value in result.items() if name != "options"))
+        shown = ((name, value) for name, value in result.items() if name not in ("options", "course"))
+        table("Simulated campaign", shown)
 
 
-def _draw_target(result: dict[str, Any], plots: Path) -> None:
-    """Writes the course as PNG and the result as JSON."""
+def _check_plot(path: Path, policy: str) -> None:
+    """Raises BadParameter where that policy has no such picture, or no such file can be drawn; makes its folder."""
+    from campaign.simulation.study import TARGET
+
+    if policy != TARGET:
+        raise typer.BadParameter(f"--plot: expected policy {TARGET}, got {policy}; --plots draws the others")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"--plot: expected a file .png, .svg or .pdf, got {path.name}")
+    with_folder(path.parent)
+
+
+def _write_result(result: dict[str, Any], folder: Path) -> None:
     import json
 
-    from campaign.simulation.plots import draw_target
     from ml_backend.files import write_whole
 
-    draw_target(result, plots / "target.png")
-    write_whole(plots / "simulation.json", lambda p: p.write_text(json.dumps(result)))
+    write_whole(folder / "simulation.json", lambda p: p.write_text(json.dumps(result)))
 
 
 def _population(campaign: Path, truth: Path | None, keep_features: bool, progress: Progress) -> list[ClassPopulation]:
@@ -195,17 +216,14 @@ def _population(campaign: Path, truth: Path | None, keep_features: bool, progres
 
 def _draw(result: dict[str, Any], plots: Path, outcome: SimulationResult | None) -> None:
     """Writes the curves as PNG and the result as JSON, then takes the curves out of it; a grid has no outcome."""
-    import json
-
     from campaign.simulation.plots import draw_courses, draw_grid, draw_thresholds
-    from ml_backend.files import write_whole
 
     if outcome is None:
         draw_grid(result, plots / "grid.png")
     else:
         draw_courses({outcome.options.policy: outcome.course} | outcome.courses, plots)
         draw_thresholds(outcome.thresholds, plots / "thresholds.png")
-    write_whole(plots / "simulation.json", lambda p: p.write_text(json.dumps(result)))
+    _write_result(result, plots)
     result.pop("curves", None)
 
 

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -389,43 +390,24 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the team; the users' password comes from $ANNOTATORS_PASSWORD. Returns the exit status."""
-    options = parser().parse_args(arguments)
+def run_team(
+    options: argparse.Namespace,
+    members: Callable[[argparse.Namespace, list[str], list[float]], Sequence[Annotator]],
+    signals: Sequence[signal.Signals] = (),
+) -> int:
+    """Makes the users of a team, has them answer until they are done, and prints what they did as a JSON line.
+
+    `members` returns them by options, emails and seconds per answer; each of `signals` ends them. Returns the exit
+    status: 1 where something went wrong, which is said on stderr.
+    """
     start = time.monotonic()
     try:
-        password = os.environ.get("ANNOTATORS_PASSWORD", "")
-        if not password:
-            raise AnnotatorError("ANNOTATORS_PASSWORD: expected the users' password in the environment, got none")
         emails = options.user or [f"annotator-{i + 1}@example.com" for i in range(options.users)]
-        errors = per_user(options.error or [0.0], len(emails), "error")
-        paces = per_user(options.seconds or [0.0], len(emails), "seconds")
-        truth = Truth(*options.truth)
-        annotators = [
-            Annotator(
-                options.url,
-                email,
-                password,
-                truth,
-                Habits(
-                    k_iou=options.k_iou,
-                    error=error,
-                    unsure=options.unsure,
-                    skip=options.skip,
-                    near_width=options.near_width,
-                    near_error=options.near_error,
-                    seed=options.seed,
-                    alike=not options.own_mistakes,
-                    eye_cut=options.eye_cut,
-                ),
-                pace,
-            )
-            for email, error, pace in zip(emails, errors, paces, strict=True)
-        ]
+        annotators = members(options, emails, per_user(options.seconds or [0.0], len(emails), "seconds"))
         for annotator in annotators:
             annotator.enter(options.invite)
-        team = Team(annotators, options.project, options.idle_seconds, options.stop_file)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        team = Team(list(annotators), options.project, options.idle_seconds, options.stop_file)
+        for number in signals:
             signal.signal(number, lambda *_: team.stop.set())
         team.run()
     except AnnotatorError as error:
@@ -435,6 +417,40 @@ def main(arguments: list[str] | None = None) -> int:
     if team.problem:
         print(team.problem, file=sys.stderr)
     return 1 if team.problem else 0
+
+
+def _annotators(options: argparse.Namespace, emails: list[str], paces: list[float]) -> list[Annotator]:
+    """The users who judge masks. Raises AnnotatorError without their password."""
+    password = os.environ.get("ANNOTATORS_PASSWORD", "")
+    if not password:
+        raise AnnotatorError("ANNOTATORS_PASSWORD: expected the users' password in the environment, got none")
+    errors, truth = per_user(options.error or [0.0], len(emails), "error"), Truth(*options.truth)
+    return [
+        Annotator(
+            options.url,
+            email,
+            password,
+            truth,
+            Habits(
+                k_iou=options.k_iou,
+                error=error,
+                unsure=options.unsure,
+                skip=options.skip,
+                near_width=options.near_width,
+                near_error=options.near_error,
+                seed=options.seed,
+                alike=not options.own_mistakes,
+                eye_cut=options.eye_cut,
+            ),
+            pace,
+        )
+        for email, error, pace in zip(emails, errors, paces, strict=True)
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the team; the users' password comes from $ANNOTATORS_PASSWORD. Returns the exit status."""
+    return run_team(parser().parse_args(arguments), _annotators, (signal.SIGTERM, signal.SIGINT))
 
 
 if __name__ == "__main__":

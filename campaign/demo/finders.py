@@ -7,7 +7,7 @@ Like those who judge masks they know Label Studio's HTTP API and a file with the
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import sys
 import time
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.demo.annotators import Annotator, AnnotatorError, Habits, Team, Truth, chance, parser, per_user
+from campaign.demo.annotators import Annotator, Habits, Truth, chance, parser, per_user, run_team
 
 COVERED = 0.1  # share of an object under masks, from which on it has one
 INSIDE = 0.5  # share of an object in the picture, from which on it is seen there
@@ -108,32 +108,20 @@ def result(clicks: list[tuple[str, float, float]], data: dict[str, Any]) -> list
     return [*regions, verdict]
 
 
+def _finders(options: argparse.Namespace, emails: list[str], paces: list[float]) -> list[Finder]:
+    """The users who look for what is missing."""
+    password, truth = os.environ.get("ANNOTATORS_PASSWORD", ""), SeenTruth(*options.truth)
+    errors = per_user(options.error or [0.0], len(emails), "error")
+    habits = [Habits(error=e, seed=options.seed, alike=not options.own_mistakes) for e in errors]
+    return [
+        Finder(options.url, email, password, truth, habit, pace)
+        for email, habit, pace in zip(emails, habits, paces, strict=True)
+    ]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the team; the users' password comes from $ANNOTATORS_PASSWORD. Returns the exit status."""
-    options = parser().parse_args(arguments)
-    start = time.monotonic()
-    try:
-        password = os.environ.get("ANNOTATORS_PASSWORD", "")
-        emails = options.user or [f"annotator-{i + 1}@example.com" for i in range(options.users)]
-        errors = per_user(options.error or [0.0], len(emails), "error")
-        truth = SeenTruth(*options.truth)
-        habits = [Habits(error=e, seed=options.seed, alike=not options.own_mistakes) for e in errors]
-        paces = per_user(options.seconds or [0.0], len(emails), "seconds")
-        finders = [
-            Finder(options.url, email, password, truth, habit, pace)
-            for email, habit, pace in zip(emails, habits, paces, strict=True)
-        ]
-        for finder in finders:
-            finder.enter(options.invite)
-        team = Team(list(finders), options.project, options.idle_seconds, options.stop_file)
-        team.run()
-    except AnnotatorError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(json.dumps(team.summary(time.monotonic() - start)))
-    if team.problem:
-        print(team.problem, file=sys.stderr)
-    return 1 if team.problem else 0
+    return run_team(parser().parse_args(arguments), _finders)
 
 
 if __name__ == "__main__":

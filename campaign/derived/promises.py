@@ -116,8 +116,12 @@ class Standing:
         p = self.promise
         return (
             f"with {self.attempt.confidence:.0%} confidence, {p.bound:.3f} or more of these {len(self.mask_id)} masks "
-            f"are correct; {p.draws} masks, drawn by chance, were asked about for it"
+            f"are correct; {p.draws} masks, drawn by chance, were asked about for it{self._on_trust()}"
         )
+
+    def _on_trust(self) -> str:
+        """What the promise takes for granted: without held-out masks nothing shows what votes overlook."""
+        return "" if len(self.attempt.heldout_iou) else "; no mask is held out, so annotators are taken at their word"
 
     def missing(self) -> str | None:
         """What is missing to the target, None where it is reached."""

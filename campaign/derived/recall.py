@@ -10,6 +10,7 @@ import numpy as np
 
 from campaign.certification.promise import digest_of
 from campaign.dataset.recall import ANY, CONFIDENCE, Draw, GoldPage, Recall, recall_bound
+from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promised
 from campaign.derived.live import live
@@ -179,11 +180,7 @@ def certified(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
         if least is None or promise["digest"] != digest_of(masks.mask_id):
             return None
         return {"confidence": promise["confidence"], "overall": {"lower_bound": least, "precision": least}}
-    certificate, audit = store.values.get(Key.CERTIFICATE), store.values.get(Key.AUDIT)
-    if certificate is None or audit is None or certificate.get("audit") != audit["number"]:
-        return None
-    audited = np.load(store.folder / "audits" / f"{audit['number']:03d}.npy")[0]
-    return certificate if np.isin(masks.mask_id, audited).all() else None
+    return standing_certificate(store, masks)
 
 
 def sample(store: Store) -> tuple[list[Draw], list[int]]:

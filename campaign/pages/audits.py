@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from campaign.certification.audit import Audit, Certificate, audit_sample, certificate_without, certify
+from campaign.certification.audit import Audit, Certificate, audit_sample, certify
 from campaign.derived.answers import counted_verdicts, gold_count
+from campaign.derived.certificates import audited_path
 from campaign.derived.dataset import final_masks
 from campaign.pages.gold import GoldPlan
 from campaign.pages.sheets import page_key, screen_of
 from campaign.quality.measures import page_order
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.records.page import NewPage, Screen, audit_kind
-from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store.values import Key
 from ml_backend.errors import InputError
@@ -54,7 +53,7 @@ def begin_audit(store: Store, draws: int, per_class: int = 0) -> RunningAudit:
         if not len(masks):
             raise InputError("audit", "a dataset with at least one mask", "none")
         rows = np.stack([masks.mask_id, masks.class_id.astype(np.int64), _strata(masks)])
-        write_whole(store.folder / "audits" / f"{number:03d}.npy", lambda p: np.save(p, rows))
+        write_whole(audited_path(store, number), lambda p: np.save(p, rows))
         store.values.set(Key.AUDIT, {"number": number, "draws": draws, "per_class": per_class, "certified": False})
         running = open_audit(store)
         assert running is not None
@@ -67,7 +66,7 @@ def open_audit(store: Store) -> RunningAudit | None:
     known = store.values.get(Key.AUDIT)
     if known is None:
         return None
-    mask_ids, class_id, cluster = np.load(store.folder / "audits" / f"{known['number']:03d}.npy")
+    mask_ids, class_id, cluster = np.load(audited_path(store, known["number"]))
     seed = store.settings.seed + known["number"]
     audit = audit_sample(class_id, cluster, known["draws"], per_class=known["per_class"], seed=seed)
     return RunningAudit(known["number"], audit, mask_ids)
@@ -134,22 +133,6 @@ def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
     store.values.set(Key.AUDIT, (store.values.get(Key.AUDIT) or {}) | {"certified": True})
     store.log(f"audit {running.number}: {certificate.sentence()}")
     return certificate
-
-
-def standing_certificate(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
-    """The newest certificate, where it speaks of these masks: none of them may be newer than its audit.
-
-    Audited masks that have left the dataset since, other than by being voted down, are all taken for correct.
-    """
-    certificate, running = store.values.get(Key.CERTIFICATE), open_audit(store)
-    if certificate is None or running is None or certificate["audit"] != running.number:
-        return None
-    if not np.isin(masks.mask_id, running.mask_ids).all():
-        return None
-    gone = running.mask_ids[~np.isin(running.mask_ids, masks.mask_id)]
-    voted = counted_verdicts(store)
-    left = sum(voted.get(int(mask), Verdict.YES) == Verdict.YES for mask in gone)
-    return certificate_without(certificate, left) if left else certificate
 
 
 def _strata(masks: DatasetMasks) -> np.ndarray:

@@ -22,7 +22,7 @@ from campaign.derived.recall import is_gold
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
 from campaign.label_studio.verification import publish_tasks
-from campaign.pages.editing import drawing_fact, gone_fact
+from campaign.pages.editing import drawing_fact, place_facts
 from campaign.pages.instructions import class_rules
 from campaign.pages.projects import ensure_project
 from campaign.pages.readback import read_on
@@ -261,20 +261,13 @@ def read_complete(store: Store, client: Client) -> int:
 
 def complete_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
     """Facts that these pages tell: what each annotation clicked, and which annotations are gone."""
-    pages = store.pages.some({t.page_key for t in tasks})
     class_of = {name: i for i, name in store.classes().items()}
-    standing, rows = store.drawings.standing(), []
-    for task in tasks:
-        page = pages.get(task.page_key)
-        if page is None or page.kind != PageKind.COMPLETE or page.place is None:
-            continue
-        base = {"page_key": task.page_key, "mask_id": None, "image_id": page.place["image_id"]}
-        for a in task.annotations:
-            state, points = _said(a, page.place["window"], class_of)
-            rows.append(base | drawing_fact(a, state, []) | {"masks": {"masks": [], "points": points}})
-        present = {a.id for a in task.annotations}
-        rows += [gone_fact(f) for f in standing if f.page_key == task.page_key and f.annotation_id not in present]
-    return rows
+
+    def said(a: DrawnAnnotation, page: m.Page) -> dict:
+        state, points = _said(a, (page.place or {})["window"], class_of)
+        return drawing_fact(a, state, []) | {"masks": {"masks": [], "points": points}}
+
+    return place_facts(store, tasks, PageKind.COMPLETE, said)
 
 
 def _said(a: DrawnAnnotation, window: list[int], class_of: Mapping[str, int]) -> tuple[str, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ audit and export knows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -175,6 +175,26 @@ def drawing_fact(a: DrawnAnnotation, state: str, shapes: list[dict]) -> dict:
         "annotation_id": a.id, "annotator": str(a.user), "state": state, "masks": {"masks": shapes},
         "answered_at": a.updated_at, "lead_time": a.lead_time,
     }  # fmt: skip
+
+
+def place_facts(
+    store: Store, tasks: list[DrawnTask], kind: str, said: Callable[[DrawnAnnotation, m.Page], dict]
+) -> list[dict]:
+    """Facts that pages of a kind tell which show a place: what each annotation holds, and which are gone.
+
+    `said` returns the columns of a fact that an annotation of a page holds, as `drawing_fact` does.
+    """
+    pages = store.pages.some({t.page_key for t in tasks})
+    standing, rows = store.drawings.standing(), []
+    for task in tasks:
+        page = pages.get(task.page_key)
+        if page is None or page.kind != kind or page.place is None:
+            continue
+        base = {"page_key": task.page_key, "mask_id": None, "image_id": page.place["image_id"]}
+        rows += [base | said(a, page) for a in task.annotations]
+        present = {a.id for a in task.annotations}
+        rows += [gone_fact(f) for f in standing if f.page_key == task.page_key and f.annotation_id not in present]
+    return rows
 
 
 def gone_fact(fact: m.Drawing) -> dict:

@@ -17,7 +17,7 @@ from campaign.derived.dataset import final_masks
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
 from campaign.label_studio.verification import publish_tasks
-from campaign.pages.editing import drawing_fact, gone_fact
+from campaign.pages.editing import drawing_fact, place_facts
 from campaign.pages.instructions import class_rules
 from campaign.pages.projects import ensure_project
 from campaign.pages.readback import read_on
@@ -119,19 +119,12 @@ def read_paintings(store: Store, client: Client) -> int:
 
 def paint_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
     """Facts that paint pages tell: what each annotation holds, and which annotations are gone."""
-    places = {p.key: p.place for p in store.pages.rows(kind=PageKind.PAINT) if p.place}
     class_of = {name: i for i, name in store.classes().items()}
-    standing, rows = store.drawings.standing(), []
-    for task in tasks:
-        if (place := places.get(task.page_key)) is None:
-            continue
-        base = {"page_key": task.page_key, "mask_id": None, "image_id": place["image_id"]}
-        for a in task.annotations:
-            state, shapes = _painted(a, place["window"], class_of)
-            rows.append(base | drawing_fact(a, state, shapes))
-        present = {a.id for a in task.annotations}
-        rows += [gone_fact(f) for f in standing if f.page_key == task.page_key and f.annotation_id not in present]
-    return rows
+
+    def said(a: DrawnAnnotation, page: m.Page) -> dict:
+        return drawing_fact(a, *_painted(a, (page.place or {})["window"], class_of))
+
+    return place_facts(store, tasks, PageKind.PAINT, said)
 
 
 def _painted(a: DrawnAnnotation, window: list[int], class_of: dict[str, int]) -> tuple[str, list[dict]]:

@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 import numpy as np
 
 from campaign.derived.answers import counted_answers
+from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outlook import forecast_of
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import promise_kinds
-from campaign.pages.audits import standing_certificate
 from campaign.quality.answers import verdicts
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks, chance_of
 from campaign.records.page import PageKind

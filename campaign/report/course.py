@@ -100,21 +100,22 @@ def _words(lines: Sequence[Legend]) -> str:
 
 
 def _panel(points: Sequence[Point], series: list[Series], label: str, levels: list[Level]) -> Markup:
-    end, y0 = float(points[-1].questions), _bottom(series, levels)
+    end, (y0, y1) = max(float(p.questions) for p in points), _scale(series, levels)
     frozen = frozen_at(points)
     marks = [Mark(float(p.questions), "order frozen" if n == 0 else str(n + 1)) for n, p in enumerate(frozen)]
     return line_chart(
         [_raised(s, y0) for s in series if len(s.x)], label=label, x_label="questions answered, gold included",
-        x_range=(0.0, end), y_range=(y0, 1.0), y_format=percent, marks=marks, levels=levels, above=_hours(points, end),
+        x_range=(0.0, end), y_range=(y0, y1), y_format=percent, marks=marks, levels=levels, above=_hours(points, end),
     )  # fmt: skip
 
 
-def _bottom(series: Sequence[Series], levels: Sequence[Level]) -> float:
-    """Where the scale begins: with all of the band and every end in it, and some room, at a whole tenth."""
-    least = [level.y for level in levels]
+def _scale(series: Sequence[Series], levels: Sequence[Level]) -> tuple[float, float]:
+    """The scale from tenth to tenth: with all of the band and every end in it, and some room."""
+    values = [level.y for level in levels]
     for s in (s for s in series if len(s.x)):
-        least += [float(np.nanmin(s.y if s.low is None else s.low))] if s.color == EXPECTED else [float(s.y[-1])]
-    return max(0.0, float(np.floor((min(least, default=0.5) - 0.02) * 10) / 10))
+        values += [*s.low, *s.high] if s.low is not None and s.high is not None else [float(s.y[-1])]
+    low, high = min(values, default=0.5) - 0.02, max(values, default=1.0) + 0.02
+    return max(0.0, float(np.floor(low * 10) / 10)), min(1.0, float(np.ceil(high * 10) / 10))
 
 
 def _raised(s: Series, y0: float) -> Series:

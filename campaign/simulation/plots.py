@@ -1,18 +1,24 @@
-"""The published figures redrawn from simulated courses: growth, quality, accepted clusters, thresholds, grid."""
+"""The published figures redrawn from simulated courses: growth, quality, accepted clusters, thresholds, grid.
+
+And, for the policy with a target, precision and recall with their intervals against questions and hours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from campaign.records.course import Point, frozen_at
+from campaign.records.figure import Figure
 from campaign.search.thresholds import Thresholds
 from campaign.simulation.runs import Course
 
 # Distinguishable without colour vision, and by dash on a black and white print.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")
+_METADATA: dict[str, dict[str, None]] = {".png": {"Software": None}}
 _DASHES = ("-", "--", "-.", ":")
 
 
@@ -123,25 +129,52 @@ def _figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6) ->
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    figure.savefig(path, dpi=130, metadata=_METADATA.get(path.suffix.lower()))
     return path
 
 
-def draw_target(result: dict[str, Any], path: Path) -> None:
-    """Masks that would be delivered and correct ones among them, and their share, against questions."""
-    from matplotlib.figure import Figure
+def draw_target(points: Sequence[Point], path: Path) -> Path:
+    """Precision and recall, each with its interval, against questions, and hours above: one picture in two panels.
 
-    course = np.array(result["course"], np.float64).reshape(-1, 3)
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    counts, share = figure.subplots(2, 1, sharex=True)
-    counts.plot(course[:, 0], course[:, 1], label="masks")
-    counts.plot(course[:, 0], course[:, 2], label="correct")
-    counts.set_ylabel("masks that would be delivered")
-    counts.legend()
-    share.plot(course[:, 0], course[:, 2] / np.maximum(course[:, 1], 1), label="precision")
-    share.axhline(result["options"]["precision"], linestyle="--", color="grey", label="target")
-    share.axhline(result["promised"], linestyle=":", color="black", label="promised at the end")
-    share.set_ylabel("precision")
-    share.set_xlabel("questions, gold included")
-    share.legend()
-    figure.savefig(path, dpi=150)
+    Blue with a band is what the campaign expected, orange what it promised, the thin black line the truth; dashed the
+    target, dotted where the order was frozen. The format follows the file's suffix. Returns the path.
+    """
+    figure, panels = _figure(2, 1, 7.2, 3.1)
+    blue, orange, x = _COLOURS[0], _COLOURS[1], np.array([p.questions for p in points], np.float64)
+    looked = points[-1].recall_looked
+    for axis, name, promised in ((panels[0][0], "precision", "promised"), (panels[1][0], "recall", "recall_promised")):
+        known: list[tuple[int, Figure]] = [(n, f) for n, p in enumerate(points) if (f := getattr(p, name)) is not None]
+        at, rows = x[[n for n, _ in known]], np.array([(f.value, f.low, f.high) for _, f in known]).reshape(-1, 3)
+        axis.fill_between(at, rows[:, 1], rows[:, 2], color=blue, alpha=0.18, lw=0, label="90 % interval")
+        axis.plot(at, rows[:, 0], color=blue, lw=1.8, label="expected")
+        bounds = [(p.questions, v) for p in points if (v := getattr(p, promised)) is not None]
+        if bounds:
+            style = {"drawstyle": "steps-post"} if len(bounds) > 1 else {"marker": "^", "ls": "none", "clip_on": False}
+            axis.plot(*np.array(bounds, np.float64).T, color=orange, lw=1.8, label="promised at least", **style)
+        truth = [getattr(p, f"true_{name}") for p in points]
+        if None not in truth:
+            axis.plot(x, truth, color="k", lw=0.9, label="true")
+        _fit(axis, [*rows.ravel().tolist(), *(v for v in truth if v is not None), *(v for _, v in bounds[-1:])])
+        for point in frozen_at(points):
+            axis.axvline(point.questions, color="0.35", lw=1, ls=":", label="order frozen")
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3, lw=0.5)
+    panels[0][0].axhline(points[-1].target, color="0.35", lw=1.2, ls="--", label=f"target {points[-1].target:g}")
+    if looked is not None:
+        panels[1][0].plot(
+            x[-1], looked, "o", ms=5, mfc="none", mec="k", clip_on=False, label="by images looked through"
+        )
+    for axis in panels.flat:
+        axis.set_xlim(0, max(float(x.max()), 1.0))
+        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panels[1][0].set_xlabel("questions that people saw, gold included")
+    each = points[-1].seconds / 3600 / max(1.0, x[-1])
+    above = panels[0][0].secondary_xaxis("top", functions=(lambda v: v * each, lambda v: v / max(each, 1e-12)))
+    above.set_xlabel("hours")
+    return _save(figure, path)
+
+
+def _fit(axis: Any, values: Sequence[float]) -> None:
+    """The scale from tenth to tenth, with all of these values and some room."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    axis.set_ylim(max(0.0, np.floor((low - 0.02) * 10) / 10), min(1.0, np.ceil((high + 0.02) * 10) / 10) + 0.005)

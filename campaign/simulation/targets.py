@@ -175,8 +175,10 @@ class TargetCampaign(Course):
         end = self.certify()
         recall = self._recall(end)
         if recall is not None:
-            looked = {"looked": recall.images, "recall_looked": recall.overall.estimate}
-            self.course.append(replace(self.course[-1], **looked, recall_promised=recall.overall.bound))
+            end_of_it, found = self.course[-1], recall.overall
+            self.course.append(
+                replace(end_of_it, looked=recall.images, recall_looked=found.estimate, recall_promised=found.bound)
+            )
         return TargetRun(
             self.questions, self.gold.shown if self.gold else 0, end.draws, int(end.inside.sum()),
             int(self.pool.correct[end.inside].sum()), end.promise, sum(self.pool.objects.values()), end.inside,
@@ -222,9 +224,7 @@ class _Follower:
         return expected(chosen, known, world, campaign.terms.seed)
 
 
-def with_images(
-    image: np.ndarray, objects: dict[int, int], correct: np.ndarray
-) -> tuple[np.ndarray, dict[int, int]]:
+def with_images(image: np.ndarray, objects: dict[int, int], correct: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
     """(image of each mask, objects by image): as they are, or as many made-up masks to each image as `MADE_UP`."""
     if set(objects) != {-1}:
         return image, objects
@@ -258,8 +258,12 @@ def summary(run: TargetRun, seconds_per_answer: float) -> dict[str, Any]:
 
 
 def simulate_target(options: SimulationOptions, pool: Pool, progress: Progress | None = None) -> dict[str, Any]:
-    """What `campaign simulate` prints, with the course of the campaign: questions, masks and correct masks so far."""
-    run = run_target(pool, options, progress)
+    """What `campaign simulate` prints: what came of the campaign, and its `course` as it went."""
+    return as_result(run_target(pool, options, progress), pool, options)
+
+
+def as_result(run: TargetRun, pool: Pool, options: SimulationOptions) -> dict[str, Any]:
+    """What is printed of a campaign that was run."""
     given = {f.name: getattr(options, f.name) for f in fields(options)}
     head = {"policy": options.policy, "pool": len(pool), "classes": len(np.unique(pool.rows.class_id))}
     head |= {"seed": options.seed, "answer_error": options.answer_error}

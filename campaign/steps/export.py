@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from campaign.dataset.export import export_coco
+from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import questions_asked
-from campaign.pages.audits import standing_certificate
 from campaign.pages.painting import reference
 from campaign.store import Store
 

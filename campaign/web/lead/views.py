@@ -21,6 +21,7 @@ from campaign.pages.painting import reference
 from campaign.pages.projects import connect, project_url
 from campaign.records.decision import Kind
 from campaign.records.page import PageKind, Screen
+from campaign.report.course import course_figure
 from campaign.store import Store
 from campaign.store.models import ClassTree
 from campaign.web.lead.changes import KINDS, decide, foresee
@@ -187,6 +188,7 @@ class Figures:
         if self._known is None or self._known[0] != mark:
             figures = {
                 "state": status(self.store),
+                "course": course_figure(self.store.course.rows()),
                 "team": team(self.store, estimates=False),
                 "drawing_pages": {kind: self.store.pages.count(kind) for kind in (PageKind.EDIT, PageKind.PAINT)},
             }

@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from campaign.derived.answers import gold_count
+from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import final_masks, obtained
 from campaign.derived.live import live
-from campaign.pages.audits import add_audit_pages, begin_audit, finish_audit, open_audit, standing_certificate
+from campaign.pages.audits import add_audit_pages, begin_audit, finish_audit, open_audit
 from campaign.pages.gold import GoldPlan
 from campaign.records.page import NewPage
 from campaign.steps.export import export_campaign
