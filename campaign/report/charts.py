@@ -104,22 +104,35 @@ def line_chart(  # noqa: PLR0913 - options by name
     parts.append(f'<text class="x label" x="{middle:.0f}" y="{HEIGHT - 5}">{escape(x_label)}</text>')
     if above is not None:
         parts += _scale_above(above, px, top)
-    for mark in marks:
-        at = float(px(mark.x))
-        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{base}"/>')
-        if above is None:
-            parts.append(f'<text class="x mark" x="{at:.1f}" y="{top - 6}">{escape(mark.label)}</text>')
-        else:  # there is a scale in the place of the label
-            side, gap = ("y", -5) if at > middle else ("start", 5)
-            parts.append(f'<text class="{side} mark" x="{at + gap:.1f}" y="{base - 6}">{escape(mark.label)}</text>')
-    for level in levels:
-        at = float(py(level.y))
-        parts.append(f'<line class="level" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text class="start level" x="{_LEFT + 4}" y="{at - 4:.1f}">{escape(level.label)}</text>')
+    parts += _marked(marks, px, (top, base), inside=above is not None)
+    parts += _levelled(levels, py)
     for s in series:
         parts += _drawn(_thinned(s), px, py)
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+def _marked(marks: Sequence[Mark], px: Callable, span: tuple[int, int], inside: bool) -> list[str]:
+    """Vertical lines over this span; their labels on top, or `inside` the chart where a scale is in their place."""
+    (top, base), middle, parts = span, (_LEFT + WIDTH - _RIGHT) / 2, []
+    for mark in marks:
+        at = float(px(mark.x))
+        place = f'class="x mark" x="{at:.1f}" y="{top - 6}"'
+        if inside:
+            side, gap = ("y", -5) if at > middle else ("start", 5)
+            place = f'class="{side} mark" x="{at + gap:.1f}" y="{base - 6}"'
+        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{base}"/>')
+        parts.append(f"<text {place}>{escape(mark.label)}</text>")
+    return parts
+
+
+def _levelled(levels: Sequence[Level], py: Callable) -> list[str]:
+    parts = []
+    for level in levels:
+        at = float(py(level.y))
+        parts.append(f'<line class="level" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="start level" x="{_LEFT + 4}" y="{at - 4:.1f}">{escape(level.label)}</text>')
+    return parts
 
 
 def _scale_above(above: Above, px: Callable, top: int) -> list[str]:

@@ -50,11 +50,15 @@ def hard_predictions(images: int, seed: int) -> tuple[Predictions, np.ndarray]:
     return predictions, good
 
 
-def target_store(folder: Path, images: int = 8, quality: dict | None = None, **search: object) -> Store:
+def target_store(
+    folder: Path, images: int = 8, quality: dict | None = None, heldout: bool = True, **search: object
+) -> Store:
     """A store whose only round is at verify, over `images` images of the pool and as many that are held out."""
     folder.mkdir(parents=True)
     data, shown = {}, {}
     for number, split in enumerate(("heldout", "pool")):
+        if split == "heldout" and not heldout:
+            continue
         records = []
         for i in range(images):
             path = folder / f"{split}-{i}.png"

@@ -32,12 +32,16 @@ def test_the_overview_says_what_is_promised(store):
     assert "90 % correct" in page or "90% correct" in page
     assert "confidence" in page and f"of these {len(final_masks(store))} masks" in page
     assert browser.get("/lead/trees/1/1").status_code == 200
+    assert "precision by questions: expected, 90 % interval" in page and "promised at least" in page
+    assert page.count('class="chart"') == 2 and "<script" not in page
 
 
 def test_the_report_carries_the_promise(store, tmp_path):
     data = report_data(store)
     assert data.masks == len(final_masks(store)) and "confidence" in data.certificate["promise"]
+    assert data.course[-1].masks == data.masks
     write_report(tmp_path / "report.html", data)
+    assert "precision by questions: expected, 90 % interval" in (tmp_path / "report.html").read_text()
     assert data.certificate["promise"] in (tmp_path / "report.html").read_text()
 
 
