@@ -38,7 +38,7 @@ def render_report(data: ReportData) -> str:
     ranked = sorted(data.classes, key=lambda c: (-sum(f.masks for f in data.figures if f.class_id == c), c))
     color = {c: i for i, c in enumerate(ranked[:COLORS])}
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             data=data,
@@ -60,7 +60,8 @@ def render_report(data: ReportData) -> str:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Jinja with the pages of this room and what they write figures by."""
     env = Environment(
         loader=PackageLoader("campaign.report", "."),
         autoescape=select_autoescape(["html"]),

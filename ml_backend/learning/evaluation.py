@@ -153,14 +153,28 @@ def one_to_one_iou(iou: np.ndarray) -> np.ndarray:
     [0.25, 0.875]
     """
     result = np.zeros(iou.shape[0], np.float32)
+    for row, column in one_to_one_pairs(iou):
+        result[row] = iou[row, column]
+    return result
+
+
+def one_to_one_pairs(iou: np.ndarray, least: float = 0.0) -> list[tuple[int, int]]:
+    """(row, column) of each pair where rows and columns of `iou`, (n, m), are paired best first, each once at most.
+
+    Pairs below `least` are left out, and those of IoU 0.
+
+    >>> one_to_one_pairs(np.array([[0.75, 0.25], [0.875, 0.0]]), 0.5)
+    [(1, 0)]
+    """
+    pairs = []
     free_row, free_column = np.ones(iou.shape[0], bool), np.ones(iou.shape[1], bool)
-    rows, columns = np.nonzero(iou > 0)
+    rows, columns = np.nonzero((iou > 0) & (iou >= least))
     for at in np.argsort(-iou[rows, columns], kind="stable"):
-        row, column = rows[at], columns[at]
+        row, column = int(rows[at]), int(columns[at])
         if free_row[row] and free_column[column]:
             free_row[row] = free_column[column] = False
-            result[row] = iou[row, column]
-    return result
+            pairs.append((row, column))
+    return pairs
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,16 @@ class CocoDataset:
         where the file is missing or no COCO object, an id is doubled, an image file is missing, an annotation names
         an unknown image or class, a mask is empty, malformed or not of its image's size, or there is no class.
         """
-        json_path, images_dir = Path(json_path), Path(images_dir)
-        coco = _read_json(json_path)
+        return cls.parse(read_json(Path(json_path)), Path(json_path), Path(images_dir), annotations)
+
+    @classmethod
+    def parse(
+        cls, coco: dict[str, Any], json_path: Path, images_dir: Path | None = None, annotations: bool = True
+    ) -> CocoDataset:
+        """The data set in a COCO object that was read from `json_path`. Raises InputError like `load`.
+
+        Without `images_dir` no image file is looked for, and an image's path is its file name.
+        """
         classes = _classes(json_path, coco)
         images = _images(json_path, coco, images_dir)
         data = cls(images, classes)
@@ -70,7 +78,7 @@ class CocoDataset:
     @staticmethod
     def load_annotations(json_path: str | Path, images: list[ImageRecord], classes: dict[int, str]) -> list[Annotation]:
         """The annotations in `json_path` of `images`, wherever their files lie. Raises InputError like `load`."""
-        return _annotations(Path(json_path), _read_json(Path(json_path)), {i.id: i for i in images}, classes)
+        return _annotations(Path(json_path), read_json(Path(json_path)), {i.id: i for i in images}, classes)
 
     def by_image(self) -> dict[int, list[Annotation]]:
         """Annotations by image id; images without any are absent."""
@@ -175,7 +183,8 @@ def write_json(path: str | Path, value: Any) -> None:
         json.dump(value, file)
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path, results: bool = False) -> Any:
+    """The COCO object in a file; with `results` it may also be a list, of results. Raises InputError otherwise."""
     try:
         with path.open() as file:
             coco = json.load(file)
@@ -185,6 +194,8 @@ def _read_json(path: Path) -> dict:
         raise InputError(path, "JSON", str(error)) from None
     except OSError as error:
         raise InputError(path, "a readable COCO file", error.strerror or str(error)) from None
+    if results and isinstance(coco, list):
+        return coco
     if not isinstance(coco, dict) or not isinstance(coco.get("images"), list):
         raise InputError(path, "a COCO object with images", type(coco).__name__)
     if not isinstance(coco.get("annotations", []), list):
@@ -208,8 +219,8 @@ def _classes(path: Path, coco: dict) -> dict[int, str]:
     return classes
 
 
-def _images(path: Path, coco: dict, folder: Path) -> list[ImageRecord]:
-    if not folder.is_dir():
+def _images(path: Path, coco: dict, folder: Path | None) -> list[ImageRecord]:
+    if folder is not None and not folder.is_dir():
         raise InputError(folder, "a folder of images", "no such folder")
     images: list[ImageRecord] = []
     seen: set[int] = set()
@@ -220,15 +231,20 @@ def _images(path: Path, coco: dict, folder: Path) -> list[ImageRecord]:
             raise InputError(f"{path} images", "unique ids", f"id {row['id']} twice")
         seen.add(row["id"])
         name, width, height = str(row["file_name"]), row.get("width"), row.get("height")
-        file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{path} image {row['id']}", f"a file below {folder}", name)
-        if not file.is_file():
-            raise InputError(f"{path} image {row['id']}", f"the file {file}", "no such file")
+        file = Path(name) if folder is None else _image_file(path, row["id"], folder, name)
         if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
             raise InputError(f"{path} image {row['id']}", "a width and a height in pixels", f"{width}x{height}")
         images.append(ImageRecord(row["id"], name, width, height, file, bool(row.get("exhaustive", True))))
     return images
+
+
+def _image_file(path: Path, image_id: int, folder: Path, name: str) -> Path:
+    file = folder / name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} image {image_id}", f"a file below {folder}", name)
+    if not file.is_file():
+        raise InputError(f"{path} image {image_id}", f"the file {file}", "no such file")
+    return file
 
 
 def _annotations(path: Path, coco: dict, images: dict[int, ImageRecord], classes: dict[int, str]) -> list[Annotation]:
