@@ -1,4 +1,4 @@
-"""`export` and `report`: the results of a campaign."""
+"""`report` and `certify`: what a campaign brought, and how precise it is."""
 
 from __future__ import annotations
 
@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from campaign.store import Store
 
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; by default in the campaign folder.")]
-
-
-def export(folder: Folder, out: Out = None, json: Json = False) -> None:
-    """Write the masks as COCO, each with what it rests on."""
-    from campaign.steps.export import export_campaign
-    from campaign.store import Store
-
-    store = Store.open(folder)
-    path = out or store.folder / "export.json"
-    masks = export_campaign(store, path)
-    emit({"path": str(path), "masks": masks}, json, f"{masks} masks in {path}")
 
 
 def report(folder: Folder, out: Out = None, json: Json = False) -> None:
@@ -117,4 +106,4 @@ def _certify_target(store: Store, wait: bool, json: bool) -> None:
     emit(promise | {"open_questions": waiting}, json, text)
 
 
-COMMANDS = (export, report, certify)
+COMMANDS = (report, certify)

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 from pycocotools import mask as mask_util
 
+from campaign.dataset.polygons import PolygonLoss, flat, outline
 from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
 from ml_backend.errors import InputError
 from ml_backend.files import whole_file
@@ -17,7 +18,7 @@ from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.rle import areas
 
 
-def export_coco(
+def export_coco(  # noqa: PLR0913 - what a file says
     path: str | Path,
     masks: DatasetMasks | Iterable[DatasetMasks],
     images: Iterable[ImageRecord | Mapping[str, Any]],
@@ -26,6 +27,7 @@ def export_coco(
     info: Mapping[str, Any] | None = None,
     licenses: Sequence[Mapping[str, Any]] = (),
     certificate: Mapping[str, Any] | None = None,
+    polygons: PolygonLoss | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write the masks to `path` as one COCO file and return how many there are.
@@ -44,6 +46,8 @@ def export_coco(
         licenses: COCO's own rows.
         info: goes into the file's `info`.
         certificate: what is known about the quality of the export; goes into `info` under "certificate".
+        polygons: write polygons instead of RLE, and count here what they lose; it then stands in `info` too. A mask
+            that no polygon stands for keeps its RLE.
         progress: called with the number of masks written so far, once per piece.
 
     Raises InputError where the file cannot be written or a mask is of an unknown image, of an unknown class or not
@@ -65,7 +69,9 @@ def export_coco(
 
     written = 0
     with whole_file(Path(path)) as file:
-        file.write(f'{{"info": {_json(header)},\n"licenses": {_json(list(licenses))},\n')
+        # What polygons lose is known at the end alone.
+        file.write("{" if polygons is not None else f'{{"info": {_json(header)},\n')
+        file.write(f'"licenses": {_json(list(licenses))},\n')
         file.write(f'"categories": {_json(categories)},\n"images": [')
         _write_rows(file, image_rows())
         file.write('],\n"annotations": [')
@@ -74,16 +80,19 @@ def export_coco(
             if len(piece) == 0:
                 continue
             _check(path, piece, sizes, classes)
-            _write_rows(file, annotation_rows(piece, written + 1), first=written == 0)
+            _write_rows(file, annotation_rows(piece, written + 1, polygons), first=written == 0)
             written += len(piece)
             if progress:
                 progress(written)
-        file.write("]}\n")
+        file.write("]")
+        if polygons is not None:
+            file.write(f',\n"info": {_json(header | {"polygons": polygons.as_dict()})}')
+        file.write("}\n")
     return written
 
 
-def annotation_rows(masks: DatasetMasks, first_id: int = 1) -> Iterator[str]:
-    """The masks as COCO annotations, one JSON object each, numbered from `first_id`."""
+def annotation_rows(masks: DatasetMasks, first_id: int = 1, polygons: PolygonLoss | None = None) -> Iterator[str]:
+    """The masks as COCO annotations, one JSON object each, numbered from `first_id`; see `export_coco`."""
     rles = masks.rles()
     columns = zip(
         rles,
@@ -111,7 +120,7 @@ def annotation_rows(masks: DatasetMasks, first_id: int = 1) -> Iterator[str]:
                 "id": number,
                 "image_id": image,
                 "category_id": class_id,
-                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                "segmentation": _segmentation(rle, mask, polygons),
                 "area": area,
                 "bbox": box,
                 "iscrowd": 0,
@@ -122,7 +131,7 @@ def annotation_rows(masks: DatasetMasks, first_id: int = 1) -> Iterator[str]:
                     "asked": asked,
                     "yes": yes,
                     "rule": rule,
-                    "source": _source(rule, voted),
+                    "source": source_of(rule, voted),
                     "model_version": version,
                     "score": scores[0],
                     "class_confidence": scores[1],
@@ -130,6 +139,12 @@ def annotation_rows(masks: DatasetMasks, first_id: int = 1) -> Iterator[str]:
                 },
             }
         )
+
+
+def _segmentation(rle: dict[str, Any], mask_id: int, polygons: PolygonLoss | None) -> Any:
+    if polygons is not None and polygons.add(mask_id, found := outline(rle)):
+        return flat(found.rings)
+    return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
 def _write_rows(file: IO[str], rows: Iterable[str], first: bool = True) -> None:
@@ -155,7 +170,8 @@ def _image_row(image: ImageRecord) -> dict[str, Any]:
     return {"id": image.id, "file_name": image.file_name, "width": image.width, "height": image.height}
 
 
-def _source(rule: str, voted: bool) -> str:
+def source_of(rule: str, voted: bool) -> str:
+    """Where a mask comes from: "edited", "voted yes" or "propagated"."""
     if rule.startswith(EDITED_RULE):
         return "edited"
     return "voted yes" if voted else "propagated"

@@ -1,52 +1,235 @@
-"""The results of a campaign: the COCO export and the report, from what the store holds."""
+"""The results of a campaign as files: COCO, YOLO or Parquet, all masks or some, whole or in parts."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import date
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from campaign.certification.promise import digest_of
+from campaign.dataset.choice import Choice, Division
 from campaign.dataset.export import export_coco
 from campaign.derived.certificates import standing_certificate
+from campaign.dataset.polygons import PolygonLoss
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import questions_asked
 from campaign.pages.painting import reference
+from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import Store
+from ml_backend.errors import InputError
+from ml_backend.files import write_whole
+
+WHOLE = "all"  # the part of every image where nothing is divided
 
 
-def export_campaign(store: Store, path: Path) -> int:
-    """Writes the dataset as COCO, with image ids and names as in the pool's file; gives the number of masks.
+class Format(str, Enum):
+    """What an export is written as."""
 
-    Raises InputError where the file cannot be written; then nothing is left behind.
+    COCO = "coco"
+    YOLO = "yolo"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an export is written.
+
+    polygons: COCO with polygons instead of RLE. division: parts by image, each a file of its own (in YOLO a folder of
+    its own). copy_images: the images too, below `images/`.
     """
-    masks = final_masks(store)
-    images = store.images.rows("pool")
-    file_id = {r.id: r.coco_id for r in images}
-    masks = replace(masks, image_id=np.array([file_id[int(i)] for i in masks.image_id], np.int64))
-    rows: list[dict[str, Any]] = [
-        {"id": r.coco_id, "file_name": r.file_name, "width": r.width, "height": r.height}
+
+    format: Format = Format.COCO
+    polygons: bool = False
+    division: Division | None = None
+    copy_images: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the files, how many masks in each part, how many were not chosen, what polygons lost."""
+
+    files: list[Path]
+    masks: DatasetMasks
+    parts: dict[str, int]
+    left_out: int
+    info: dict[str, Any]
+    loss: PolygonLoss | None = None
+    images: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+
+def default_path(store: Store, form: Form) -> Path:
+    """Where an export goes by default: in the campaign folder."""
+    return store.folder / {Format.COCO: "export.json", Format.PARQUET: "export.parquet"}.get(form.format, "export-yolo")
+
+
+def export_campaign(
+    store: Store, path: Path, choice: Choice | None = None, form: Form | None = None
+) -> Exported:  # fmt: skip
+    """Writes the dataset, or the masks of it that are chosen, with image ids and names as in the pool's file.
+
+    A promise, a certificate and a bound on recall speak of one exact set of masks, so a file that holds others says
+    instead that it has none. Raises InputError where a file cannot be written; what was there before then stays.
+    """
+    choice, form = choice or Choice(), form or Form()
+    if form.polygons and form.format != Format.COCO:
+        raise InputError("polygons", "the format coco", form.format.value)
+    whole = final_masks(store)
+    masks = whole.select(choice.select(whole, store.classes()))
+    info = _info(store, whole, masks, choice)
+    rows = {r.id: r for r in store.images.rows("pool")}
+    fields = store.images.fields()
+    images = [
+        fields.images.get(r.coco_id, {})
+        | {"id": r.coco_id, "file_name": r.file_name, "width": r.width, "height": r.height}
         | ({"source_task": r.source_task} if r.source_task else {})
-        for r in images
+        for r in rows.values()
     ]
-    info = {
+    certificate = standing_certificate(store, whole) if len(masks) == len(whole) else None
+    masks = replace(masks, image_id=np.array([rows[int(i)].coco_id for i in masks.image_id], np.int64))
+    division = form.division
+    parts = {i["id"]: division.part_of(i["file_name"]) if division else WHOLE for i in images}
+    kept = choice.kept(store.classes())
+    writer = _Writer(form, images, parts, kept, info, certificate)
+    writer.licenses = fields.licenses
+    writer.categories = [fields.categories.get(c, {}) | {"id": c, "name": name} for c, name in kept.items()]
+    files = writer.write(path, masks)
+    if form.copy_images:
+        sources = {r.coco_id: Path(r.path) for r in rows.values()}
+        _copy_images(path, form, images, parts, sources)
+    of = [parts[int(i)] for i in masks.image_id]
+    counts = {part: of.count(part) for part in dict.fromkeys([*(division.names if division else ()), *of])}
+    return Exported(files, masks, counts, len(whole) - len(masks), info, writer.loss, images)
+
+
+@dataclass
+class _Writer:
+    """Writes the files of one export."""
+
+    form: Form
+    images: list[dict[str, Any]]
+    parts: dict[int, str]
+    classes: dict[int, str]
+    info: dict[str, Any]
+    certificate: dict[str, Any] | None
+    licenses: list[dict[str, Any]] = field(default_factory=list)
+    categories: list[dict[str, Any]] = field(default_factory=list)
+    loss: PolygonLoss | None = None
+
+    def write(self, path: Path, masks: DatasetMasks) -> list[Path]:
+        """The files that were written."""
+        if self.form.format == Format.YOLO:
+            from campaign.dataset.yolo import export_yolo
+
+            info = self.info | ({"certificate": self.certificate} if self.certificate else {})
+            # YOLO knows no data set without a part to train on.
+            parts = {i: "train" if part == WHOLE else part for i, part in self.parts.items()}
+            self.loss = export_yolo(path, masks, self.images, self.classes, parts, info)
+            return [path]
+        if self.form.division is None:
+            self._write_file(path, masks, self.images, self.info, self.certificate)
+            return [path]
+        files = []
+        for part in self.form.division.names:
+            ids = {i for i, own in self.parts.items() if own == part}
+            chosen = masks.select(np.isin(masks.image_id, list(ids)))
+            file = path.with_name(f"{path.stem}-{part}{path.suffix}")
+            images = [i for i in self.images if i["id"] in ids]
+            self._write_file(file, chosen, images, self._part_info(part, chosen), None)
+            files.append(file)
+        return files
+
+    def _part_info(self, part: str, masks: DatasetMasks) -> dict[str, Any]:
+        division = self.form.division
+        assert division is not None
+        spoken: dict[str, Any] = {k: self.info[k] for k in ("promise", "recall") if k in self.info}
+        spoken |= {"certificate": self.certificate} if self.certificate else {}
+        own = {k: v for k, v in self.info.items() if k not in spoken}
+        split = {"part": part, "shares": dict(zip(division.names, division.shares, strict=True))}
+        if spoken:
+            split["of_all_parts_together"] = spoken
+        return own | {"masks_digest": digest_of(masks.mask_id), "split": split}
+
+    def _write_file(
+        self, path: Path, masks: DatasetMasks, images: list[dict[str, Any]], info: dict[str, Any],
+        certificate: dict[str, Any] | None,
+    ) -> None:  # fmt: skip
+        if self.form.format == Format.PARQUET:
+            from campaign.dataset.tables import export_parquet
+
+            info = info | ({"certificate": certificate} if certificate else {})
+            export_parquet(path, masks, images, self.classes, info | {"licenses": self.licenses})
+            return
+        loss = PolygonLoss() if self.form.polygons else None
+        export_coco(
+            path, masks, images, self.categories, info=info, licenses=self.licenses, certificate=certificate,
+            polygons=loss,
+        )  # fmt: skip
+        if loss is not None:
+            self.loss = loss if self.loss is None else self.loss.with_(loss)
+
+
+def _info(store: Store, whole: DatasetMasks, masks: DatasetMasks, choice: Choice) -> dict[str, Any]:
+    search = store.settings.search
+    info: dict[str, Any] = {
         "campaign": store.settings.name,
         "date_created": date.today().isoformat(),
         "questions": questions_asked(store),
         "rounds": len(store.rounds.all()),
-        "k_iou": store.settings.search.k_iou,
-        "policy": store.settings.search.policy,
+        "k_iou": search.k_iou,
+        "policy": search.policy,
+        "masks_digest": digest_of(masks.mask_id),
     }
+    if source := store.images.fields().info:
+        info["source"] = source
     painted = reference(store)
     if painted.sq is not None:
         info["painted_reference"] = painted.as_dict()
-    if (recall := recall_figures(store, masks)) is not None:
+    if len(masks) != len(whole):
+        info["chosen"] = choice.as_dict() | {
+            "masks": len(masks),
+            "of": len(whole),
+            "note": "a part of the data set: what is promised or certified of the whole does not speak of it",
+        }
+        return info
+    if (recall := recall_figures(store, whole)) is not None:
         info["recall"] = recall
-    if store.settings.search.policy == "target":
-        info["promise"] = promise_of(store, masks.mask_id)
-    certificate = standing_certificate(store, masks)
-    return export_coco(path, masks, rows, store.classes(), info=info, certificate=certificate)
+    if search.policy == "target":
+        info["promise"] = promise_of(store, whole.mask_id)
+    return info
+
+
+def _copy_images(
+    path: Path, form: Form, images: list[dict[str, Any]], parts: dict[int, str], sources: dict[int, Path]
+) -> None:
+    """Copies the images to where the export names them; those that are there already, of the same size, are kept."""
+    for source, target in _copies(path, form, images, parts, sources):
+        try:
+            size = source.stat().st_size
+        except OSError as error:
+            raise InputError(f"image {source}", "an image file", error.strerror or str(error)) from None
+        if not (target.is_file() and target.stat().st_size == size):
+            write_whole(target, partial(shutil.copyfile, source), durable=False)
+
+
+def _copies(
+    path: Path, form: Form, images: list[dict[str, Any]], parts: dict[int, str], sources: dict[int, Path]
+) -> Iterator[tuple[Path, Path]]:
+    from campaign.dataset.yolo import image_file
+
+    for image in images:
+        part = parts[image["id"]]
+        place = Path("images", image["file_name"])
+        if form.format == Format.YOLO:
+            place = path / image_file("train" if part == WHOLE else part, image["file_name"])
+        else:
+            place = path.parent / place
+        yield sources[image["id"]], place

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -9,7 +11,9 @@ from sqlalchemy import func, select
 from campaign.settings import Split
 from campaign.store import models as m
 from campaign.store.sessions import Sessions, portions
-from ml_backend.masks.coco import CocoDataset, ImageRecord
+from ml_backend.masks.coco import CocoDataset, ImageRecord, SourceFields, write_json
+
+FIELDS_FILE = "pool-fields.json"
 
 
 class Images:
@@ -66,6 +70,20 @@ class Images:
             # File names may repeat between folders, so images keep the paths in the database.
             data.annotations = CocoDataset.load_annotations(path, images, data.classes)
         return data
+
+    def save_fields(self, fields: SourceFields) -> None:
+        """Keeps what the pool's file says of licences, images and categories, for the export."""
+        if fields:
+            write_json(self._folder / FIELDS_FILE, asdict(fields))
+
+    def fields(self) -> SourceFields:
+        """What the pool's file said; nothing in campaigns of earlier releases. Images go by their id in that file."""
+        path = self._folder / FIELDS_FILE
+        if not path.exists():
+            return SourceFields()
+        known = json.loads(path.read_text(encoding="utf-8"))
+        images, categories = ({int(k): v for k, v in known[name].items()} for name in ("images", "categories"))
+        return SourceFields(known["info"], known["licenses"], images, categories)
 
 
 def _record(row: m.Image) -> ImageRecord:

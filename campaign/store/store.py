@@ -148,7 +148,9 @@ class Store:
                             source_task=source_tasks.get((split, image.id)),
                         )
                     )  # fmt: skip
-                if split != "pool":
+                if split == "pool":
+                    store.images.save_fields(data.fields)
+                else:
                     _renumber(data, ids, classes).save(folder / f"{split}.json")
             session.add(m.Meta(name="campaign", value={"key": key, "name": settings.name}))
         made = {name: secrets.token_urlsafe(24) for name in SECRET_NAMES if name != "label_studio_token"}

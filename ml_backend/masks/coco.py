@@ -43,12 +43,46 @@ class Annotation:
 
 
 @dataclass
+class SourceFields:
+    """What a COCO file says beyond what is used here, to be kept in an export.
+
+    `info` and `licenses` as they are; `images` and `categories` by id, each with its further fields, such as
+    `license` and `date_captured`; those without any are absent.
+    """
+
+    info: dict[str, Any] = field(default_factory=dict)
+    licenses: list[dict[str, Any]] = field(default_factory=list)
+    images: dict[int, dict[str, Any]] = field(default_factory=dict)
+    categories: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, coco: dict[str, Any]) -> SourceFields:
+        """The fields in a COCO object whose images and categories are known to be sound."""
+        info, licenses = coco.get("info"), coco.get("licenses")
+        return cls(
+            info if isinstance(info, dict) else {},
+            [row for row in licenses if isinstance(row, dict)] if isinstance(licenses, list) else [],
+            _further(coco["images"], {"id", "file_name", "width", "height", "exhaustive"}),
+            _further(coco["categories"], {"id", "name"}),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.info or self.licenses or self.images or self.categories)
+
+
+def _further(rows: list[dict[str, Any]], known: set[str]) -> dict[int, dict[str, Any]]:
+    kept = ((row["id"], {k: v for k, v in row.items() if k not in known}) for row in rows)
+    return {number: further for number, further in kept if further}
+
+
+@dataclass
 class CocoDataset:
-    """Images, classes {category id: name} and annotations of one COCO file."""
+    """Images, classes {category id: name} and annotations of one COCO file, and what else it says."""
 
     images: list[ImageRecord]
     classes: dict[int, str]
     annotations: list[Annotation] = field(default_factory=list)
+    fields: SourceFields = field(default_factory=SourceFields)
 
     @classmethod
     def load(cls, json_path: str | Path, images_dir: str | Path, annotations: bool = True) -> CocoDataset:
@@ -70,7 +104,7 @@ class CocoDataset:
         """
         classes = _classes(json_path, coco)
         images = _images(json_path, coco, images_dir)
-        data = cls(images, classes)
+        data = cls(images, classes, fields=SourceFields.parse(coco))
         if annotations:
             data.annotations = _annotations(json_path, coco, {i.id: i for i in images}, classes)
         return data

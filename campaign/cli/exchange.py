@@ -1,0 +1,102 @@
+"""`export`: the masks out of a campaign, in the forms that other tools read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from campaign.cli.arguments import Folder, Json
+from campaign.cli.output import emit
+
+if TYPE_CHECKING:
+    from campaign.dataset.choice import Choice
+    from campaign.steps.export import Exported
+
+
+def export(
+    folder: Folder,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write, for yolo a folder; by default in the campaign folder.")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="coco, yolo (segmentation) or parquet.")] = "coco",
+    polygons: Annotated[bool, typer.Option("--polygons", help="COCO polygons instead of exact RLE.")] = False,
+    classes: Annotated[str | None, typer.Option(help="Only these classes: names with commas between them.")] = None,
+    rounds: Annotated[str | None, typer.Option(help="Only masks of these rounds, such as 1,2.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Only masks of this score or more.")] = None,
+    verified_only: Annotated[
+        bool, typer.Option("--verified-only", help="Only masks that a person said yes to, or corrected.")
+    ] = False,
+    split: Annotated[
+        str | None, typer.Option(help="Shares of train, val and test images, such as 0.8/0.1/0.1; each a file.")
+    ] = None,
+    copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too, below images/.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the masks as COCO, YOLO or Parquet, each with what it rests on."""
+    from campaign.dataset.choice import Division
+    from campaign.steps.export import Form, Format, default_path, export_campaign
+    from campaign.store import Store
+
+    if format_ not in {f.value for f in Format}:
+        raise typer.BadParameter(f"--format: expected coco, yolo or parquet, got {format_}")
+    if polygons and format_ != Format.COCO:
+        raise typer.BadParameter(f"--polygons: expected --format coco, got {format_}")
+    choice = chosen(classes, rounds, min_score, verified_only)
+    store = Store.open(folder)
+    division = Division.parse(split, str(store.settings.seed)) if split else None
+    form = Form(Format(format_), polygons, division, copy_images)
+    written = export_campaign(store, out or default_path(store, form), choice, form)
+    emit(as_dict(written), json, "\n".join(lines(written)))
+
+
+def chosen(classes: str | None, rounds: str | None, min_score: float | None, verified_only: bool) -> Choice:
+    """The choice that the options make."""
+    from campaign.dataset.choice import Choice
+
+    numbers = None
+    if rounds is not None:
+        try:
+            numbers = tuple(int(part) for part in rounds.split(","))
+        except ValueError:
+            raise typer.BadParameter(f"--rounds: expected numbers such as 1,2, got {rounds}") from None
+    names = None if classes is None else tuple(part.strip() for part in classes.split(",") if part.strip())
+    return Choice(names, numbers, min_score, verified_only)
+
+
+def as_dict(written: Exported) -> dict[str, Any]:
+    """What was written, for programs."""
+    files = [str(file) for file in written.files]
+    result: dict[str, Any] = {"path": files[0], "masks": len(written.masks)}
+    if len(files) > 1 or len(written.parts) > 1:
+        result |= {"files": files, "parts": written.parts}
+    if written.left_out:
+        result["left_out"] = written.left_out
+    if written.loss is not None:
+        result["polygons"] = written.loss.as_dict()
+    return result
+
+
+def lines(written: Exported) -> list[str]:
+    """What was written, for people."""
+    place = ", ".join(map(str, written.files))
+    text = [f"{len(written.masks)} masks in {place}"]
+    if len(written.parts) > 1:
+        text[0] += f" ({', '.join(f'{part} {n}' for part, n in written.parts.items())})"
+    if written.left_out:
+        text.append(f"{written.left_out} masks were not chosen; what is promised of the whole does not speak of these")
+    if written.loss is not None:
+        loss = written.loss.as_dict()
+        if loss["polygons"]:
+            text.append(
+                f"polygons keep an IoU of {loss['mean_iou']:.4f} with their masks, {loss['least_iou']:.4f} at least"
+            )
+        refused = [str(row["mask_id"]) for row in loss["no_polygon"]]
+        if refused:
+            more = f" and {len(refused) - 20} more" if len(refused) > 20 else ""
+            text.append(f"no polygon stands for {len(refused)} masks: {', '.join(refused[:20])}{more}")
+    return text
+
+
+COMMANDS = (export,)
