@@ -1,4 +1,4 @@
-"""`export`: the masks out of a campaign, in the forms that other tools read."""
+"""`export` and `convert`: masks out of a campaign, or out of any project, in the forms that other tools read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from campaign.cli.arguments import Folder, Json
+from campaign.cli.arguments import Folder, Json, ask_token
 from campaign.cli.output import emit
 
 if TYPE_CHECKING:
@@ -99,4 +99,36 @@ def lines(written: Exported) -> list[str]:
     return text
 
 
-COMMANDS = (export,)
+def convert(
+    label_studio: Annotated[str, typer.Option(help="Address of Label Studio.")],
+    project: Annotated[int, typer.Option(help="Project to convert; it is only read.")],
+    to: Annotated[Path, typer.Option(help="COCO file to write.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Also download the images, to this folder; keeps those without a region.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a project's masks as exact COCO, holes and parts kept; it needs no campaign.
+
+    The token of Label Studio is taken from $LABEL_STUDIO_API_KEY, or asked for.
+    """
+    from campaign.cli.output import Display
+    from campaign.label_studio.client import Client
+    from campaign.label_studio.conversion import convert as run_conversion
+    from campaign.label_studio.conversion import save
+
+    client = Client(label_studio, ask_token())
+    display = Display()
+    with display.live():
+        result = run_conversion(client, project, images, lambda done: display.show("tasks read", done, done))
+    save(result, to)
+    said = result.as_dict()
+    text = [f"{said['annotations']} masks on {said['images']} images in {to}"]
+    for what in ("left_out", "tasks_left_out"):
+        kind = "tasks" if what == "tasks_left_out" else "not converted"
+        text += [f"{kind}: {count} {words}" for words, count in said[what].items()]
+    text += [f"malformed: {words}" for words in said["malformed"]]
+    emit({"path": str(to)} | said, json, "\n".join(text))
+
+
+COMMANDS = (export, convert)

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 from ml_backend.errors import InputError
 
-# Tags whose regions are masks. Labels gives its class to regions that a plain Brush, Polygon or Rectangle drew.
-LABELS = {"brushlabels", "polygonlabels", "rectanglelabels", "labels"}
-PLAIN = {"brush", "polygon", "rectangle"}
+# Tags whose regions are masks. Labels gives its class to regions that a plain Brush, Polygon, Rectangle or Ellipse drew.
+LABELS = {"brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels"}
+PLAIN = {"brush", "polygon", "rectangle", "ellipse"}
 
 
 @dataclass(frozen=True)

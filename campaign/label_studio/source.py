@@ -99,7 +99,7 @@ def read_source(
     for what, count in sorted(left_out.items()):
         logger.warning("project %d: left out %d %s", project_id, count, what)
     names = file_names(addresses)
-    classes = _classes(controls, regions)
+    classes = class_ids(controls, regions)
     paths = download(client, addresses, Path(cache), progress)
     images = {}
     for task_id, path in paths.items():
@@ -124,7 +124,7 @@ def standing_annotation(task: dict[str, Any]) -> dict[str, Any] | None:
 def parse_regions(
     result: list[dict[str, Any]], controls: MaskControls, thing: str, left_out: Counter[str] | None = None
 ) -> list[Region]:
-    """The masks in an annotation's result: brush, polygon and rectangle regions with a class.
+    """The masks in an annotation's result: brush, polygon, rectangle and ellipse regions with a class.
 
     Other regions are counted in `left_out`. Raises InputError naming `thing` and the region where one is malformed.
     """
@@ -164,7 +164,9 @@ def _region(members: list[dict[str, Any]], name: str) -> Region | str:
     try:
         rle = _mask(value, width, height)
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{name} of a {width}x{height} image", "a brush, polygon or rectangle", error) from None
+        raise InputError(
+            f"{name} of a {width}x{height} image", "a brush, polygon, rectangle or ellipse", error
+        ) from None
     if rle is None:
         return "regions that are no mask"
     if not mask_util.area(rle):
@@ -245,7 +247,7 @@ def _size(path: Path, task_id: int, address: str) -> tuple[int, int]:
         raise InputError(f"image of task {task_id} ({address})", error.expected, error.got) from None
 
 
-def _classes(controls: MaskControls, regions: dict[int, list[Region]]) -> dict[int, str]:
+def class_ids(controls: MaskControls, regions: dict[int, list[Region]]) -> dict[int, str]:
     """Class ids from 1 on, in the config's order; labels that only annotations have (dynamic ones) by name after it."""
     used = {label for of_task in regions.values() for region in of_task for label in region.labels}
     names = [*controls.classes, *sorted(used - set(controls.classes))]
@@ -269,16 +271,29 @@ def _dataset(images: list[ImageRecord], classes: dict[int, str], regions: dict[i
 
 
 def _mask(value: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
-    """The mask of a region's value; None where it is no brush, polygon or rectangle."""
+    """The mask of a region's value; None where it is no brush, polygon, rectangle or ellipse."""
     if "rle" in value:
         mask = decode_brush(value["rle"], height, width)
         return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     if "points" in value:
         points = [(float(x) * width / 100, float(y) * height / 100) for x, y in value["points"]]
         return to_rle([[c for point in points for c in point]], height, width)
-    if {"x", "y", "width", "height"} <= value.keys() and "radiusX" not in value:
+    if {"x", "y", "radiusX", "radiusY"} <= value.keys():
+        return _ellipse(value, width, height)
+    if {"x", "y", "width", "height"} <= value.keys():
         return to_rle([_corners(value, width, height)], height, width)
     return None
+
+
+def _ellipse(value: dict[str, Any], width: int, height: int) -> dict[str, Any]:
+    """The pixels whose centres lie in an ellipse, which turns clockwise about its centre."""
+    x, y = value["x"] * width / 100, value["y"] * height / 100
+    a, b = value["radiusX"] * width / 100, value["radiusY"] * height / 100
+    angle = math.radians(value.get("rotation") or 0)
+    down, across = np.mgrid[:height, :width] + 0.5
+    along = (across - x) * math.cos(angle) + (down - y) * math.sin(angle)
+    beside = (down - y) * math.cos(angle) - (across - x) * math.sin(angle)
+    return mask_util.encode(np.asfortranarray((along * b) ** 2 + (beside * a) ** 2 <= (a * b) ** 2, dtype=np.uint8))
 
 
 def _corners(value: dict[str, Any], width: int, height: int) -> list[float]:

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as mask_util
 
 from campaign.label_studio.client import Client, LabelStudioUnauthorized, LabelStudioUnavailable, ProjectGone
@@ -140,7 +135,7 @@ def test_what_is_no_mask_is_counted() -> None:
         {"type": "relation", "from_id": "a", "to_id": "b"},
         region("poly", "polygonlabels", value, None, id="1"),
         region("poly", "polygonlabels", value, "nucleus", id="2", image_rotation=90),
-        region("box", "rectanglelabels", {"x": 1, "y": 1, "radiusX": 3, "radiusY": 3}, "dirt", id="3"),
+        region("box", "rectanglelabels", {"x": 1, "y": 1, "width": 3}, "dirt", id="3"),
         region("brush", "brushlabels", {"rle": encode_brush(np.zeros((48, 64), bool))}, "cell", id="4"),
     ]
     assert parse_regions(regions, mask_controls(CONFIG), "task 1", counted) == []
@@ -156,7 +151,7 @@ def test_what_is_no_mask_is_counted() -> None:
         (region("brush", "brushlabels", {"rle": encode_brush(np.ones((10, 10), bool))}, "cell"),
          "task 5 region brush-brushlabels of a 64x48 image: expected .*, got brush RLE: expected 12288 values"),
         (region("poly", "polygonlabels", {"points": [[1, 1], [2, 2]]}, "cell"), "got polygons of at least three"),
-        (region("poly", "polygonlabels", {"points": "x"}, "cell"), "expected a brush, polygon or rectangle"),
+        (region("poly", "polygonlabels", {"points": "x"}, "cell"), "expected a brush, polygon, rectangle or ellipse"),
         (region("poly", "polygonlabels", polygon((1, 1), (5, 1), (5, 5)), "cell", original_width=0),
          "expected the width and height of its image, got 0x48"),
     ],
@@ -214,25 +209,6 @@ def test_held_out() -> None:
     assert held_out(tasks[::-1], 0.2, 0) == first != held_out(tasks, 0.2, 1)
     assert held_out(tasks, 0, 0) == held_out([1], 0.5, 0) == set()
     assert len(held_out([1, 2], 0.01, 0)) == len(held_out([1, 2], 0.99, 0)) == 1
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(6):
-        pixels = np.full((48, 64, 3), 40 * i, np.uint8)
-        Image.fromarray(pixels).save(folder / f"im{i}.png")
-    return folder
-
-
-@pytest.fixture
-def web(images: Path) -> Iterator[str]:
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=images)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 def make_project(client: Client, title: str, tasks: list[dict]) -> tuple[int, list[int]]:
