@@ -32,6 +32,7 @@ def export(
         str | None, typer.Option(help="Shares of train, val and test images, such as 0.8/0.1/0.1; each a file.")
     ] = None,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too, below images/.")] = False,
+    card: Annotated[bool, typer.Option(help="Write a data card beside it.")] = True,
     json: Json = False,
 ) -> None:
     """Write the masks as COCO, YOLO or Parquet, each with what it rests on."""
@@ -47,8 +48,16 @@ def export(
     store = Store.open(folder)
     division = Division.parse(split, str(store.settings.seed)) if split else None
     form = Form(Format(format_), polygons, division, copy_images)
-    written = export_campaign(store, out or default_path(store, form), choice, form)
-    emit(as_dict(written), json, "\n".join(lines(written)))
+    path = out or default_path(store, form)
+    written = export_campaign(store, path, choice, form)
+    said, text = as_dict(written), lines(written)
+    if card:
+        from campaign.report.card import write_card
+
+        files = write_card(store, written, path)
+        said["card"] = [str(file) for file in files]
+        text.append(f"data card in {files[1]}")
+    emit(said, json, "\n".join(text))
 
 
 def chosen(classes: str | None, rounds: str | None, min_score: float | None, verified_only: bool) -> Choice:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from ml_backend.errors import InputError
 
-# Tags whose regions are masks. Labels gives its class to regions that a plain Brush, Polygon, Rectangle or Ellipse drew.
+# Tags whose regions are masks. Labels gives its class to regions that a plain tag drew.
 LABELS = {"brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels"}
 PLAIN = {"brush", "polygon", "rectangle", "ellipse"}
 

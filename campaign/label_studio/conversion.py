@@ -34,8 +34,8 @@ NAMED = 100  # malformed regions that are named; all are counted
 class Conversion:
     """What became of a project: its COCO object, and what is not in it.
 
-    `left_out` counts regions by why they are no masks, `tasks_left_out` tasks by why they are no images, and `malformed`
-    names the first regions that could not be read.
+    `left_out` counts regions by why they are no masks, `tasks_left_out` tasks by why they are no images, and
+    `malformed` names the first regions that could not be read.
     """
 
     coco: dict[str, Any]

@@ -55,7 +55,10 @@ class Form:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the files, how many masks in each part, how many were not chosen, what polygons lost."""
+    """What was written: the files, how many masks in each part, how many were not chosen, what polygons lost.
+
+    `info` and `certificate` are what the file, or the parts together, say; `classes` those that were exported.
+    """
 
     files: list[Path]
     masks: DatasetMasks
@@ -63,6 +66,8 @@ class Exported:
     left_out: int
     info: dict[str, Any]
     loss: PolygonLoss | None = None
+    certificate: dict[str, Any] | None = None
+    classes: dict[int, str] | None = None
     images: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
 
@@ -107,7 +112,7 @@ def export_campaign(
         _copy_images(path, form, images, parts, sources)
     of = [parts[int(i)] for i in masks.image_id]
     counts = {part: of.count(part) for part in dict.fromkeys([*(division.names if division else ()), *of])}
-    return Exported(files, masks, counts, len(whole) - len(masks), info, writer.loss, images)
+    return Exported(files, masks, counts, len(whole) - len(masks), info, writer.loss, certificate, kept, images)
 
 
 @dataclass

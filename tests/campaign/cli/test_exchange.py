@@ -26,7 +26,11 @@ def test_export_in_every_form(folder, tmp_path):
     assert said["polygons"]["mean_iou"] == 1 and len(said["files"]) == 2
     done = campaign("export", folder, "--format", "yolo", "--out", tmp_path / "y", "--min-score", "0.5")
     assert "polygons keep an IoU of 1.0000 with their masks" in done.stdout
-    done = campaign("export", folder, "--format", "parquet")
+    assert {p.name for p in (tmp_path / "y").iterdir()} >= {"README.md", "card.json", "card.png"}
+    assert {p.name for p in tmp_path.iterdir() if p.name.startswith("e.")} == {
+        "e.json", "e.README.md", "e.card.json", "e.card.png",
+    }  # fmt: skip
+    done = campaign("export", folder, "--format", "parquet", "--no-card")
     assert done.returncode == 0 and (folder / "export.parquet").exists()
 
 
