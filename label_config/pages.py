@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -15,9 +15,9 @@ NO_RULES = "<p>There are no rules for this class yet. Ask the lead where a mask 
 
 @dataclass(frozen=True)
 class Crop:
-    """One question on a page: the mask's id and the address of its crop on the ML backend's server."""
+    """One question on a page: what the mask is called there, and the address of its crop on the ML backend's server."""
 
-    mask_id: int
+    name: str
     url: str
 
 
@@ -26,21 +26,21 @@ def page_data(
 ) -> dict[str, Any]:
     """Data of one `verification` task of up to 15 crops; `rules` is HTML.
 
-    Its answers: `wrong` holds the ids of masks voted no, `doubt` those left unsure, `status` is "reviewed", or
+    Its answers: `wrong` holds the names of masks voted no, `doubt` those left unsure, `status` is "reviewed", or
     "unsure" for every mask not voted no. Raises ValueError for no crops, too many, or one mask twice.
     """
-    if not 0 < len(crops) <= PAGE_SIZE or len({c.mask_id for c in crops}) != len(crops):
-        raise ValueError(f"page {key}: expected 1 to {PAGE_SIZE} different masks, got {[c.mask_id for c in crops]}")
+    if not 0 < len(crops) <= PAGE_SIZE or len({c.name for c in crops}) != len(crops):
+        raise ValueError(f"page {key}: expected 1 to {PAGE_SIZE} different masks, got {[c.name for c in crops]}")
     keyed = list(zip(crops, HOTKEYS, strict=False))
     return {
         "key": key,
         "class_name": class_name,
         "title": title or f"Mark every mask that is not one whole {class_name}",
         "rules": rules or NO_RULES,
-        "crops": [{"value": str(c.mask_id), "hotkey": k, "html": _crop_html(c.url, k.upper())} for c, k in keyed],
+        "crops": [{"value": c.name, "hotkey": k, "html": _crop_html(c.url, k.upper())} for c, k in keyed],
         "doubts": [
             {
-                "value": str(c.mask_id),
+                "value": c.name,
                 "hotkey": f"shift+{k}",
                 "html": f"<span class='cv-mark' title='Unsure (Shift+{k.upper()})'>?</span>",
             }
@@ -49,23 +49,18 @@ def page_data(
     }
 
 
-def single_data(
-    key: str, class_name: str, mask_id: int, url: str, *, title: str | None = None, rules: str = ""
-) -> dict[str, Any]:
+def single_data(key: str, class_name: str, url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
     """Data of one `single` task: one mask, close and in its whole image, to be answered yes, no or unsure."""
     return {
         "key": key,
         "class_name": class_name,
-        "mask_id": str(mask_id),
         "title": title or f"Is this mask one whole {class_name}?",
         "rules": rules or NO_RULES,
         "views": f"<div class='cs-views'>{_view(url, '?size=768')}{_view(url, '?view=image')}</div>",
     }
 
 
-def edit_data(
-    key: str, class_name: str, mask_id: int, url: str, *, title: str | None = None, rules: str = ""
-) -> dict[str, Any]:
+def edit_data(key: str, class_name: str, url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
     """Data of one `edit` task: the part of an image around a mask, which comes as a brush prediction to be corrected.
 
     `url` is the address of the mask's crop. `ml_backend.masks.editing` makes the prediction and reads the answer.
@@ -73,7 +68,6 @@ def edit_data(
     return {
         "key": key,
         "class_name": class_name,
-        "mask_id": str(mask_id),
         "image": f"{url}?view=edit",
         "title": title or f"Correct this {class_name}: click it, B paints, E erases",
         "rules": _folded(rules),
@@ -98,20 +92,16 @@ def paint_data(
     }
 
 
-def complete_data(
-    key: str, url: str, shown: Mapping[str, Any], *, title: str | None = None, rules: str = ""
-) -> dict[str, Any]:
+def complete_data(key: str, url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
     """Data of one `complete` task: a part of an image with its masks drawn in, on which what has no mask is clicked.
 
-    `url` is the address of that picture. `shown` says what it shows, for whoever answers without eyes: the file name
-    of the `image`, the `window` x0, y0, x1, y1 in it and its `masks`, each with class_name, box and rle.
+    `url` is the address of that picture.
     """
     return {
         "key": key,
         "image": url,
         "title": title or "Is anything missing? Click each object without an outline",
         "rules": _folded(rules),
-        "shown": dict(shown),
     }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from campaign.derived.showing import shown_order
 from campaign.quality.answers import standing_answers
-from campaign.quality.measures import page_order
 from campaign.quality.work import VOTES, WORK, Pace, marks, work_pace
 from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
@@ -100,9 +100,7 @@ class WorkView:
         for a in self.store.questions.on_pages(keys):
             if a.kind != PageKind.QUALIFY:
                 asked[a.page_key][a.mask_id] = a
-        order = {
-            key: page_order(key, ((a.mask_id, a.gold is not None) for a in q.values())) for key, q in asked.items()
-        }
+        order = {key: [a.mask_id for a in shown_order(q.values())] for key, q in asked.items()}
         answers: dict[tuple[str, int], dict[int, Fact]] = defaultdict(dict)
         for fact in standing_answers(self.store.answers.rows(asked)):
             if fact.mask_id in asked[fact.page_key]:

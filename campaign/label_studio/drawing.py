@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from campaign.label_studio.annotations import Unknown, annotation_rows, task_number
 from campaign.label_studio.client import Client
-from campaign.label_studio.readback import read_tasks
+from campaign.label_studio.readback import Changes, Pages, read_tasks
+from campaign.records.page import ShownPage
 
 
 @dataclass(frozen=True)
 class DrawnAnnotation:
-    """What one annotation holds now: `result` as Label Studio states it, its regions and choices."""
+    """What one annotation holds now: `result` are its regions and choices, as far as they have the form of such.
+
+    The rest as in `readback.AnnotationSnapshot`.
+    """
 
     id: int
     user: int
@@ -20,39 +24,34 @@ class DrawnAnnotation:
     lead_time: float | None
     skipped: bool
     result: list[dict[str, Any]]
+    editor: int | None = None
+    unknown: Unknown = field(default_factory=Unknown)
+    sound: bool = True
 
 
 @dataclass(frozen=True)
 class DrawnTask:
-    """All annotations that a page has now; one that was deleted is absent."""
+    """All annotations that a page has now; one that was deleted is absent, unless it is not `whole`."""
 
     task_id: int
     page_key: str
     annotations: list[DrawnAnnotation]
+    whole: bool = True
 
 
-def read_drawings(client: Client, project_id: int, cursor: str | None = None) -> tuple[list[DrawnTask], str | None]:
+def read_drawings(client: Client, project_id: int, pages: Pages, cursor: str | None = None) -> Changes[DrawnTask]:
     """What the pages that changed since `cursor` hold now, and the next cursor; see `readback.read_tasks`."""
-    return read_tasks(client, project_id, parse_drawn, cursor)
+    return read_tasks(client, project_id, pages, parse_drawn, cursor)
 
 
-def parse_drawn(task: dict[str, Any], unknown: Counter[str]) -> DrawnTask | None:
-    """A task with what was drawn on it; None for a task that is no page."""
-    key = (task.get("meta") or {}).get("key")
-    if not isinstance(key, str):
-        unknown["a task that is no page"] += 1
-        return None
-    annotations = []
-    for row in task.get("annotations") or []:
-        user, result = row.get("completed_by"), row.get("result")
-        annotations.append(
-            DrawnAnnotation(
-                id=int(row["id"]),
-                user=int(user["id"] if isinstance(user, dict) else user or 0),
-                updated_at=str(row["updated_at"]),
-                lead_time=row.get("lead_time"),
-                skipped=bool(row.get("was_cancelled")),
-                result=[region for region in result if isinstance(region, dict)] if isinstance(result, list) else [],
-            )
+def parse_drawn(task: dict[str, Any], page: ShownPage) -> DrawnTask:
+    """A page's task with what was drawn on it."""
+    rows = annotation_rows(task)
+    annotations = [
+        DrawnAnnotation(
+            row.id, row.user, row.updated_at, row.lead_time, row.skipped, row.regions, row.editor, row.unknown,
+            row.sound,
         )
-    return DrawnTask(int(task["id"]), key, sorted(annotations, key=lambda a: a.id))
+        for row in rows or ()
+    ]  # fmt: skip
+    return DrawnTask(task_number(task), page.key, annotations, rows is not None)

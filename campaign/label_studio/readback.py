@@ -5,13 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from campaign.label_studio.client import Client
+from campaign.label_studio.annotations import (
+    Row,
+    Unknown,
+    annotation_rows,
+    choices,
+    page_name,
+    quoted,
+    task_number,
+    task_time,
+)
+from campaign.label_studio.client import Client, LabelStudioError
+from campaign.records.page import ShownPage
 from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
 
@@ -22,7 +33,8 @@ logger = logging.getLogger(__name__)
 # A change gets its time before its transaction ends, so one that is seen late has a time before the cursor.
 OVERLAP = timedelta(seconds=5)
 # Label Studio applies the same list to a task and to its annotations.
-FIELDS = "id,meta,updated_at,annotations,result,was_cancelled,completed_by,lead_time"
+FIELDS = "id,meta,updated_at,annotations,result,was_cancelled,completed_by,updated_by,lead_time"
+READ = 500  # tasks that are looked up at a time
 SINGLE = {"yes": Verdict.YES, "no": Verdict.NO, "unsure": Verdict.UNSURE}
 FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -32,7 +44,9 @@ class AnnotationSnapshot:
     """What one annotation says now.
 
     `user` is the user's id in Label Studio, `updated_at` as Label Studio states it, `lead_time` the seconds that the
-    page was open (None where unknown). A skipped page counts as unsure of every mask.
+    page was open (None where unknown). A skipped page counts as unsure of every mask. `editor` is who made or changed
+    it last, 0 for somebody who is gone, None where that is not said. `unknown` counts what was not understood; where
+    the annotation itself is not `sound`, nothing was.
     """
 
     id: int
@@ -41,15 +55,40 @@ class AnnotationSnapshot:
     lead_time: float | None
     skipped: bool
     verdicts: dict[int, Verdict]
+    editor: int | None = None
+    unknown: Unknown = field(default_factory=Unknown)
+    sound: bool = True
 
 
 @dataclass(frozen=True)
 class TaskSnapshot:
-    """All annotations that a page has now; one that was deleted is absent."""
+    """All annotations that a page has now; one that was deleted is absent, unless it is not `whole`."""
 
     task_id: int
     page_key: str
     annotations: list[AnnotationSnapshot]
+    whole: bool = True
+
+
+class ForeignTask(NamedTuple):
+    """A task that the campaign did not publish, with the name of a page that it bears and when it was changed."""
+
+    task_id: int
+    name: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Changes(Generic[Snapshot]):
+    """What changed: the campaign's own tasks, others that bear a page's name, and the next cursor."""
+
+    tasks: list[Snapshot]
+    foreign: list[ForeignTask]
+    cursor: str | None
+
+
+# {task: the page that it was published as} of those tasks that the campaign published.
+Pages = Callable[[Collection[int]], Mapping[int, ShownPage]]
 
 
 @dataclass(frozen=True)
@@ -73,113 +112,112 @@ class _Cursor:
         return json.dumps({"since": self.since, "seen": self.seen})
 
 
-def read_changes(client: Client, project_id: int, cursor: str | None = None) -> tuple[list[TaskSnapshot], str | None]:
+def read_changes(client: Client, project_id: int, pages: Pages, cursor: str | None = None) -> Changes[TaskSnapshot]:
     """What the pages of questions that changed since `cursor` say now, and the next cursor; see `read_tasks`."""
-    return read_tasks(client, project_id, parse_task, cursor)
+    return read_tasks(client, project_id, pages, parse_task, cursor)
 
 
 def read_tasks(
     client: Client,
     project_id: int,
-    parse: Callable[[dict[str, Any], Counter[str]], Snapshot | None],
+    pages: Pages,
+    parse: Callable[[dict[str, Any], ShownPage], Snapshot],
     cursor: str | None = None,
-) -> tuple[list[Snapshot], str | None]:
+) -> Changes[Snapshot]:
     """What the pages that changed since `cursor` say now, and the next cursor. None reads all pages.
 
-    Every create, edit, delete and skip is returned at least once, whenever it was committed; a page that did not change
-    since is left out where that is known. The cursor is only ever Label Studio's own time. Drafts do
-    not count, and a page whose task is deleted is absent. Raises LabelStudioUnavailable, ProjectGone.
+    A page is the task that was published as it, by `pages`; what other tasks say, whatever they call themselves, is not
+    read. Every create, edit, delete and skip is returned at least once, whenever it was committed; a page that did not
+    change since is left out where that is known. The cursor is only ever Label Studio's own time. Drafts do not count,
+    and a page whose task is deleted is absent. Raises LabelStudioError, LabelStudioUnavailable, ProjectGone.
     """
     old = _Cursor.parse(cursor) if cursor else None
     start = _format(_time(old.since) - OVERLAP) if old else None
     newest = _newest(client, project_id, start)
     if newest is None:
-        return [], cursor
+        return Changes([], [], cursor)
     # A change during the read has a time of at least `newest`, so that the next read finds it.
     since = max(newest, old.since) if old else newest
     horizon = _format(_time(since) - OVERLAP)
-    changes: list[Snapshot] = []
+    read: list[Snapshot] = []
+    foreign: list[ForeignTask] = []
     seen: dict[str, str] = {}
-    unknown: Counter[str] = Counter()
     filters = [_since(start)] if start else []
-    for task in client.tasks(project_id, FIELDS, filters=filters, annotations=True):
-        digest = _digest(task)
-        if task["updated_at"] >= horizon:
-            seen[str(task["id"])] = digest
-        if old and old.seen.get(str(task["id"])) == digest:
-            continue
-        snapshot = parse(task, unknown)
-        if snapshot is not None:
-            changes.append(snapshot)
-    for what, count in sorted(unknown.items()):
-        logger.warning("project %d: left out %s (%d times)", project_id, what, count)
-    return changes, str(_Cursor(since, seen))
+    for part in _parts(client.tasks(project_id, FIELDS, filters=filters, annotations=True)):
+        changed = []
+        for task in part:
+            number, digest = str(task_number(task)), _digest(task)
+            if task_time(task) >= horizon:
+                seen[number] = digest
+            if not old or old.seen.get(number) != digest:
+                changed.append(task)
+        own = pages([task_number(task) for task in changed])
+        for task in changed:
+            if page := own.get(task_number(task)):
+                read.append(parse(task, page))
+            elif name := page_name(task):
+                foreign.append(ForeignTask(task_number(task), name, task_time(task)))
+    return Changes(read, foreign, str(_Cursor(since, seen)))
 
 
-def parse_task(task: dict[str, Any], unknown: Counter[str] | None = None) -> TaskSnapshot | None:
-    """The snapshot of a task with its annotations; None for a task that is no page.
-
-    Values that no page offers are counted in `unknown` and left out.
-    """
-    unknown = Counter() if unknown is None else unknown
-    meta = task.get("meta") or {}
-    key, masks = meta.get("key"), meta.get("masks")
-    if not isinstance(key, str) or not isinstance(masks, list) or not all(type(m) is int for m in masks):
-        unknown["a task that is no page"] += 1
-        return None
-    annotations = []
-    for row in task.get("annotations") or []:
-        skipped = bool(row.get("was_cancelled"))
-        result = row.get("result")
-        # A skipped page still carries the preselected values: they are nobody's answer.
-        verdicts = dict.fromkeys(masks, Verdict.UNSURE) if skipped else parse_verdicts(result, masks, unknown)
-        user = row.get("completed_by")
-        annotations.append(
-            AnnotationSnapshot(
-                id=int(row["id"]),
-                user=int(user["id"] if isinstance(user, dict) else user or 0),
-                updated_at=str(row["updated_at"]),
-                lead_time=row.get("lead_time"),
-                skipped=skipped,
-                verdicts=verdicts,
-            )
-        )
-    return TaskSnapshot(int(task["id"]), key, sorted(annotations, key=lambda a: a.id))
+def parse_task(task: dict[str, Any], page: ShownPage) -> TaskSnapshot:
+    """What the annotations of a page's task say of its masks."""
+    rows = annotation_rows(task)
+    annotations = [_snapshot(row, page.masks) for row in rows or ()]
+    return TaskSnapshot(task_number(task), page.key, annotations, rows is not None)
 
 
-def parse_verdicts(result: Any, masks: Iterable[int], unknown: Counter[str] | None = None) -> dict[int, Verdict]:
-    """The verdict on each mask of a page from an annotation's result.
+def _snapshot(row: Row, masks: Mapping[str, int]) -> AnnotationSnapshot:
+    # A skipped page still carries the preselected values: they are nobody's answer.
+    verdicts = (
+        dict.fromkeys(masks.values(), Verdict.UNSURE)
+        if row.skipped
+        else parse_verdicts(row.regions, masks, row.unknown)
+    )
+    return AnnotationSnapshot(
+        row.id, row.user, row.updated_at, row.lead_time, row.skipped, verdicts if row.sound else {}, row.editor,
+        row.unknown, row.sound,
+    )  # fmt: skip
+
+
+def _parts(tasks: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while part := list(islice(tasks, READ)):
+        yield part
+
+
+def parse_verdicts(
+    regions: list[dict[str, Any]], masks: Mapping[str, int], unknown: Unknown | None = None
+) -> dict[int, Verdict]:
+    """The verdict on each mask of a page, {what it is called there: mask}, from an annotation's regions.
 
     A mask chosen in `doubt` is unsure, else one chosen in `wrong` is no, else the page's status decides: reviewed is
     yes, unsure is unsure. Without a known status nothing is said of the masks that were not chosen. On the page of a
-    single mask `verdict` says it all.
+    single mask `verdict` says it all. Values that the page does not offer are counted in `unknown` and left out.
     """
-    unknown = Counter() if unknown is None else unknown
-    of_value = {str(m): m for m in masks}
+    unknown = Unknown() if unknown is None else unknown
+    of_value = masks
     chosen: dict[str, list[str]] = {"status": [], "wrong": [], "doubt": [], "verdict": []}
-    for region in result if isinstance(result, list) else []:
-        name = region.get("from_name") if isinstance(region, dict) else None
-        if name in chosen:
-            choices = (region.get("value") or {}).get("choices")
-            chosen[name] += [str(c) for c in choices] if isinstance(choices, list) else []
+    for region in regions:
+        if (name := region["from_name"]) in chosen:
+            chosen[name] += choices(region, unknown)
     verdicts: dict[int, Verdict] = {}
     for verdict in chosen["verdict"]:
         if verdict in SINGLE and len(of_value) == 1:
             verdicts = dict.fromkeys(of_value.values(), SINGLE[verdict])
         else:
-            unknown[f"verdict {verdict[:40]!r}"] += 1
+            unknown.note(f"verdict {quoted(verdict)}")
     others = {"reviewed": Verdict.YES, "unsure": Verdict.UNSURE}
     for status in chosen["status"]:
         if status in others:
             verdicts = dict.fromkeys(of_value.values(), others[status])
         else:
-            unknown[f"status {status[:40]!r}"] += 1
+            unknown.note(f"status {quoted(status)}")
     for name, meant in (("wrong", Verdict.NO), ("doubt", Verdict.UNSURE)):
         for value in chosen[name]:
             if value in of_value:
                 verdicts[of_value[value]] = meant
             else:
-                unknown[f"{name} {value[:40]!r}, which is not on the page"] += 1
+                unknown.note(f"{name} {quoted(value)}, which is not on the page")
     return verdicts
 
 
@@ -194,7 +232,11 @@ def _newest(client: Client, project_id: int, start: str | None) -> str | None:
         thing=f"project {project_id}",
         params={"project": project_id, "page_size": 1, "include": "id,updated_at", "query": json.dumps(query)},
     )
-    return _format(_time(page["tasks"][0]["updated_at"])) if page["tasks"] else None
+    tasks = page.get("tasks") if isinstance(page, dict) else None
+    if not isinstance(tasks, list):
+        raise LabelStudioError(f"project {project_id}", "a list of tasks", type(page).__name__)
+    task_numbers = [task_number(task) for task in tasks[:1]]
+    return _format(_time(task_time(tasks[0]))) if task_numbers else None
 
 
 def _since(start: str) -> dict[str, Any]:
@@ -213,8 +255,4 @@ def _format(time: datetime) -> str:
 
 def _digest(task: dict[str, Any]) -> str:
     """A short digest of what a page's annotations say."""
-    content = [
-        (a.get("id"), a.get("updated_at"), a.get("was_cancelled"), a.get("completed_by"), a.get("result"))
-        for a in task.get("annotations") or []
-    ]
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(task.get("annotations"), sort_keys=True).encode(), digest_size=8).hexdigest()

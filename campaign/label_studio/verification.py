@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from campaign.label_studio.annotations import page_name
 from campaign.label_studio.client import Client, LabelStudioError, LabelStudioUnavailable
 from label_config import PAGE_SIZE, Crop, Instructions, load, page_data, single_data
 from ml_backend.errors import InputError
@@ -16,38 +17,23 @@ logger = logging.getLogger(__name__)
 # The receiver of webhooks knows Label Studio by this header; Label Studio signs nothing itself.
 SECRET_HEADER = "X-Campaign-Secret"
 WEBHOOK_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
+FORMAT = 2  # of tasks, in their `meta`: since 2 they name masks by names drawn by chance; before it was missing
 TITLE_LENGTH = 50
 BATCH = 200
-
-
-@dataclass(frozen=True)
-class PageMask:
-    """One mask on a page.
-
-    `image` is the image's file name, `box` x, y, width, height in pixels, `rle` {"size": [h, w], "counts": str} and
-    `url` the signed address of its crop.
-    """
-
-    mask_id: int
-    image: str
-    image_id: int
-    box: list[float]
-    rle: dict[str, Any]
-    url: str
 
 
 @dataclass(frozen=True)
 class Page:
     """One page of questions on masks of one class. `key` names it for good: the same page has the same key.
 
-    `rules` is HTML, shown at the press of a key. `screen` is the labeling config that shows it: `verification`, or
-    `single` for one mask in its whole image.
+    `crops` are its masks, in the order in which they are shown. `rules` is HTML, shown at the press of a key. `screen`
+    is the labeling config that shows it: `verification`, or `single` for one mask in its whole image.
     """
 
     key: str
     class_name: str
     title: str
-    masks: list[PageMask]
+    crops: list[Crop]
     rules: str = ""
     screen: str = "verification"
 
@@ -132,27 +118,16 @@ def ensure_webhook(client: Client, project_id: int, url: str, secret: str | None
         ) from None
 
 
-def publish_pages(
-    client: Client,
-    project_id: int,
-    pages: Iterable[Page],
-    progress: Callable[[int], None] | None = None,
-    *,
-    after: int = 0,
-    published: Callable[[dict[str, int]], None] | None = None,
-    batch: int = BATCH,
-) -> dict[str, int]:
-    """The task of each page, {key: task id}; pages that the project does not hold yet are imported.
+def publish_pages(client: Client, project_id: int, pages: Iterable[Page], **options: Any) -> dict[str, int]:
+    """The task of each page, {key: task id}; `publish_tasks` for pages of questions."""
+    return publish_tasks(client, project_id, page_tasks(pages), **options)
 
-    Killed halfway and run again, no page is doubled or lost: the keys of the project's tasks with an id above `after`
-    are read first. Where many pages were published before, `after` is the highest task id known to hold none of
-    these. `published` is called with each batch once its tasks are known, `progress` with each batch's size.
-    Raises LabelStudioUnavailable, LabelStudioUnauthorized, ProjectGone.
-    """
+
+def page_tasks(pages: Iterable[Page]) -> dict[str, dict[str, Any]]:
+    """The tasks of pages, by their keys. Raises InputError where a key is there twice, or a page cannot be shown."""
     pages = list(pages)
     _check(pages)
-    tasks = {page.key: page_task(page) for page in pages}
-    return publish_tasks(client, project_id, tasks, progress, after=after, published=published, batch=batch)
+    return {page.key: page_task(page) for page in pages}
 
 
 def publish_tasks(
@@ -163,15 +138,23 @@ def publish_tasks(
     *,
     after: int = 0,
     published: Callable[[dict[str, int]], None] | None = None,
+    found: Callable[[dict[str, int]], None] | None = None,
     batch: int = BATCH,
 ) -> dict[str, int]:
-    """`publish_pages` for tasks of any kind, by key; each has its key under `meta`."""
-    held = read_keys(client, project_id, after)
+    """The task of each page, {key: task id}; tasks that the project does not hold yet are imported.
+
+    Each has its key under `meta`. Killed halfway and run again, no page is doubled or lost: the keys of the project's
+    tasks with an id above `after` are read first. Where many pages were published before, `after` is the highest task
+    id known to hold none of these. `found` is called with those that were there, `published` with each batch once its
+    tasks are known, `progress` with each batch's size. Raises LabelStudioUnavailable, LabelStudioUnauthorized,
+    ProjectGone.
+    """
+    held = read_keys(client, project_id, after) if bodies else {}
     known = {key: task for key, task in held.items() if key in bodies}
     if known:
         logger.info("%d of %d pages are in project %d already", len(known), len(bodies), project_id)
-        if published:
-            published(dict(known))
+        if found or published:
+            (found or published)(dict(known))  # type: ignore[misc]
         if progress:
             progress(len(known))
     missing = [key for key in bodies if key not in known]
@@ -188,10 +171,13 @@ def publish_tasks(
 
 
 def read_keys(client: Client, project_id: int, after: int = 0) -> dict[str, int]:
-    """{key: task id} of the pages in the project with a task id above `after`. Where a key is doubled, the first."""
+    """{key: task id} of the pages in the project with a task id above `after`. Where a key is doubled, the first.
+
+    Anybody may have imported the later ones: they are none of ours.
+    """
     keys: dict[str, int] = {}
     for task in client.tasks(project_id, "id,meta", after=after):
-        key = (task.get("meta") or {}).get("key")
+        key = page_name(task)
         if key is not None and key in keys:
             logger.warning("project %d holds page %s in tasks %d and %d", project_id, key, keys[key], task["id"])
         elif key is not None:
@@ -202,18 +188,21 @@ def read_keys(client: Client, project_id: int, after: int = 0) -> dict[str, int]
 def page_task(page: Page) -> dict[str, Any]:
     """The task that shows a page.
 
-    `data` is what the screen and any program with only Label Studio's HTTP API need to answer; `meta` repeats the key
-    and the mask ids, because Label Studio can list it without the far larger data.
+    Every annotator can read all of a task, so it holds what the screen shows and nothing else: no id, no file name, no
+    shape. `meta` repeats the key, because Label Studio can list it without the far larger data.
     """
-    shown: dict[str, Any]
     if page.screen == "single":
-        (mask,) = page.masks
-        shown = single_data(page.key, page.class_name, mask.mask_id, mask.url, rules=page.rules)
+        (crop,) = page.crops
+        data = single_data(page.key, page.class_name, crop.url, rules=page.rules)
     else:
-        crops = [Crop(m.mask_id, m.url) for m in page.masks]
-        shown = page_data(page.key, page.class_name, crops, title=page.title, rules=page.rules)
-    masks = [{"mask_id": m.mask_id, "image": m.image, "box": m.box, "rle": m.rle} for m in page.masks]
-    return {"data": shown | {"masks": masks}, "meta": {"key": page.key, "masks": [m.mask_id for m in page.masks]}}
+        data = page_data(page.key, page.class_name, page.crops, title=page.title, rules=page.rules)
+    return {"data": data, "meta": {"key": page.key, "format": FORMAT}}
+
+
+def drawn_task(key: str, data: dict[str, Any], prediction: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The task of a page on which something is drawn, with the prediction that is to be changed."""
+    predictions = {} if prediction is None else {"predictions": [prediction]}
+    return {"data": data, **predictions, "meta": {"key": key, "format": FORMAT}}
 
 
 def _import(client: Client, project_id: int, bodies: dict[str, dict[str, Any]], newest: int) -> dict[str, int]:
@@ -267,8 +256,8 @@ def _check(pages: list[Page]) -> None:
         if page.key in keys:
             raise InputError(f"page {page.key}", "a key of its own", "one used twice")
         keys.add(page.key)
-        if not 0 < len(page.masks) <= PAGE_SIZE or len({m.mask_id for m in page.masks}) != len(page.masks):
-            raise InputError(f"page {page.key}", f"1 to {PAGE_SIZE} different masks", [m.mask_id for m in page.masks])
+        if not 0 < len(page.crops) <= PAGE_SIZE or len({c.name for c in page.crops}) != len(page.crops):
+            raise InputError(f"page {page.key}", f"1 to {PAGE_SIZE} different masks", [c.name for c in page.crops])
 
 
 def _batches(keys: list[str], size: int) -> Iterator[list[str]]:

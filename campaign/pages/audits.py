@@ -14,7 +14,7 @@ from campaign.derived.certificates import audited_path
 from campaign.derived.dataset import final_masks
 from campaign.pages.gold import GoldPlan
 from campaign.pages.sheets import page_key, screen_of
-from campaign.quality.measures import page_order
+from campaign.quality.measures import shuffled
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.records.page import NewPage, Screen, audit_kind
 from campaign.store import Store
@@ -105,9 +105,8 @@ def add_audit_pages(store: Store, running: RunningAudit) -> None:
 
 
 def _pages(store: Store, class_id: int, ids: list[int], gold: Collection[int]) -> list[tuple[int, ...]]:
-    """A page for each mask, in the order in which they would lie on one."""
-    shown = [(i, False) for i in ids] + [(i, True) for i in gold]
-    return [(i,) for i in page_order(page_key(store.key, 0, class_id, ids), shown)]
+    """A page for each mask, gold anywhere among them."""
+    return [(i,) for i in shuffled(page_key(store.key, 0, class_id, ids), (*ids, *gold))]
 
 
 def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:

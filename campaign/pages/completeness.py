@@ -11,20 +11,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from campaign.derived.dataset import final_masks
 from campaign.derived.recall import is_gold
+from campaign.derived.showing import shown_pages, task_name
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
-from campaign.label_studio.verification import publish_tasks
-from campaign.pages.editing import drawing_fact, place_facts
+from campaign.label_studio.verification import drawn_task
+from campaign.pages.editing import add_drawings, drawing_fact, place_facts
 from campaign.pages.instructions import class_rules
 from campaign.pages.projects import ensure_project
+from campaign.pages.publishing import put
 from campaign.pages.readback import read_on
 from campaign.quality.measures import stable_hash
 from campaign.records.dataset_masks import DatasetMasks
@@ -219,30 +222,20 @@ def publish_complete(store: Store, client: Client) -> int:
     rows = [p for p in store.pages.rows(published=False, kind=PageKind.COMPLETE)]
     if rows:
         project, newest = ensure_project(store, client, Screen.COMPLETE), store.pages.newest_task(Screen.COMPLETE)
-        publish_tasks(client, project, _tasks(store, rows), after=newest, published=store.pages.mark_published)
+        put(store, client, project, rows, partial(_tasks, store), newest, cursor_name(Screen.COMPLETE))
     return len(rows)
 
 
-def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
+def _tasks(store: Store, rows: Sequence[m.Page]) -> dict[str, dict]:
     rules = "\n".join(f"<h3>{store.classes()[i]}</h3>{html}" for i, html in class_rules(store).items())
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
     classes = store.classes()
-    names = {i: r.file_name for i, r in store.images.some([(row.place or {})["image_id"] for row in rows]).items()}
     what = next(iter(classes.values())) if len(classes) == 1 else "object"
     tasks = {}
     for row in rows:
-        place = row.place or {}
         url = part_url(base, secret, row.number, (row.created_at + timedelta(days=days)).timestamp())
-        masks = [
-            {"class_name": classes[c], "rle": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}}
-            for c, rle in sorted(shown_masks(store, place), key=lambda mask: (mask[0], mask[1]["counts"]))
-        ]
-        shown = {"image": names[place["image_id"]], "window": place["window"], "masks": masks}
-        title = f"Is anything missing? Click each {what} without an outline"
-        tasks[row.key] = {
-            "data": complete_data(row.key, url, shown, title=title, rules=rules),
-            "meta": {"key": row.key},
-        }
+        name, title = task_name(row), f"Is anything missing? Click each {what} without an outline"
+        tasks[name] = drawn_task(name, complete_data(name, url, title=title, rules=rules))
     return tasks
 
 
@@ -254,12 +247,12 @@ def read_complete(store: Store, client: Client) -> int:
     return read_on(
         store,
         cursor_name(Screen.COMPLETE),
-        lambda since: read_drawings(client, project, since),
-        lambda tasks: store.drawings.add(complete_facts(store, tasks)),
+        partial(read_drawings, client, project, partial(shown_pages, store)),
+        lambda tasks: add_drawings(store, tasks, complete_facts(store, tasks)),
     )
 
 
-def complete_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
+def complete_facts(store: Store, tasks: Sequence[DrawnTask]) -> list[dict]:
     """Facts that these pages tell: what each annotation clicked, and which annotations are gone."""
     class_of = {name: i for i, name in store.classes().items()}
 
@@ -272,7 +265,7 @@ def complete_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
 
 def _said(a: DrawnAnnotation, window: list[int], class_of: Mapping[str, int]) -> tuple[str, list[dict[str, Any]]]:
     """What an annotation says is missing. One that is skipped, unsure or malformed says nothing."""
-    choices = [r.get("value", {}).get("choices") for r in a.result if r.get("from_name") == VERDICT]
+    choices = [r["value"].get("choices") for r in a.result if r.get("from_name") == VERDICT]
     if a.skipped or choices != [[SAID_COMPLETE]]:
         return UNSURE, []
     try:

@@ -7,8 +7,9 @@ audit and export knows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -17,12 +18,14 @@ from campaign.dataset.propagation import drop_known
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.corrections import counted_corrections
 from campaign.derived.dataset import final_masks, obtained
+from campaign.derived.showing import shown_pages, task_name
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
-from campaign.label_studio.verification import publish_tasks
+from campaign.label_studio.verification import drawn_task
 from campaign.pages.instructions import class_rules
 from campaign.pages.projects import ensure_project
-from campaign.pages.readback import read_on
+from campaign.pages.publishing import put
+from campaign.pages.readback import own_annotations, put_aside, read_on, stamps_of
 from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
 from campaign.records.page import NewPage, PageKind, Screen
 from campaign.records.stage import Stage
@@ -104,16 +107,15 @@ def publish_edits(store: Store, client: Client) -> int:
     rows = [p for p in store.pages.rows(published=False) if p.screen == Screen.EDIT]
     if rows:
         project = ensure_project(store, client, Screen.EDIT)
-        tasks = _tasks(store, rows)
         newest = store.pages.newest_task(Screen.EDIT)
-        publish_tasks(client, project, tasks, after=newest, published=store.pages.mark_published)
+        put(store, client, project, rows, partial(_tasks, store), newest, cursor_name(Screen.EDIT))
         # Label Studio takes the name of predictions only once there are some.
         body = {"model_version": VERSION, "show_collab_predictions": True}
         client.request("PATCH", f"api/projects/{project}/", body=body, thing=f"project {project}", repeatable=True)
     return len(rows)
 
 
-def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
+def _tasks(store: Store, rows: Sequence[m.Page]) -> dict[str, dict]:
     """Tasks by key: the part of the image around a mask, and the mask as a prediction to be changed."""
     mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=PageKind.EDIT)}
     masks = store.masks.read([mask_of[row.key] for row in rows])
@@ -121,11 +123,11 @@ def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
     tasks = {}
     for i, (row, rle) in enumerate(zip(rows, masks.rles(), strict=True)):
-        url = crop_url(base, secret, mask_of[row.key], (row.created_at + timedelta(days=days)).timestamp())
-        name = names[row.class_id]
-        data = edit_data(row.key, name, mask_of[row.key], url, rules=rules.get(row.class_id, ""))
-        prediction = editing.edit_prediction(rle, _window(masks, i), name, VERSION)
-        tasks[row.key] = {"data": data, "predictions": [prediction], "meta": {"key": row.key}}
+        expires = (row.created_at + timedelta(days=days)).timestamp()
+        url = crop_url(base, secret, mask_of[row.key], expires, row.number)
+        key, name = task_name(row), names[row.class_id]
+        data = edit_data(key, name, url, rules=rules.get(row.class_id, ""))
+        tasks[key] = drawn_task(key, data, editing.edit_prediction(rle, _window(masks, i), name, VERSION))
     return tasks
 
 
@@ -140,32 +142,32 @@ def read_edits(store: Store, client: Client) -> int:
     if project is None:
         return 0
 
-    def keep(tasks: list[DrawnTask]) -> int:
-        new = store.drawings.add(edit_facts(store, tasks))
+    def keep(tasks: Sequence[DrawnTask]) -> int:
+        new = add_drawings(store, tasks, edit_facts(store, tasks))
         # Before the cursor moves, and whether or not a turn that was killed has stored the facts already.
         for row in store.rounds.all() if tasks else ():
             if row.stage == Stage.DONE:
                 store.datasets.save(row.number, obtained(store, row.number))
         return new
 
-    return read_on(store, cursor_name(Screen.EDIT), lambda since: read_drawings(client, project, since), keep)
+    read = partial(read_drawings, client, project, partial(shown_pages, store))
+    return read_on(store, cursor_name(Screen.EDIT), read, keep)
 
 
-def edit_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
+def edit_facts(store: Store, tasks: Sequence[DrawnTask]) -> list[dict]:
     """Facts that edit pages tell: what each annotation made of its mask, and which annotations are gone."""
     mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=PageKind.EDIT)}
-    standing = store.drawings.standing()
-    rows = []
+    standing, stamps = drawn_before(store, tasks)
+    rows: list[dict] = []
     for task in tasks:
         if task.page_key not in mask_of:
             continue
         mask = store.masks.read([mask_of[task.page_key]])
         base = {"page_key": task.page_key, "mask_id": mask_of[task.page_key], "image_id": int(mask.image_id[0])}
-        for a in task.annotations:
+        for a in own_annotations(task.annotations, stamps):
             state, shapes = _outcome(mask, a)
             rows.append(base | drawing_fact(a, state, shapes))
-        present = {a.id for a in task.annotations}
-        rows += [gone_fact(f) for f in standing if f.page_key == task.page_key and f.annotation_id not in present]
+        rows += gone_facts(task, standing)
     return rows
 
 
@@ -178,32 +180,49 @@ def drawing_fact(a: DrawnAnnotation, state: str, shapes: list[dict]) -> dict:
 
 
 def place_facts(
-    store: Store, tasks: list[DrawnTask], kind: str, said: Callable[[DrawnAnnotation, m.Page], dict]
+    store: Store, tasks: Sequence[DrawnTask], kind: str, said: Callable[[DrawnAnnotation, m.Page], dict]
 ) -> list[dict]:
     """Facts that pages of a kind tell which show a place: what each annotation holds, and which are gone.
 
     `said` returns the columns of a fact that an annotation of a page holds, as `drawing_fact` does.
     """
     pages = store.pages.some({t.page_key for t in tasks})
-    standing, rows = store.drawings.standing(), []
+    (standing, stamps), rows = drawn_before(store, tasks), list[dict]()
     for task in tasks:
         page = pages.get(task.page_key)
         if page is None or page.kind != kind or page.place is None:
             continue
         base = {"page_key": task.page_key, "mask_id": None, "image_id": page.place["image_id"]}
-        rows += [base | said(a, page) for a in task.annotations]
-        present = {a.id for a in task.annotations}
-        rows += [gone_fact(f) for f in standing if f.page_key == task.page_key and f.annotation_id not in present]
+        rows += [base | said(a, page) for a in own_annotations(task.annotations, stamps)]
+        rows += gone_facts(task, standing)
     return rows
 
 
-def gone_fact(fact: m.Drawing) -> dict:
-    """The fact that an annotation was deleted."""
-    return {
-        "page_key": fact.page_key, "mask_id": fact.mask_id, "image_id": fact.image_id, "annotator": fact.annotator,
-        "annotation_id": fact.annotation_id, "state": WITHDRAWN, "masks": {"masks": []},
-        "answered_at": fact.answered_at, "lead_time": None,
-    }  # fmt: skip
+def gone_facts(task: DrawnTask, standing: Iterable[m.Drawing]) -> list[dict]:
+    """The facts that annotations of a task were deleted, of those that are known of."""
+    present = {a.id for a in task.annotations}
+    return [
+        {
+            "page_key": fact.page_key, "mask_id": fact.mask_id, "image_id": fact.image_id, "annotator": fact.annotator,
+            "annotation_id": fact.annotation_id, "state": WITHDRAWN, "masks": {"masks": []},
+            "answered_at": fact.answered_at, "lead_time": None,
+        }
+        for fact in standing
+        if task.whole and fact.page_key == task.page_key and fact.annotation_id not in present
+    ]  # fmt: skip
+
+
+def drawn_before(store: Store, tasks: Sequence[DrawnTask]) -> tuple[list[m.Drawing], dict[int, str]]:
+    """(what is known of each annotation, {annotation: the time of that}) on these pages."""
+    keys = {task.page_key for task in tasks}
+    known = [fact for fact in store.drawings.by_annotation() if fact.page_key in keys]
+    return known, stamps_of(store, keys, known)
+
+
+def add_drawings(store: Store, tasks: Sequence[DrawnTask], rows: Iterable[dict]) -> int:
+    """Stores what was drawn on these pages, and sets aside what nobody's drawing is; returns how many facts are new."""
+    put_aside(store, tasks, drawn_before(store, tasks)[1])
+    return store.drawings.add(rows)
 
 
 def _outcome(mask: Predictions, a: DrawnAnnotation) -> tuple[str, list[dict]]:

@@ -6,20 +6,24 @@ The painted masks are a reference and never become part of the dataset.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as mask_util
 
 from campaign.derived.dataset import final_masks
+from campaign.derived.showing import shown_pages, task_name
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
-from campaign.label_studio.verification import publish_tasks
-from campaign.pages.editing import drawing_fact, place_facts
+from campaign.label_studio.verification import drawn_task
+from campaign.pages.editing import add_drawings, drawing_fact, place_facts
 from campaign.pages.instructions import class_rules
 from campaign.pages.projects import ensure_project
+from campaign.pages.publishing import put
 from campaign.pages.readback import read_on
 from campaign.records.page import NewPage, PageKind, Screen
 from campaign.store import Store
@@ -88,19 +92,19 @@ def publish_paintings(store: Store, client: Client) -> int:
     rows = [p for p in store.pages.rows(published=False) if p.screen == Screen.PAINT]
     if rows:
         project, newest = ensure_project(store, client, Screen.PAINT), store.pages.newest_task(Screen.PAINT)
-        publish_tasks(client, project, _tasks(store, rows), after=newest, published=store.pages.mark_published)
+        put(store, client, project, rows, partial(_tasks, store), newest, cursor_name(Screen.PAINT))
     return len(rows)
 
 
-def _tasks(store: Store, rows: list[m.Page]) -> dict[str, dict]:
+def _tasks(store: Store, rows: Sequence[m.Page]) -> dict[str, dict]:
     rules = "\n".join(f"<h3>{store.classes()[i]}</h3>{html}" for i, html in class_rules(store).items())
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
     tasks = {}
     for row in rows:
         place = row.place or {}
         url = image_url(base, secret, place["image_id"], (row.created_at + timedelta(days=days)).timestamp())
-        data = paint_data(row.key, url, window=tuple(place["window"]), rules=rules)
-        tasks[row.key] = {"data": data, "meta": {"key": row.key}}
+        name = task_name(row)
+        tasks[name] = drawn_task(name, paint_data(name, url, window=tuple(place["window"]), rules=rules))
     return tasks
 
 
@@ -112,12 +116,12 @@ def read_paintings(store: Store, client: Client) -> int:
     return read_on(
         store,
         cursor_name(Screen.PAINT),
-        lambda since: read_drawings(client, project, since),
-        lambda tasks: store.drawings.add(paint_facts(store, tasks)),
+        partial(read_drawings, client, project, partial(shown_pages, store)),
+        lambda tasks: add_drawings(store, tasks, paint_facts(store, tasks)),
     )
 
 
-def paint_facts(store: Store, tasks: list[DrawnTask]) -> list[dict]:
+def paint_facts(store: Store, tasks: Sequence[DrawnTask]) -> list[dict]:
     """Facts that paint pages tell: what each annotation holds, and which annotations are gone."""
     class_of = {name: i for i, name in store.classes().items()}
 

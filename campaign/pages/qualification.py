@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from campaign.derived.trust import attempt_of, test_answers
 from campaign.label_studio.client import Client
-from campaign.label_studio.verification import create_project, publish_pages
+from campaign.label_studio.verification import create_project
 from campaign.pages.gold import GoldPlan
 from campaign.pages.instructions import project_instructions
-from campaign.pages.publishing import build_pages
+from campaign.pages.publishing import put, question_tasks
 from campaign.pages.readback import read_answers
 from campaign.quality.measures import Reliability, passed, reliability
 from campaign.records.page import NewPage, PageKind
@@ -55,7 +56,7 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
             rows = [p for p in store.pages.rows(kind=PageKind.QUALIFY) if attempt_of(p.key) == test]
         title, instructions = f"Test {number}: {store.settings.name} [{store.key}]", project_instructions(store)
         project = create_project(client, title, instructions=instructions, overlap=EVERYONE)
-        publish_pages(client, project, build_pages(store, rows), published=store.pages.mark_published)
+        put(store, client, project, rows, partial(question_tasks, store), cursor=_cursor(number))
         store.values.set(Key.QUALIFICATION_TESTS, {"tests": [*made, {"number": number, "project": project}]})
         store.log(f"qualification test {number} published, {len(rows)} pages")
     return project
@@ -86,8 +87,12 @@ def _draw(store: Store, test: str, pages: int) -> None:
 
 def read_tests(store: Store, client: Client) -> int:
     """Reads the answers of all tests back; returns how many facts were new."""
-    name = f"{Key.QUALIFICATION_TESTS}_cursor_"
-    return sum(read_answers(store, client, t["project"], f"{name}{t['number']}") for t in tests(store))
+    return sum(read_answers(store, client, t["project"], _cursor(t["number"])) for t in tests(store))
+
+
+def _cursor(number: int) -> str:
+    """The name of the value that says how far the answers of a test were read."""
+    return f"{Key.QUALIFICATION_TESTS}_cursor_{number}"
 
 
 def results(store: Store) -> list[Attempt]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from campaign.quality.measures import page_order
+from campaign.quality.measures import shuffled
 from campaign.records.page import NewPage, PageKind, Screen
 from campaign.store import Store
 
@@ -32,11 +32,10 @@ def sheet(
     if screen == Screen.VERIFICATION:
         yield _page(store, place, questions, hidden, screen, kind)
         return
-    # A screen of one mask: the order of a whole page, a page each.
+    # A screen of one mask: a page for each, gold anywhere among them.
     cluster_of = dict(questions)
     key = page_key(store.key, *place, [mask for mask, _ in questions])
-    shown = [(mask, False) for mask, _ in questions] + [(mask, True) for mask in hidden]
-    for mask in page_order(key, shown):
+    for mask in shuffled(key, dict.fromkeys((*cluster_of, *hidden))):
         if mask in hidden and mask not in cluster_of:
             yield _page(store, place, [], {mask: hidden[mask]}, screen, kind)
         else:

@@ -44,12 +44,13 @@ def wanted_overlaps(store: Store, round_number: int, keys: Collection[str]) -> d
     """How many users each of these pages needs, where that is more than one: (how many, whether so many answered).
 
     Pages of the round, of audits and of promises count. A page chosen for overlap is answered by two; every user whose
-    answers do not count makes room for another.
+    answers do not count makes room for another, and so does every annotation that nothing but another user's change is
+    known of.
     """
-    share = store.settings.quality.overlap_share
-    if not share and not store.settings.quality.qualification and not live(store).trust.intervals:
+    share, others = store.settings.quality.overlap_share, store.aside.changed(keys)
+    if not others and not share and not store.settings.quality.qualification and not live(store).trust.intervals:
         return {}
-    asked = {a.page_key for a in store.questions.on_pages(keys) if a.gold is None}
+    asked = {a.page_key for a in store.questions.on_pages(keys) if a.gold is None} | others.keys()
     pages = {
         p.key: p.kind
         for p in store.pages.some(asked).values()
@@ -60,12 +61,13 @@ def wanted_overlaps(store: Store, round_number: int, keys: Collection[str]) -> d
     counted: dict[str, set[str]] = defaultdict(set)
     for a in standing_answers(store.answers.rows(pages)):
         users[a.page_key].add(a.annotator)
+        others.get(a.page_key, set()).discard(a.annotation_id)
     for a in counted_answers(store, pages):
         counted[a.page_key].add(a.annotator)
     wanted = {}
     for key in sorted(pages):
         base = 2 if pages[key] == PageKind.VERIFY and is_chosen(key, share) else 1
-        number = base + len(users[key]) - len(counted[key])
+        number = base + len(users[key]) - len(counted[key]) + len(others.get(key, ()))
         if number > 1:
             wanted[key] = (number, len(users[key]) >= number)
     return wanted

@@ -20,8 +20,16 @@ class AnswerFact(Protocol):
         """Its number in the store: a later fact has a higher one."""
 
     @property
+    def page_key(self) -> str:
+        """The page that asked."""
+
+    @property
     def annotation_id(self) -> int:
         """The annotation in Label Studio."""
+
+    @property
+    def annotator(self) -> str:
+        """The user whose annotation it is."""
 
     @property
     def mask_id(self) -> int:
@@ -39,8 +47,8 @@ class AnswerFact(Protocol):
 F = TypeVar("F", bound=AnswerFact)
 
 
-def standing_answers(facts: Iterable[F]) -> list[F]:
-    """The facts that stand today: of each annotation and mask the newest, unless it was withdrawn."""
+def standing_annotations(facts: Iterable[F]) -> list[F]:
+    """The facts that stand today by annotation: of each annotation and mask the newest, unless it was withdrawn."""
     newest: dict[tuple[int, int], F] = {}
     for fact in facts:
         key = fact.annotation_id, fact.mask_id
@@ -49,12 +57,32 @@ def standing_answers(facts: Iterable[F]) -> list[F]:
     return [fact for fact in newest.values() if fact.verdict != WITHDRAWN]
 
 
-def verdicts(facts: Iterable[AnswerFact]) -> dict[int, Verdict]:
-    """{mask id: verdict} from the answers that stand: the majority of its yes and no.
+def standing_answers(facts: Iterable[F]) -> list[F]:
+    """The facts that stand today: of each user, page and mask the newest; who answers a page twice is heard once."""
+    last: dict[tuple[str, str, int], F] = {}
+    for fact in standing_annotations(facts):
+        key = fact.annotator, fact.page_key, fact.mask_id
+        if key not in last or _when(fact) >= _when(last[key]):
+            last[key] = fact
+    return list(last.values())
 
-    A tie, or unsure answers alone, is unsure.
+
+def _when(fact: AnswerFact) -> tuple[str, int, int]:
+    return fact.answered_at, fact.annotation_id, fact.id
+
+
+def verdicts(facts: Iterable[AnswerFact]) -> dict[int, Verdict]:
+    """{mask id: verdict} from the answers that stand: the majority of its yes and no, one vote for each user.
+
+    Of a user who was asked about a mask on several pages the newest answer counts. A tie, or unsure answers alone, is
+    unsure.
     """
-    votes: dict[int, list[Verdict]] = defaultdict(list)
+    last: dict[tuple[str, int], AnswerFact] = {}
     for fact in standing_answers(facts):
+        key = fact.annotator, fact.mask_id
+        if key not in last or _when(fact) >= _when(last[key]):
+            last[key] = fact
+    votes: dict[int, list[Verdict]] = defaultdict(list)
+    for fact in last.values():
         votes[fact.mask_id].append(Verdict.parse(fact.verdict))
     return {mask: majority(own) for mask, own in votes.items()}

@@ -292,9 +292,10 @@ def _step(mask: GoldMask, k_iou: float) -> int:
 
 
 def page_order(key: str, masks: Iterable[tuple[int, bool]]) -> list[int]:
-    """The masks of a page, (mask id, whether it is gold), in the order in which they are shown.
+    """The masks of a page, (mask id, whether it is gold), in the order in which pages were shown that have no names.
 
-    Masks of neighbouring images stay together; gold lies among them where nobody can see it.
+    Masks of neighbouring images stay together, with gold among them: whoever sees the breaks may find it, so pages are
+    shuffled as a whole now.
     """
     rows = sorted(masks)
     shown = [mask for mask, gold in rows if not gold]
@@ -302,6 +303,11 @@ def page_order(key: str, masks: Iterable[tuple[int, bool]]) -> list[int]:
         if gold:
             shown.insert(stable_hash(key, mask) % (len(shown) + 1), mask)
     return shown
+
+
+def shuffled(key: str, masks: Iterable[int]) -> list[int]:
+    """Masks in an order that follows from the key and tells nothing of them."""
+    return sorted(masks, key=lambda mask: stable_hash("order", key, mask))
 
 
 def is_chosen(key: str, share: float) -> bool:

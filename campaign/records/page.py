@@ -75,3 +75,11 @@ class NewPage:
     gold: dict[int, str] = field(default_factory=dict)
     screen: str = Screen.VERIFICATION
     place: dict | None = None
+
+
+@dataclass(frozen=True)
+class ShownPage:
+    """A page as its task shows it: its key in the store, and its masks by what they are called on it."""
+
+    key: str
+    masks: dict[str, int]

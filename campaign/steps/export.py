@@ -16,8 +16,8 @@ import numpy as np
 from campaign.certification.promise import digest_of
 from campaign.dataset.choice import Choice, Division
 from campaign.dataset.export import export_coco
-from campaign.derived.certificates import standing_certificate
 from campaign.dataset.polygons import PolygonLoss
+from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
 from campaign.derived.recall import recall_figures

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ml_backend.errors import InputError
 
-HEAD = "0005"
+HEAD = "0006"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 

@@ -56,7 +56,19 @@ class Drawings:
         return new
 
     def standing(self) -> list[m.Drawing]:
-        """The facts that stand: of each annotation the newest, unless it was withdrawn; by id."""
+        """The facts that stand: of each user and page the newest; who draws on a page twice is heard once; by id."""
+        last: dict[tuple[str, str], m.Drawing] = {}
+        for row in self.by_annotation():
+            key = row.page_key, row.annotator
+            if key not in last or (row.answered_at, row.annotation_id) >= (
+                last[key].answered_at,
+                last[key].annotation_id,
+            ):
+                last[key] = row
+        return sorted(last.values(), key=lambda row: row.id)
+
+    def by_annotation(self) -> list[m.Drawing]:
+        """Of each annotation the newest fact, unless it was withdrawn; by id."""
         newest: dict[int, m.Drawing] = {}
         with self._sessions() as session:
             for row in session.scalars(select(m.Drawing).order_by(m.Drawing.id)):

@@ -111,7 +111,8 @@ class Decision(Base):
 class Page(Base):
     """One page of questions, or of something to draw. `task_id` is set once Label Studio holds it.
 
-    `number` counts the pages in the order they were opened: views read on from the number they have seen.
+    `number` counts the pages in the order they were opened: views read on from the number they have seen. `name` is
+    what the page is called in Label Studio, drawn by chance; unset where its task bears the key, as it was before.
 
     `screen` is the labeling config that shows it. `place` says where something is to be drawn, where no mask does:
     {"image_id", "window": [x0, y0, x1, y1]}, and what `campaign.pages.completeness` adds to it.
@@ -119,6 +120,7 @@ class Page(Base):
 
     __tablename__ = "page"
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(32))
     number: Mapped[int] = mapped_column(BigInteger, nullable=True)  # SQLite adds no other column to a table
     round: Mapped[int]
     class_id: Mapped[int]
@@ -137,6 +139,9 @@ class Question(Base):
     """One mask on one page.
 
     `cluster` is the cluster that it samples; unset for an audit and for gold. `gold` is the known verdict of gold.
+    `name` is what the mask is called on this page in Label Studio, drawn by chance: on another page it has another, and
+    nothing follows from it. The masks of a page are shown in the order of their names. Unset where the task names the
+    mask by its id, as it was before.
     """
 
     __tablename__ = "question"
@@ -144,6 +149,7 @@ class Question(Base):
     mask_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     cluster: Mapped[int | None] = mapped_column(BigInteger)
     gold: Mapped[str | None] = mapped_column(String(10))
+    name: Mapped[str | None] = mapped_column(String(16))
     __table_args__ = (
         Index("question_mask", "mask_id"),
         Index("question_gold", "page_key", sqlite_where=gold.is_not(None), postgresql_where=gold.is_not(None)),
@@ -166,7 +172,11 @@ class Answer(Base):
     __table_args__ = (
         UniqueConstraint("annotation_id", "mask_id", "answered_at", "verdict"),
         Index("answer_annotator", "annotator"),
-    )
+        Index(
+            "answer_withdrawn", "annotation_id",
+            sqlite_where=verdict == "withdrawn", postgresql_where=verdict == "withdrawn",
+        ),
+    )  # fmt: skip
 
 
 class Drawing(Base):
@@ -191,6 +201,27 @@ class Drawing(Base):
     lead_time: Mapped[float | None]
     read_at: Mapped[datetime] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("annotation_id", "answered_at", "state"),)
+
+
+class SetAside(Base):
+    """A fact: something in Label Studio that no answer was made of, and why (`campaign.store.aside.Reason`).
+
+    `annotator` is whose answer it says to be, `editor` who changed it last as far as Label Studio says, `at` its
+    time of the change, `what` more of it in words, of printable characters.
+    """
+
+    __tablename__ = "set_aside"
+    id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=True)
+    reason: Mapped[str] = mapped_column(String(10))
+    task_id: Mapped[int] = mapped_column(BigInteger)
+    page_key: Mapped[str | None] = mapped_column(String(64), index=True)
+    annotation_id: Mapped[int] = mapped_column(BigInteger)
+    annotator: Mapped[str] = mapped_column(Text)
+    editor: Mapped[str] = mapped_column(Text)
+    at: Mapped[str] = mapped_column(String(40))
+    what: Mapped[str] = mapped_column(String(200))
+    read_at: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (UniqueConstraint("reason", "task_id", "annotation_id", "at"),)
 
 
 class Override(Base):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Iterable
+from itertools import groupby
 from typing import NamedTuple
 
 from sqlalchemy import Select, func, insert, select, update
@@ -14,7 +16,10 @@ from campaign.store.sessions import Sessions, portions
 
 
 class Asked(NamedTuple):
-    """One question with what is needed of its page; `gold` is the known verdict, None where it is asked in earnest."""
+    """One question with what is needed of its page; `gold` is the known verdict, None where it is asked in earnest.
+
+    `name` is what the mask is called on that page in Label Studio, None where it is called by its id, as it was before.
+    """
 
     page_key: str
     number: int
@@ -23,6 +28,7 @@ class Asked(NamedTuple):
     kind: str
     round: int
     class_id: int
+    name: str | None = None
 
 
 class Pages:
@@ -43,14 +49,18 @@ class Pages:
             for number, page in enumerate(wanted.values(), last + 1):
                 rows.append(
                     {
-                        "key": page.key, "number": number, "round": page.round_number, "class_id": page.class_id,
-                        "kind": str(page.kind), "screen": str(page.screen), "place": page.place,
+                        "key": page.key, "name": _page_name(), "number": number, "round": page.round_number,
+                        "class_id": page.class_id, "kind": str(page.kind), "screen": str(page.screen),
+                        "place": page.place,
                     }
                 )  # fmt: skip
                 questions += [
-                    {"page_key": page.key, "mask_id": mask, "cluster": cluster, "gold": page.gold.get(mask)}
-                    for mask, cluster in page.questions
-                ]
+                    {
+                        "page_key": page.key, "mask_id": mask, "cluster": cluster, "gold": page.gold.get(mask),
+                        "name": name,
+                    }
+                    for (mask, cluster), name in zip(page.questions, _mask_names(len(page.questions)), strict=True)
+                ]  # fmt: skip
             _insert(session, m.Page, rows)
             _insert(session, m.Question, questions)
         return len(wanted)
@@ -86,6 +96,25 @@ class Pages:
             raise KeyError(number)
         return row
 
+    def of_tasks(self, tasks: Collection[int]) -> dict[int, m.Page]:
+        """{task: the page that was published as it} of these tasks; others are left out."""
+        with self._sessions() as session:
+            return {
+                int(row.task_id or 0): row
+                for part in portions(sorted(tasks))
+                for row in session.scalars(select(m.Page).where(m.Page.task_id.in_(part)))
+            }
+
+    def named(self, names: Collection[str]) -> set[str]:
+        """Which of these are names of pages, or keys of pages whose tasks bear them."""
+        with self._sessions() as session:
+            known: set[str] = set()
+            for part in portions(sorted(names)):
+                known |= {str(name) for name in session.scalars(select(m.Page.name).where(m.Page.name.in_(part)))}
+                by_key = select(m.Page.key).where(m.Page.key.in_(part), m.Page.name.is_(None))
+                known |= set(session.scalars(by_key))
+        return known
+
     def count(self, kind: str) -> int:
         """How many pages of a kind there are."""
         with self._sessions() as session:
@@ -109,10 +138,25 @@ class Pages:
                 session.execute(update(m.Page).where(m.Page.key == key).values(task_id=task))
 
     def unpublish(self, keys: Iterable[str]) -> None:
-        """Forgets which tasks hold these pages, so that they are published again."""
+        """Forgets which tasks hold these pages, so that they are published again, under names that nobody knows."""
+        wanted = sorted(keys)
+        with self._sessions() as session:
+            for part in portions(wanted):
+                session.execute(update(m.Page).where(m.Page.key.in_(part)).values(task_id=None))
+        self.rename(wanted)
+
+    def rename(self, keys: Collection[str]) -> None:
+        """Draws new names for these pages and the masks on them."""
         with self._sessions() as session:
             for part in portions(sorted(keys)):
-                session.execute(update(m.Page).where(m.Page.key.in_(part)).values(task_id=None))
+                for page in session.scalars(select(m.Page).where(m.Page.key.in_(part))):
+                    page.name = _page_name()
+                rows = session.scalars(select(m.Question).where(m.Question.page_key.in_(part)))
+                asked = sorted(rows, key=lambda q: q.page_key)
+                for _, group in groupby(asked, key=lambda q: q.page_key):
+                    questions = list(group)
+                    for question, name in zip(questions, _mask_names(len(questions)), strict=True):
+                        question.name = name
 
 
 class Questions:
@@ -204,7 +248,16 @@ def _asked() -> Select:
         m.Page.kind,
         m.Page.round,
         m.Page.class_id,
+        m.Question.name,
     ).join(m.Page)
+
+
+def _page_name() -> str:
+    return secrets.token_hex(16)
+
+
+def _mask_names(count: int) -> list[str]:
+    return [secrets.token_hex(8) for _ in range(count)]
 
 
 def _insert(session: Session, table: type[m.Base], rows: list[dict]) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from campaign.settings import SPLITS, CampaignSettings, Split, parse_settings
 from campaign.store import models as m
 from campaign.store.answers import Answers
+from campaign.store.aside import Aside
 from campaign.store.course import Points
 from campaign.store.database import open_database
 from campaign.store.decisions import Decisions, Overrides
@@ -61,6 +62,7 @@ class Store:
         self.pages = Pages(self.session)
         self.questions = Questions(self.session)
         self.answers = Answers(self.session)
+        self.aside = Aside(self.session)
         self.decisions = Decisions(self.session)
         self.overrides = Overrides(self.session)
         self.course = Points(self.session)
@@ -208,8 +210,8 @@ class Store:
             newest = [
                 session.scalar(select(func.max(column)))
                 for column in (
-                    m.Answer.id, m.Drawing.id, m.Override.id, m.Event.id, m.Decision.decided_at, m.Page.created_at,
-                    m.Page.task_id, m.Point.id,
+                    m.Answer.id, m.Drawing.id, m.Override.id, m.SetAside.id, m.Event.id,
+                    m.Decision.decided_at, m.Page.created_at, m.Page.task_id, m.Point.id,
                 )
             ]  # fmt: skip
             counts = [session.scalar(select(func.count()).select_from(t)) for t in (m.Decision, m.Page, m.Shard)]

@@ -60,6 +60,15 @@ class StoreCrops:
         rle = {"size": [height, width], "counts": shard.rle[row]}
         return MaskView(self._images[int(shard.image_id[row])].path, (x, y, w, h), rle)
 
+    def page(self, number: int) -> list[int]:
+        """The masks on the page of this number, by their names there, which say nothing; none for an unknown one."""
+        try:
+            page = self.store.pages.numbered(number)
+        except KeyError:
+            return []
+        asked = self.store.questions.on_pages([page.key])
+        return [a.mask_id for a in sorted(asked, key=lambda a: (a.name or "", a.mask_id))]
+
     def image(self, image_id: int) -> Path:
         """The file of the image with this id. Raises KeyError where there is none."""
         return self._images[image_id].path
