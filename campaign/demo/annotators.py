@@ -1,9 +1,10 @@
 """Simulated annotators: they know Label Studio's HTTP API and a file with the true masks, and nothing else.
 
 They log in as users do, ask for the next task as the labeling screen does, look at the masks on the page and answer.
-This module stands alone on purpose: it imports no other module of this project and reads no campaign's files.
+A file that the demo writes (`campaign.demo.sight`) stands in for their eyes: a task does not say what it shows. This
+module stands alone on purpose: it imports no other module of this project and reads no campaign's files.
 
-    python -m campaign.demo.annotators --url http://127.0.0.1:8080 --project 1 --truth pool.json --invite TOKEN
+    python -m campaign.demo.annotators --url http://127.0.0.1:8080 --project 1 --truth pool.json --shown shown.jsonl
 """
 
 from __future__ import annotations
@@ -101,6 +102,39 @@ class Truth:
         return float(mask_util.iou([mask], true, [0] * len(true)).max())
 
 
+class Shown:
+    """What pages show, from a file with a line of JSON for each, which may grow."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._pages: dict[str, dict[str, Any]] = {}
+        self._read = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, key: str) -> dict[str, Any] | None:
+        """What the page of this name shows; it is waited for a while. None where the file does not say."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            with self._lock:
+                self._look()
+                if key in self._pages or time.monotonic() > until:
+                    return self._pages.get(key)
+            time.sleep(POLL_SECONDS)
+
+    def _look(self) -> None:
+        try:
+            with self.path.open(encoding="utf-8") as file:
+                file.seek(self._read)
+                while (line := file.readline()).endswith("\n"):
+                    page = json.loads(line)
+                    self._pages[page["key"]] = page
+                    self._read = file.tell()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AnnotatorError(
+                f"{self.path}: expected a line of JSON for each page, got {type(error).__name__} {error}"
+            ) from None
+
+
 def _rle(segmentation: Any, height: int, width: int) -> dict:
     if isinstance(segmentation, list):
         rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
@@ -165,8 +199,18 @@ class Counts:
 class Annotator:
     """One user at the labeling screen."""
 
-    def __init__(self, url: str, email: str, password: str, truth: Truth, habits: Habits, seconds: float):
+    def __init__(
+        self,
+        url: str,
+        email: str,
+        password: str,
+        truth: Truth,
+        habits: Habits,
+        seconds: float,
+        sight: Callable[[str], dict[str, Any] | None],
+    ):
         self.url = url.rstrip("/")
+        self.sight = sight
         self.email = email
         self.truth, self.habits, self.seconds = truth, habits, seconds
         self.counts = Counts()
@@ -198,7 +242,7 @@ class Annotator:
         start = time.monotonic()
         verdicts, mistakes = self.judge(task["data"])
         skip = (
-            chance(self.habits.seed, "skip", "" if self.habits.alike else self.email, task["data"]["key"])
+            chance(self.habits.seed, "skip", "" if self.habits.alike else self.email, *self._contents(task["data"]))
             < self.habits.skip
         )
         time.sleep(self.seconds * len(verdicts))
@@ -221,18 +265,29 @@ class Annotator:
         return True
 
     def judge(self, data: dict[str, Any]) -> tuple[dict[str, str], int]:
-        """The verdict on each mask of a page, by the mask's id as the page names it, and how many are mistakes."""
+        """The verdict on each mask of a page, by what the page calls it, and how many are mistakes."""
         verdicts: dict[str, str] = {}
         mistakes = 0
-        for mask in data["masks"]:
+        for mask in self.see(data)["masks"]:
             if self.truth.image(mask["image"]) is None:
                 self.counts.unknown_images.add(mask["image"])
             iou = self.truth.best_iou(mask["image"], data["class_name"], mask["rle"])
             content = f"{mask['image']} {mask['rle']['counts']}"
             verdict = self.habits.verdict(iou, self.email, content)
-            verdicts[str(mask["mask_id"])] = verdict
+            verdicts[mask["name"]] = verdict
             mistakes += verdict == ("no" if iou >= self.habits.k_iou else "yes")
         return verdicts, mistakes
+
+    def _contents(self, data: dict[str, Any]) -> list[str]:
+        """What a page is known by: its name is drawn by chance."""
+        return sorted(f"{mask['image']} {mask['rle']['counts']}" for mask in self.see(data)["masks"])
+
+    def see(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What a page shows. Raises AnnotatorError where nothing says so."""
+        shown = self.sight(data["key"])
+        if shown is None:
+            raise AnnotatorError(f"page {data['key']}: expected to be told what it shows, got nothing")
+        return shown
 
     def _form(self, path: str) -> bool:
         self._ask("GET", path)
@@ -364,6 +419,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--url", required=True, help="address of Label Studio")
     p.add_argument("--project", type=int, action="append", required=True, help="verification project; may be repeated")
     p.add_argument("--truth", required=True, action="append", help="COCO file with the true masks; may be repeated")
+    p.add_argument("--shown", required=True, help="file that says what pages show, a line of JSON each; it may grow")
     p.add_argument("--users", type=int, default=1, help="number of users, annotator-1@example.com and so on")
     p.add_argument(
         "--user", action="append", default=[], metavar="EMAIL", help="a user by name instead; may be repeated"
@@ -425,6 +481,7 @@ def _annotators(options: argparse.Namespace, emails: list[str], paces: list[floa
     if not password:
         raise AnnotatorError("ANNOTATORS_PASSWORD: expected the users' password in the environment, got none")
     errors, truth = per_user(options.error or [0.0], len(emails), "error"), Truth(*options.truth)
+    shown = Shown(options.shown)
     return [
         Annotator(
             options.url,
@@ -443,6 +500,7 @@ def _annotators(options: argparse.Namespace, emails: list[str], paces: list[floa
                 eye_cut=options.eye_cut,
             ),
             pace,
+            shown,
         )
         for email, error, pace in zip(emails, errors, paces, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 Like those who judge masks they know Label Studio's HTTP API and a file with the true masks, and nothing else.
 
-    python -m campaign.demo.finders --url http://127.0.0.1:8080 --project 1 --truth pool.json --invite TOKEN
+    python -m campaign.demo.finders --url http://127.0.0.1:8080 --project 1 --truth pool.json --shown shown.jsonl
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.demo.annotators import Annotator, Habits, Truth, chance, parser, per_user, run_team
+from campaign.demo.annotators import Annotator, Habits, Shown, Truth, chance, parser, per_user, run_team
 
 COVERED = 0.1  # share of an object under masks, from which on it has one
 INSIDE = 0.5  # share of an object in the picture, from which on it is seen there
@@ -52,9 +52,10 @@ class Finder(Annotator):
         if reply.status_code == 404:
             return False
         task = reply.json()
-        clicks = self.look(task["data"])
+        shown = self.see(task["data"])
+        clicks = self.look(shown)
         time.sleep(self.seconds * (1 + len(clicks)))
-        body: dict[str, Any] = {"result": result(clicks, task["data"]), "lead_time": SECONDS + len(clicks)}
+        body: dict[str, Any] = {"result": result(clicks, shown), "lead_time": SECONDS + len(clicks)}
         if task.get("unique_lock_id"):
             body["unique_id"] = task["unique_lock_id"]
         self._ask(
@@ -64,12 +65,12 @@ class Finder(Annotator):
         self.counts.verdicts.update({"missing": len(clicks)})
         return True
 
-    def look(self, data: dict[str, Any]) -> list[tuple[str, float, float]]:
+    def look(self, shown: dict[str, Any]) -> list[tuple[str, float, float]]:
         """(class name, x, y) of each click, in pixels of the image.
 
         An object is overlooked with the chance `error`, and a mask that is there is clicked with a tenth of it.
         """
-        shown, habits = data["shown"], self.habits
+        habits = self.habits
         x0, y0, x1, y1 = shown["window"]
         if self.truth.image(shown["image"]) is None:
             self.counts.unknown_images.add(shown["image"])
@@ -95,9 +96,9 @@ def _middle(part: np.ndarray, x0: int, y0: int) -> tuple[float, float]:
     return float(x0 + xs[nearest] + 0.5), float(y0 + ys[nearest] + 0.5)
 
 
-def result(clicks: list[tuple[str, float, float]], data: dict[str, Any]) -> list[dict[str, Any]]:
+def result(clicks: list[tuple[str, float, float]], shown: dict[str, Any]) -> list[dict[str, Any]]:
     """The annotation that a person makes with these clicks, complete with them."""
-    x0, y0, x1, y1 = data["shown"]["window"]
+    x0, y0, x1, y1 = shown["window"]
     regions: list[dict[str, Any]] = []
     for number, (name, x, y) in enumerate(clicks):
         value = {"x": 100 * (x - x0) / (x1 - x0), "y": 100 * (y - y0) / (y1 - y0), "width": 0.5}
@@ -111,10 +112,11 @@ def result(clicks: list[tuple[str, float, float]], data: dict[str, Any]) -> list
 def _finders(options: argparse.Namespace, emails: list[str], paces: list[float]) -> list[Finder]:
     """The users who look for what is missing."""
     password, truth = os.environ.get("ANNOTATORS_PASSWORD", ""), SeenTruth(*options.truth)
+    shown = Shown(options.shown)
     errors = per_user(options.error or [0.0], len(emails), "error")
     habits = [Habits(error=e, seed=options.seed, alike=not options.own_mistakes) for e in errors]
     return [
-        Finder(options.url, email, password, truth, habit, pace)
+        Finder(options.url, email, password, truth, habit, pace, shown)
         for email, habit, pace in zip(emails, habits, paces, strict=True)
     ]
 

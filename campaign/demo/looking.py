@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from campaign.demo.sight import written
 from campaign.derived.dataset import final_masks
 from campaign.derived.recall import recall_figures
 from campaign.jobs.processes import die_with_parent, log_file
@@ -38,13 +39,14 @@ def look_through(
     if project is None:
         return None
     files = [truth, *(p for name in ("heldout", "labelled") if (p := truth.with_name(f"{name}.json")).exists())]
+    shown = log_file(store, "shown").with_suffix(".jsonl")
     command = [
         sys.executable, "-m", "campaign.demo.finders", "--url", server.url, "--project", str(project),
-        *(argument for path in files for argument in ("--truth", str(path))),
+        *(argument for path in files for argument in ("--truth", str(path))), "--shown", str(shown),
         "--users", str(users), "--invite", server.invite_token(), "--error", str(error),
         "--seed", str(store.settings.seed), "--idle-seconds", str(IDLE_SECONDS),
     ]  # fmt: skip
-    with log_file(store, "finders").open("ab") as log:
+    with log_file(store, "finders").open("ab") as log, written(store, shown):
         secret = os.environ | {"ANNOTATORS_PASSWORD": server.password}
         subprocess.run(command, stdout=log, stderr=log, env=secret, preexec_fn=die_with_parent, check=False)
     with store.locked():

@@ -18,6 +18,7 @@ import numpy as np
 from campaign.demo import annotators
 from campaign.demo.looking import look_through
 from campaign.demo.shapes import draw_shapes
+from campaign.demo.sight import written
 from campaign.derived.dataset import final_masks
 from campaign.derived.status import status
 from campaign.jobs.processes import die_with_parent, log_file
@@ -129,19 +130,20 @@ def open_store(folder: Path, data: Path, server: LabelStudioServer, options: Dem
 
 @contextmanager
 def simulated(store: Store, server: LabelStudioServer, truth: Path, options: DemoOptions) -> Iterator[None]:
-    """Runs the simulated annotators, which know Label Studio's address and the ground truth and nothing else."""
+    """Runs the simulated annotators, which know Label Studio's address, the ground truth and what pages show."""
     project = store.values.project(Screen.VERIFICATION)
     assert project is not None
     # Gold is hidden on images that were kept out of the pool.
     files = [truth, *(p for name in ("heldout", "labelled") if (p := truth.with_name(f"{name}.json")).exists())]
+    shown = log_file(store, "shown").with_suffix(".jsonl")
     command = [
         sys.executable, annotators.__file__, "--url", server.url, "--project", str(project),
-        *(argument for path in files for argument in ("--truth", str(path))),
+        *(argument for path in files for argument in ("--truth", str(path))), "--shown", str(shown),
         "--users", str(options.users), "--invite", server.invite_token(), "--error", str(options.error),
         "--k-iou", str(store.settings.search.k_iou), "--seed", str(store.settings.seed),
         *(() if options.eye_cut is None else ("--eye-cut", str(options.eye_cut))),
     ]  # fmt: skip
-    with log_file(store, "annotators").open("ab") as log:
+    with log_file(store, "annotators").open("ab") as log, written(store, shown):
         secret = os.environ | {"ANNOTATORS_PASSWORD": server.password}
         process = subprocess.Popen(command, stdout=log, stderr=log, env=secret, preexec_fn=die_with_parent)
         try:

@@ -190,10 +190,10 @@ def measure_browser(folder: Path, base: str, pages: int) -> dict[str, Any]:
     page_tasks = []
     for i in range(3 * pages + 1):
         image = i % IMAGES
-        shown = [label_config.Crop(1000 * image + k, address(base, image, k)) for k in range(MASKS)]
+        shown = [label_config.Crop(str(1000 * image + k), address(base, image, k)) for k in range(MASKS)]
         page_tasks.append({"data": label_config.page_data(f"p{i}", "disc", shown)})
     single_tasks = [
-        {"data": label_config.single_data(f"s{i}", "disc", i, address(base, i % IMAGES, i % MASKS))}
+        {"data": label_config.single_data(f"s{i}", "disc", address(base, i % IMAGES, i % MASKS))}
         for i in range(pages + 1)
     ]
     with LabelStudioServer(folder / "label-studio") as studio, sync_playwright() as driver:

@@ -27,7 +27,7 @@ def edit_project(make_project, crops, label_studio_client):
         scene = crops.scene
         window = edit_window(scene.box(mask_id), *scene.SIZE)
         task = {
-            "data": label_config.edit_data("k", "disc", mask_id, crops.crop(mask_id)),
+            "data": label_config.edit_data("k", "disc", crops.crop(mask_id)),
             "predictions": [edit_prediction(scene.rle(mask_id), window, "disc", "v1")],
         }
         number = make_project(label_config.load("edit", ["disc"]).xml, [task])
@@ -136,7 +136,7 @@ def test_objects_are_painted_from_scratch(screen, make_project, crops, label_stu
 def test_a_single_mask_is_answered_with_two_keys(screen, make_project, crops, label_studio_client):
     verdicts = {"1000": "yes", "1001": "no", "1002": "unsure"}
     addresses = {k: crops.crop(int(k)) for k in verdicts}
-    tasks = [{"data": label_config.single_data(k, "disc", int(k), url)} for k, url in addresses.items()]
+    tasks = [{"data": label_config.single_data(k, "disc", url)} for k, url in addresses.items()]
     project = make_project(label_config.load("single").xml, tasks)
     screen.open(project, ".cs img")
     screen.keep("single")
@@ -152,7 +152,7 @@ def test_a_single_mask_is_answered_with_two_keys(screen, make_project, crops, la
 
 
 def test_a_single_mask_without_an_answer_is_not_submitted(screen, make_project, crops, label_studio_client):
-    data = label_config.single_data("k", "disc", 1000, crops.crop(1000))
+    data = label_config.single_data("k", "disc", crops.crop(1000))
     project = make_project(label_config.load("single").xml, [{"data": data}])
     screen.open(project, ".cs img")
     screen.page.keyboard.press("Space")

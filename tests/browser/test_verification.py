@@ -20,7 +20,10 @@ def pages(crops, number: int, rules: str = "") -> list[dict]:
     return [
         {
             "data": label_config.page_data(
-                f"p{n}", "disc", [label_config.Crop(i, crops.crop(i)) for i in ids[15 * n : 15 * n + 15]], rules=rules
+                f"p{n}",
+                "disc",
+                [label_config.Crop(str(i), crops.crop(i)) for i in ids[15 * n : 15 * n + 15]],
+                rules=rules,
             )
         }
         for n in range(number)
@@ -154,7 +157,7 @@ def test_rules_and_instructions_are_a_key_or_click_away(screen, make_project, cr
 
 
 def test_a_page_of_three_masks_is_answered_too(screen, make_project, crops, label_studio_client):
-    few = [label_config.Crop(i, crops.crop(i)) for i in (1003, 1004, 1005)]
+    few = [label_config.Crop(str(i), crops.crop(i)) for i in (1003, 1004, 1005)]
     project_id = make_project(
         label_config.load("verification").xml, [{"data": label_config.page_data("p", "disc", few)}]
     )

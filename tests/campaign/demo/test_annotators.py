@@ -10,18 +10,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as mask_util
 
 from campaign.demo import annotators
 from campaign.demo.annotators import AnnotatorError, Habits, Truth, chance, main, per_user, result
 from campaign.label_studio.client import Client
 from campaign.label_studio.readback import parse_verdicts, read_changes
 from campaign.label_studio.server import LabelStudioServer
-from campaign.label_studio.verification import Page, PageMask, create_project, publish_pages
+from campaign.label_studio.verification import Page, create_project, publish_pages
 from campaign.records.verdict import Verdict
-from tests.campaign.label_studio.pages import square
+from label_config import Crop
+from tests.campaign.label_studio.pages import published
 
 PASSWORD = "simulated-users-password"
+
+
+def square(x: int, y: int, side: int = 20, size: tuple[int, int] = (64, 64)) -> dict[str, Any]:
+    """A square mask as COCO compressed RLE with text counts."""
+    mask = np.zeros(size, np.uint8, order="F")
+    mask[y : y + side, x : x + side] = 1
+    return {"size": list(size), "counts": mask_util.encode(mask)["counts"].decode()}
 
 
 def truth_file(folder: Path) -> Path:
@@ -127,7 +137,7 @@ def test_mistakes_follow_from_the_mask_and_where_wanted_from_the_user() -> None:
 )
 def test_result_reads_back_as_meant(verdicts: dict[str, str], doubts: bool, expected: dict[int, Verdict]) -> None:
     data = {"key": "k"} | ({"doubts": []} if doubts else {})
-    assert parse_verdicts(result(verdicts, data), [int(m) for m in verdicts]) == expected
+    assert parse_verdicts(result(verdicts, data), {m: int(m) for m in verdicts}) == expected
 
 
 def test_per_user() -> None:
@@ -147,7 +157,7 @@ def test_per_user() -> None:
 )
 def test_bad_options_end_it_with_one_line(options, password, message, monkeypatch, capsys) -> None:
     monkeypatch.setenv("ANNOTATORS_PASSWORD", password)
-    assert main(["--url", "http://127.0.0.1:9", "--project", "1", *options]) == 1
+    assert main(["--url", "http://127.0.0.1:9", "--project", "1", "--shown", "s", *options]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith(message)
     assert printed.count("\n") == 1
@@ -156,17 +166,19 @@ def test_bad_options_end_it_with_one_line(options, password, message, monkeypatc
 def pages(count: int) -> list[Page]:
     """Pages of five masks at growing distance from the true square: IoU 1, 0.90, 0.82, 0.74, 0.67."""
     return [
-        Page(
-            f"k{i}",
-            "nucleus",
-            "t",
-            [
-                PageMask(10 * i + j, "a.png", 1, [10, 10, 20, 20], square(10 + j, 10), "http://127.0.0.1:9/x")
-                for j in range(5)
-            ],
-        )
+        Page(f"k{i}", "nucleus", "t", [Crop(str(10 * i + j), "http://127.0.0.1:9/x") for j in range(5)])
         for i in range(count)
     ]
+
+
+def shown_file(folder: Path, shown: list[Page]) -> Path:
+    """What these pages show, as a demo says it to annotators."""
+    path = folder / "shown.jsonl"
+    with path.open("w") as file:
+        for page in shown:
+            masks = [{"name": c.name, "image": "a.png", "rle": square(10 + j, 10)} for j, c in enumerate(page.crops)]
+            file.write(json.dumps({"key": page.key, "masks": masks}) + "\n")
+    return path
 
 
 @pytest.mark.label_studio
@@ -174,10 +186,12 @@ def test_team_answers_every_page_once(
     label_studio: LabelStudioServer, label_studio_client: Client, tmp_path: Path
 ) -> None:
     project = create_project(label_studio_client, "Verify: annotators [1]")
-    publish_pages(label_studio_client, project, pages(12))
+    tasks = publish_pages(label_studio_client, project, pages(12))
+    own = published(tasks, pages(12))
     command = [
         sys.executable, "-m", "campaign.demo.annotators", "--url", label_studio.url, "--project", str(project),
-        "--truth", str(truth_file(tmp_path)), "--invite", label_studio.invite_token(), "--users", "3",
+        "--truth", str(truth_file(tmp_path)), "--shown", str(shown_file(tmp_path, pages(12))),
+        "--invite", label_studio.invite_token(), "--users", "3",
     ]  # fmt: skip
     environment = os.environ | {"ANNOTATORS_PASSWORD": PASSWORD}
     team = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -186,7 +200,7 @@ def test_team_answers_every_page_once(
         changes = []
         while time.monotonic() < until and sum(bool(c.annotations) for c in changes) < 12:
             time.sleep(0.2)
-            changes, _ = read_changes(label_studio_client, project)
+            changes = read_changes(label_studio_client, project, own).tasks
         team.send_signal(signal.SIGTERM)
         out, err = team.communicate(timeout=60)
     finally:

@@ -4,8 +4,9 @@ import pytest
 
 from campaign.demo.annotators import Habits
 from campaign.demo.finders import Finder, SeenTruth, result
+from campaign.demo.sight import Sight
 from campaign.derived.recall import is_gold
-from campaign.pages.completeness import _tasks, add_complete_pages, clicked_points
+from campaign.pages.completeness import add_complete_pages, clicked_points
 from tests.campaign.looked import EXTENT, PER_IMAGE, looked_store, objects_missing, place_of, truth_file
 
 LACKS = {n: set(range(n, n + 6)) for n in range(6)}
@@ -21,16 +22,15 @@ def store(tmp_path):
 def clicks(store, folder, **habits):
     """{page: (the objects it lacks, the points clicked on it)}."""
     truth = SeenTruth(truth_file(store, folder / "truth.json"))
-    finder = Finder("http://127.0.0.1:1", "a@example.com", "x", truth, Habits(**habits), 0.0)
+    sight = Sight(store)
+    finder = Finder("http://127.0.0.1:1", "a@example.com", "x", truth, Habits(**habits), 0.0, sight)
     pages = store.pages.rows(kind="complete")
-    tasks = _tasks(store, pages)
+    shown = {page.key: sight.of(page) for page in pages}
     class_of = {name: i for i, name in store.classes().items()}
     return {
         page.key: (
             objects_missing(store, page),
-            clicked_points(
-                result(finder.look(tasks[page.key]["data"]), tasks[page.key]["data"]), page.place["window"], class_of
-            ),
+            clicked_points(result(finder.look(shown[page.key]), shown[page.key]), page.place["window"], class_of),
         )
         for page in pages
     }

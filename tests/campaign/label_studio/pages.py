@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-from pycocotools import mask as mask_util
-
-from campaign.label_studio.verification import Page, PageMask
-
-
-def square(x: int, y: int, side: int = 20, size: tuple[int, int] = (64, 64)) -> dict[str, Any]:
-    """A square mask as COCO compressed RLE with text counts."""
-    mask = np.zeros(size, np.uint8, order="F")
-    mask[y : y + side, x : x + side] = 1
-    rle = mask_util.encode(mask)
-    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode()}
+from campaign.label_studio.readback import Pages
+from campaign.label_studio.verification import Page
+from campaign.records.page import ShownPage
+from label_config import Crop
 
 
 def page(key: str, first: int = 0, masks: int = 3) -> Page:
-    """A page of masks with the ids `first` and on."""
-    return Page(
-        key=key,
-        class_name="nucleus",
-        title=f"Page {key}",
-        masks=[
-            PageMask(
-                first + i, "a.png", 1, [float(i), 0.0, 20.0, 20.0], square(i, 0), f"http://127.0.0.1:9/{first + i}"
-            )
-            for i in range(masks)
-        ],
-    )
+    """A page of masks with the ids `first` and on, called by them."""
+    crops = [Crop(str(first + i), f"http://127.0.0.1:9/{first + i}") for i in range(masks)]
+    return Page(key=key, class_name="nucleus", title=f"Page {key}", crops=crops)
+
+
+def published(tasks: Mapping[str, int], pages: Sequence[Page]) -> Pages:
+    """What the reader is told of pages that were published as these tasks."""
+    known = {tasks[p.key]: ShownPage(p.key, {c.name: int(c.name) for c in p.crops}) for p in pages}
+    return lambda wanted: {task: page for task, page in known.items() if task in wanted}
 
 
 def answer(status: str | None = "reviewed", wrong: list[int | str] = (), doubt: list[int | str] = ()) -> list[dict]:  # type: ignore[assignment]

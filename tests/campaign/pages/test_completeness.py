@@ -7,6 +7,7 @@ import pytest
 
 from campaign.demo.annotators import Habits
 from campaign.demo.finders import Finder, SeenTruth
+from campaign.demo.sight import Sight
 from campaign.derived.dataset import final_masks
 from campaign.derived.recall import (
     complete_images,
@@ -93,8 +94,13 @@ def test_gold_lacks_known_objects_and_cannot_be_told_from_the_others(store):
     assert len(gold(store)) == 4
     pages = store.pages.rows(kind="complete")
     tasks = completeness._tasks(store, pages)
-    kinds = {frozenset(tasks[p.key]["data"]) | frozenset(tasks[p.key]["data"]["shown"]) for p in pages}
-    assert len(kinds) == 1 and {len(p.key) for p in pages} == {len(pages[0].key)}
+    assert {frozenset(tasks[p.name]["data"]) for p in pages} == {frozenset({"key", "image", "title", "rules"})}
+    assert {frozenset(tasks[p.name]) for p in pages} == {frozenset({"data", "meta"})}
+    assert {(len(p.name), len(tasks[p.name]["data"]["image"])) for p in pages} == {
+        (32, len(tasks[pages[0].name]["data"]["image"]))
+    }
+    names = [image.file_name for image in store.images.records()]
+    assert not any(name in str(task) for task in tasks.values() for name in names)
 
 
 def test_clicks_become_points_of_the_image(store):
@@ -269,7 +275,7 @@ def test_what_is_missing_is_asked_through_label_studio(tmp_path, label_studio, l
     assert completeness.publish_complete(store, client) == 10 and completeness.publish_complete(store, client) == 0
     project = store.values.project("complete")
     truth = SeenTruth(truth_file(store, tmp_path / "truth.json"))
-    finder = Finder(label_studio.url, label_studio.user, label_studio.password, truth, Habits(), 0.0)
+    finder = Finder(label_studio.url, label_studio.user, label_studio.password, truth, Habits(), 0.0, Sight(store))
     finder.enter(None)
     while finder.answer_next(project):
         pass
@@ -284,8 +290,7 @@ def test_what_is_missing_is_asked_through_label_studio(tmp_path, label_studio, l
     gone = next(
         t
         for t in tasks
-        if len(t["annotations"][0]["result"]) > 1
-        and not is_gold(store.pages.some([t["data"]["key"]])[t["data"]["key"]])
+        if len(t["annotations"][0]["result"]) > 1 and not is_gold(store.pages.of_tasks([t["id"]])[t["id"]])
     )
     client.request("DELETE", f"api/annotations/{gone['annotations'][0]['id']}/")
     assert completeness.read_complete(store, client) == 1

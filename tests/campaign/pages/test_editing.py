@@ -7,6 +7,7 @@ import pytest
 from pycocotools import mask as mask_util
 
 from campaign.derived.dataset import final_masks, obtained
+from campaign.derived.showing import shown_pages
 from campaign.derived.team import as_json, team
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask
 from campaign.label_studio.readback import parse_verdicts
@@ -226,7 +227,8 @@ def test_difficult_classes_are_asked_one_mask_at_a_time(tmp_path):
      ("maybe", [4], {}), ("yes", [4, 5], {})],
 )  # fmt: skip
 def test_the_verdict_on_a_single_mask(said, masks, meant):
-    assert parse_verdicts([{"from_name": "verdict", "value": {"choices": [said]}}], masks) == meant
+    named = {str(i): i for i in masks}
+    assert parse_verdicts([{"from_name": "verdict", "value": {"choices": [said]}}], named) == meant
 
 
 def test_audits_of_single_masks(store):
@@ -260,12 +262,13 @@ def test_corrections_paintings_and_single_masks_go_through_label_studio(tmp_path
     tasks = client.request("GET", "api/tasks/", params=asked)["tasks"]
     assert len(tasks) == sum(p.screen == "single" for p in store.pages.rows()) > 0
     for task in tasks:
-        said = "yes" if is_good(int(task["data"]["mask_id"])) else "no"
+        (mask,) = shown_pages(store, [task["id"]])[task["id"]].masks.values()
+        said = "yes" if is_good(mask) else "no"
         result = [{"from_name": "verdict", "to_name": "title", "type": "choices", "value": {"choices": [said]}}]
         client.request("POST", f"api/tasks/{task['id']}/annotations/", body={"result": result})
     assert whole_turn(store, client).read == len(tasks)
     assert all(a.verdict == ("yes" if is_good(a.mask_id) else "no") for a in store.answers.rows())
-    mask = int(tasks[0]["data"]["mask_id"])
+    (mask,) = shown_pages(store, [tasks[0]["id"]])[tasks[0]["id"]].masks.values()
     editing.add_edit_pages(store, [mask])
     assert editing.publish_edits(store, client) == 1 and editing.publish_edits(store, client) == 0
     painting.add_paint_pages(store, 1)

@@ -24,6 +24,7 @@ from rq.job import Job
 
 from campaign.certification.promise import digest_of
 from campaign.demo.annotators import Annotator, Habits, Truth
+from campaign.demo.sight import Sight
 from campaign.demo.trial import free_port
 from campaign.jobs.broker import connect
 from campaign.jobs.queues import running
@@ -144,15 +145,15 @@ class Team(threading.Thread):
         while not self.over.wait(0.1):
             published = sum(p.screen == Screen.VERIFICATION for p in store.pages.rows(published=True))
             if not people and published:
-                people = [self._enter(f"loop-{n}@example.com") for n in (1, 2)]
+                people = [self._enter(f"loop-{n}@example.com", Sight(store)) for n in (1, 2)]
             if sum(person.counts.pages for person in people) < published:
                 project = store.values.project(Screen.VERIFICATION)
                 assert project is not None
                 while any([person.answer_next(project) for person in people]):
                     pass
 
-    def _enter(self, email: str) -> Annotator:
-        person = Annotator(self.server.url, email, "discs and bars 1", self.truth, Habits(k_iou=0.6), 0.0)
+    def _enter(self, email: str, sight: Sight) -> Annotator:
+        person = Annotator(self.server.url, email, "discs and bars 1", self.truth, Habits(k_iou=0.6), 0.0, sight)
         person.enter(self.server.invite_token())
         return person
 

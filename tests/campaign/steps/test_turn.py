@@ -1,10 +1,12 @@
 """A turn against the real Label Studio: what is published, read back, lost and made anew."""
 
 import subprocess
+from functools import partial
 
 import pytest
 
 from campaign.derived.dataset import final_masks
+from campaign.derived.showing import shown_pages
 from campaign.derived.status import status
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import read_changes
@@ -85,7 +87,7 @@ def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_st
     project = store.values.project("verification")
     answer_all(label_studio_client, project)
     turn(store, label_studio_client)
-    snapshots, _ = read_changes(label_studio_client, project, None)
+    snapshots = read_changes(label_studio_client, project, partial(shown_pages, store)).tasks
     page = next(s for s in snapshots if s.annotations and s.annotations[0].verdicts)
     masks = list(page.annotations[0].verdicts)
     label_studio_client.sdk.annotations.update(
