@@ -120,6 +120,7 @@ class QualitySettings(_Section):
     qualification_limit: float = Field(0.85, gt=0.5, le=1, description="share of the test to be right")
     wage_per_hour: float | None = Field(None, ge=0, description="what an annotator's hour costs; unset: hours alone")
     seconds_least: float = Field(0.2, ge=0, description="seconds per answer below which a page is flagged as too fast")
+    seconds_most: float = Field(60.0, gt=0, description="seconds per answer that a page is believed to take at most")
 
 
 class JobSettings(_Section):

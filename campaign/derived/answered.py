@@ -23,7 +23,7 @@ from campaign.store.pages import Asked
 from campaign.store.views import save_view
 
 NAME = "answered"
-FORM = "1"  # of snapshots; another form is worked out anew
+FORM = "2"  # of snapshots; another form is worked out anew
 
 # `round` of the verification page that asks about the mask, 0 for other pages alone; `page` is the number of its first
 # page. `verdict` is by the answers on all its pages, `own` by those on its verification page, and `fact` the number of

@@ -29,7 +29,7 @@ from campaign.store.pages import Asked
 from campaign.store.views import save_view
 
 STATE = "state"
-FORM = "2"  # of the cursor and the trust view's snapshot
+FORM = "3"  # of the cursor and the trust view's snapshot
 
 
 @dataclass

@@ -15,7 +15,7 @@ import numpy as np
 
 from campaign.derived.showing import shown_order
 from campaign.quality.answers import standing_answers
-from campaign.quality.work import VOTES, WORK, Pace, marks, work_pace
+from campaign.quality.work import VOTES, WORK, Pace, believed, marks, usual_seconds, work_pace
 from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
 from campaign.store import Store
@@ -24,7 +24,7 @@ from campaign.store.pages import Asked
 from campaign.store.views import save_view
 
 NAME = "work"
-FORM = "1"  # of snapshots; another form is worked out anew
+FORM = "2"  # of snapshots; another form is worked out anew
 # A snapshot holds all pages, so it is written once this share of them is new: a fact is written a few times, not once
 # a turn.
 NEW_SHARE, NEW_LEAST = 0.05, 100
@@ -60,9 +60,24 @@ class WorkView:
                 self._unsaved += len(keys)
         return self
 
+    def believed(self) -> np.ndarray:
+        """Rows of `work` with the seconds that their pages are believed to have taken: annotators state them."""
+        quality = self.store.settings.quality
+        return believed(self.work, quality.seconds_least, quality.seconds_most)
+
     def pace(self) -> Pace:
         """The time of all answers so far, gold among them."""
-        return work_pace(self.work)
+        return work_pace(self.believed())
+
+    def seconds(self, otherwise: float) -> float:
+        """All the time that was worked: pages whose time is not known took as long as usual.
+
+        `otherwise` are the seconds of an answer where no page says.
+        """
+        rows = self.believed()
+        pace, unknown = work_pace(rows), rows["shown"][np.isnan(rows["seconds"])].sum()
+        usual = usual_seconds(rows["seconds"], rows["shown"].astype(float), rows["user"])
+        return pace.seconds + pace.gap_seconds + float(unknown) * (otherwise if usual is None else usual)
 
     def save(self) -> None:
         """Writes a snapshot where enough is new. To be called under the campaign's lock."""
@@ -144,7 +159,8 @@ def _work_row(annotation: int, user: int, shown: list[Fact], asked: dict[int, As
         page.number, annotation, user, page.class_id, page.round, len(shown),
         sum(q.gold == Verdict.NO.word for q in questions), len(real), real.count(Verdict.UNSURE.word),
         marks([place for place, f in enumerate(shown) if f.verdict != Verdict.YES.word]),
-        np.nan if latest.lead_time is None else latest.lead_time, _unix_time(latest.answered_at),
+        np.nan if latest.lead_time is None or latest.lead_time < 0 else latest.lead_time,
+        _unix_time(latest.answered_at),
         latest.answered_at.encode(),
     )  # fmt: skip
 

@@ -47,15 +47,14 @@ def questions_allowed(store: Store) -> int | None:
     """The questions that the campaign may ask in all, None for no limit.
 
     Hours and money become questions at the pace that was measured so far, gold and gaps between pages included, and
-    before there is one at `search.seconds_per_answer`.
+    before there is one at `search.seconds_per_answer`. What annotators state of their time is believed within reason.
     """
     search = store.settings.search
     each, worked, answered = search.seconds_per_answer, 0.0, 0
     if search.budget_hours is not None or search.budget_money is not None:
-        from campaign.derived.pace import campaign_pace
+        from campaign.derived.pace import work
 
-        measured = campaign_pace(store)
-        worked, answered = measured.seconds + measured.gap_seconds, questions_answered(store)
+        worked, answered = work(store).seconds(each), questions_answered(store)
         if worked > 0 and answered >= MEASURED:
             each = worked / answered
     budget = Budget(

@@ -51,6 +51,7 @@ def status(store: Store) -> dict[str, Any]:
         "budget_questions": questions_allowed(store),
         "answered": questions_answered(store),
         "annotators": len(store.answers.annotators()),
+        "set_aside": store.aside.counts(),
         "verification_project": store.values.project(Screen.VERIFICATION),
         "recall": recall_figures(store),
         "masks": _masks(store, rounds),

@@ -18,7 +18,7 @@ from campaign.derived.pace import WorkView, work
 from campaign.derived.trust import TrustView, ended_rounds
 from campaign.quality.eyes import Eye, Eyes
 from campaign.quality.measures import GoldAnswer, Rate, Reliability, first_answers, reliability
-from campaign.quality.work import Agreement, Opinions, Pace, work_flags, work_pace
+from campaign.quality.work import Agreement, Opinions, Pace, believed_seconds, work_flags, work_pace
 from campaign.records.page import PageKind
 from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
@@ -28,6 +28,7 @@ from campaign.store.answers import Fact
 from campaign.store.pages import Asked
 from ml_backend.errors import InputError
 
+DRAWING_MOST = 3600.0  # seconds that a page of drawing is believed to take at most
 MODEL_MASKS = 30  # with three answers each, before annotators are estimated from each other
 PUBLISHED_ANSWER, PUBLISHED_DRAWING = 1.5, 80.0  # seconds for an answer and for a drawn mask
 
@@ -136,11 +137,11 @@ def team(store: Store, estimates: bool = True) -> Team:
         of_user[drawing.annotator].append(drawing)
         of_class[class_id].append(drawing)
     rows = [people.figures(user, of_user[user]) for user in sorted(people.everybody() | of_user.keys())]
-    masks, kappas = dataset_counts(store), opinions.kappa_by_class()
+    masks, kappas, believed = dataset_counts(store), opinions.kappa_by_class(), view.believed()
     costs = [
         ClassCost(
             name,
-            work_pace(view.work[view.work["class_id"] == class_id]),
+            work_pace(believed[believed["class_id"] == class_id]),
             _drawn(of_class[class_id]),
             masks[class_id],
             kappas.get(class_id),
@@ -200,6 +201,7 @@ class _People:
         self._ended = ended_rounds(store)
         self._number = {user: number for number, user in enumerate(view.users)}
         self._of_user = _grouped(view.work, len(view.users))
+        self._believed_of = _grouped(view.believed(), len(view.users))
 
     def everybody(self) -> set[str]:
         """All who answered a page or gold."""
@@ -225,7 +227,7 @@ class _People:
             eye=self._eye_of.get(user),
             agreement=Agreement(None, 0) if number is None else self._agreed[number],
             estimated=self.estimated.get(user, (None, None)),
-            pace=work_pace(rows),
+            pace=work_pace(self.view.work[:0] if number is None else self._believed_of[number]),
             drawn=_drawn(drawings),
             flags=tuple(work_flags(rows, quality.seconds_least)),
             trusted=not times or times[-1].until is not None,
@@ -267,8 +269,11 @@ def _drawings(store: Store) -> list[tuple[int, m.Drawing]]:
 
 def _drawn(drawings: Iterable[m.Drawing]) -> Pace:
     """Masks and parts of images drawn by hand, and the time they took where it is known."""
-    times = [d.lead_time or 0.0 for d in drawings]
-    return Pace(len(times), float(sum(times)), 0.0)
+    drawn = list(drawings)
+    _, user = np.unique([d.annotator for d in drawn], return_inverse=True)
+    stated = np.array([np.nan if d.lead_time is None else d.lead_time for d in drawn], float)
+    seconds = believed_seconds(stated, np.ones(len(drawn)), user, 0.0, DRAWING_MOST)
+    return Pace(len(drawn), float(np.nansum(seconds)), 0.0)
 
 
 def _estimated(view: WorkView, opinions: Opinions) -> dict[str, _Rates]:

@@ -105,7 +105,7 @@ class Client:
             except httpx.TransportError as error:
                 problem = LabelStudioUnavailable(self.url, "an answer", f"{type(error).__name__} {error}")
                 delay = delay if repeatable else None
-            except json.JSONDecodeError:
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
                 raise LabelStudioError(self.url, "a Label Studio server", "an answer that is no JSON") from None
             except ApiError as error:
                 status = error.status_code or 0
@@ -156,12 +156,23 @@ class Client:
         return str(answer["release"])
 
     def project(self, project_id: int) -> dict[str, Any]:
-        """The project's settings. Raises ProjectGone."""
-        return self.request("GET", f"api/projects/{project_id}/", thing=f"project {project_id}")
+        """The project's settings, its labeling config among them. Raises ProjectGone."""
+        thing = f"project {project_id}"
+        known = self.request("GET", f"api/projects/{project_id}/", thing=thing)
+        if not isinstance(known, dict) or not isinstance(known.get("label_config"), str):
+            raise LabelStudioError(thing, "the settings of a project", type(known).__name__)
+        return known
 
     def users(self) -> dict[int, str]:
         """Every member's email by user id."""
-        return {int(user["id"]): str(user["email"]) for user in self.request("GET", "api/users/")}
+        listed = self.request("GET", "api/users/")
+        if not isinstance(listed, list):
+            raise LabelStudioError(self.url, "a list of users", type(listed).__name__)
+        return {
+            user["id"]: str(user.get("email"))
+            for user in listed
+            if isinstance(user, dict) and type(user.get("id")) is int
+        }
 
     def tasks(
         self,
@@ -198,10 +209,11 @@ class Client:
                     ),
                 },
             )
-            yield from page["tasks"]
-            if len(page["tasks"]) < page_size:
+            tasks = _listed(page, f"tasks of project {project_id}", after)
+            yield from tasks
+            if len(tasks) < page_size:
                 return
-            after = page["tasks"][-1]["id"]
+            after = tasks[-1]["id"]
 
     def _problem(self, thing: str, status: int, body: Any) -> LabelStudioError:
         if status in (401, 403):
@@ -218,6 +230,19 @@ class Client:
                 f"{self.url} {thing}" if thing != self.url else thing, "an answer", f"{status} {_detail(body)}"
             )
         return LabelStudioError(thing, "a request that Label Studio takes", f"{status} {_detail(body)}")
+
+
+def _listed(page: Any, thing: str, after: int) -> list[dict[str, Any]]:
+    """The tasks in an answer that was asked for those above an id; with any others it would go on for ever."""
+    tasks = page.get("tasks") if isinstance(page, dict) else None
+    if not isinstance(tasks, list):
+        raise LabelStudioError(thing, "a list of tasks", type(page).__name__)
+    for task in tasks:
+        number = task.get("id") if isinstance(task, dict) else None
+        if type(number) is not int or number <= after:
+            raise LabelStudioError(thing, f"tasks with rising ids above {after}", type(number).__name__)
+        after = number
+    return tasks
 
 
 def is_local(url: str) -> bool:

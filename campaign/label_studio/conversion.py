@@ -15,6 +15,7 @@ from campaign.label_studio.client import Client
 from campaign.label_studio.controls import MaskControls, mask_controls
 from campaign.label_studio.source import (
     FIELDS,
+    MALFORMED,
     PAGE_SIZE,
     Region,
     class_ids,
@@ -117,12 +118,10 @@ def _read_task(task: dict[str, Any], controls: MaskControls, result: Conversion)
     result.left_out = +result.left_out
     regions: list[tuple[str, Region]] = []
     for region_id, parts in _by_id(annotation["result"]).items():
-        try:
-            regions += [(region_id, r) for r in parse_regions(parts, controls, f"task {task['id']}", result.left_out)]
-        except InputError as error:
-            result.left_out["malformed regions"] += 1
-            if len(result.malformed) < NAMED:
-                result.malformed.append(str(error))
+        before = result.left_out[MALFORMED]
+        regions += [(region_id, r) for r in parse_regions(parts, controls, result.left_out)]
+        if result.left_out[MALFORMED] > before and len(result.malformed) < NAMED:
+            result.malformed.append(f"task {task['id']} region {region_id}")
     return _Task(address, annotation, regions, _stated_size(annotation["result"]))
 
 

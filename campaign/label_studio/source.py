@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 import numpy as np
 from pycocotools import mask as mask_util
 
+from campaign.label_studio.annotations import Unknown, is_id, is_time, sound_regions, task_number
 from campaign.label_studio.client import Client, LabelStudioError
 from campaign.label_studio.controls import MaskControls, mask_controls
 from ml_backend.errors import InputError
@@ -34,6 +35,8 @@ PAGE_SIZE = 100
 DOWNLOADS = 8
 # Bytes: a campaign needs all its images, so none is dropped for another.
 NO_LIMIT = 1 << 62
+MOST_PIXELS = 1 << 26  # of an image that masks are drawn on
+FARTHEST = 10.0  # times the image's extent, of the corners of polygons and rectangles
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
@@ -80,8 +83,9 @@ def read_source(
 
     A task counts as annotated where an annotation was not skipped: the ground truth, else the latest. Of the
     annotated tasks the share `heldout_share` (0 to 1) is held out, chosen by `seed` and task id alone. `progress` is
-    called with (images done, images). Raises InputError where the config takes no masks, a task has no image, an image
-    cannot be had or read, or a mask is malformed or not of its image's size; LabelStudioError as a client does.
+    called with (images done, images). Regions that are malformed are counted and left out. Raises InputError where the
+    config takes no masks, a task has no image, an image cannot be had or read, or a mask is not of its image's size;
+    LabelStudioError as a client does.
     """
     if not 0 <= heldout_share < 1:
         raise InputError("held-out share", "a number from 0 to below 1", heldout_share)
@@ -90,10 +94,11 @@ def read_source(
     addresses: dict[int, str] = {}
     regions: dict[int, list[Region]] = {}
     for task in client.tasks(project_id, FIELDS, annotations=True, page_size=PAGE_SIZE):
-        addresses[task["id"]] = _address(task, controls)
+        number = task_number(task)
+        addresses[number] = _address(task, controls)
         chosen = standing_annotation(task)
         if chosen is not None:
-            regions[task["id"]] = parse_regions(chosen["result"], controls, f"task {task['id']}", left_out)
+            regions[number] = parse_regions(chosen["result"], controls, left_out)
     if not addresses:
         raise InputError(f"project {project_id}", "at least one task", "none")
     for what, count in sorted(left_out.items()):
@@ -117,28 +122,34 @@ def read_source(
 
 def standing_annotation(task: dict[str, Any]) -> dict[str, Any] | None:
     """The annotation that counts for a task: of those not skipped the ground truth, else the latest; or None."""
-    made = [a for a in task.get("annotations") or [] if not a.get("was_cancelled") and a.get("result") is not None]
-    return max(made, key=lambda a: (bool(a.get("ground_truth")), a["updated_at"], a["id"]), default=None)
+    listed = task.get("annotations")
+    made = [
+        a
+        for a in (listed if isinstance(listed, list) else [])
+        if isinstance(a, dict) and is_id(a.get("id")) and is_time(a.get("updated_at")) and not a.get("was_cancelled")
+        and isinstance(a.get("result"), list)
+    ]  # fmt: skip
+    return max(made, key=lambda a: (a.get("ground_truth") is True, a["updated_at"], a["id"]), default=None)
 
 
-def parse_regions(
-    result: list[dict[str, Any]], controls: MaskControls, thing: str, left_out: Counter[str] | None = None
-) -> list[Region]:
+def parse_regions(result: list[Any], controls: MaskControls, left_out: Counter[str] | None = None) -> list[Region]:
     """The masks in an annotation's result: brush, polygon, rectangle and ellipse regions with a class.
 
-    Other regions are counted in `left_out`. Raises InputError naming `thing` and the region where one is malformed.
+    Other regions, and those that are malformed, are counted in `left_out`.
     """
-    left_out = Counter() if left_out is None else left_out
+    left_out, unknown = Counter() if left_out is None else left_out, Unknown()
     parts: dict[str, list[dict[str, Any]]] = {}
-    for number, part in enumerate(result):
-        if part.get("from_name") in controls.controls and isinstance(part.get("value"), dict):
+    for number, part in enumerate(sound_regions(result, unknown)):
+        if part["from_name"] in controls.controls:
             # A region of Labels and a plain Brush comes in two parts of one id.
             parts.setdefault(str(part.get("id", number)), []).append(part)
-        elif part.get("type") != "relation":
-            left_out[f"{part.get('type', 'unknown')} regions"] += 1
+        else:
+            left_out[f"{_kind(part)} regions"] += 1
+    if unknown:
+        left_out[MALFORMED] += unknown.total()
     regions = []
-    for region_id, members in parts.items():
-        region = _region(members, f"{thing} region {region_id}")
+    for members in parts.values():
+        region = _region(members)
         if isinstance(region, Region):
             regions.append(region)
         else:
@@ -146,27 +157,35 @@ def parse_regions(
     return regions
 
 
-def _region(members: list[dict[str, Any]], name: str) -> Region | str:
+MALFORMED = "malformed regions"
+
+
+def _kind(part: dict[str, Any]) -> str:
+    """The type of a region, where it is one of a word."""
+    kind = str(part.get("type", "unknown"))
+    return kind if re.fullmatch(r"[a-z]{1,30}", kind) else "unknown"
+
+
+def _region(members: list[dict[str, Any]]) -> Region | str:
     """The region that the parts of one id make, or what it is instead of a mask with a class."""
     value: dict[str, Any] = {}
     for member in members:
         value |= member["value"]
-    labels = tuple(
-        dict.fromkeys(str(label) for m in members for label in m["value"].get(str(m.get("type")).lower(), []))
-    )
+    named = [m["value"].get(str(m.get("type")).lower(), []) for m in members]
+    if not all(isinstance(own, list) and all(isinstance(label, str) for label in own) for own in named):
+        return MALFORMED
+    labels = tuple(dict.fromkeys(label for own in named for label in own))
     if not labels:
         return "regions without a class"
     if any(m.get("image_rotation") for m in members):
         return "regions on a turned image"
     width, height = members[0].get("original_width"), members[0].get("original_height")
-    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-        raise InputError(name, "the width and height of its image", f"{width}x{height}")
+    if not (type(width) is int and type(height) is int and width > 0 and height > 0 and width * height <= MOST_PIXELS):
+        return MALFORMED
     try:
         rle = _mask(value, width, height)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{name} of a {width}x{height} image", "a brush, polygon, rectangle or ellipse", error
-        ) from None
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return MALFORMED
     if rle is None:
         return "regions that are no mask"
     if not mask_util.area(rle):
@@ -276,7 +295,7 @@ def _mask(value: dict[str, Any], width: int, height: int) -> dict[str, Any] | No
         mask = decode_brush(value["rle"], height, width)
         return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     if "points" in value:
-        points = [(float(x) * width / 100, float(y) * height / 100) for x, y in value["points"]]
+        points = [(_number(x) * width / 100, _number(y) * height / 100) for x, y in value["points"]]
         return to_rle([[c for point in points for c in point]], height, width)
     if {"x", "y", "radiusX", "radiusY"} <= value.keys():
         return _ellipse(value, width, height)
@@ -287,9 +306,9 @@ def _mask(value: dict[str, Any], width: int, height: int) -> dict[str, Any] | No
 
 def _ellipse(value: dict[str, Any], width: int, height: int) -> dict[str, Any]:
     """The pixels whose centres lie in an ellipse, which turns clockwise about its centre."""
-    x, y = value["x"] * width / 100, value["y"] * height / 100
-    a, b = value["radiusX"] * width / 100, value["radiusY"] * height / 100
-    angle = math.radians(value.get("rotation") or 0)
+    x, y = _number(value["x"]) * width / 100, _number(value["y"]) * height / 100
+    a, b = _number(value["radiusX"]) * width / 100, _number(value["radiusY"]) * height / 100
+    angle = math.radians(_number(value.get("rotation") or 0))
     down, across = np.mgrid[:height, :width] + 0.5
     along = (across - x) * math.cos(angle) + (down - y) * math.sin(angle)
     beside = (down - y) * math.cos(angle) - (across - x) * math.sin(angle)
@@ -298,9 +317,16 @@ def _ellipse(value: dict[str, Any], width: int, height: int) -> dict[str, Any]:
 
 def _corners(value: dict[str, Any], width: int, height: int) -> list[float]:
     """The corners of a rectangle, which turns clockwise about its upper left one, in pixels."""
-    x, y = value["x"] * width / 100, value["y"] * height / 100
-    across, down = value["width"] * width / 100, value["height"] * height / 100
-    angle = math.radians(value.get("rotation") or 0)
+    x, y = _number(value["x"]) * width / 100, _number(value["y"]) * height / 100
+    across, down = _number(value["width"]) * width / 100, _number(value["height"]) * height / 100
+    angle = math.radians(_number(value.get("rotation") or 0))
     cos, sin = math.cos(angle), math.sin(angle)
     ends = [(0.0, 0.0), (across, 0.0), (across, down), (0.0, down)]
     return [c for a, d in ends for c in (x + a * cos - d * sin, y + a * sin + d * cos)]
+
+
+def _number(value: Any) -> float:
+    """A number as regions have them, in percent or degrees. Raises ValueError where it is none, or far too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 100 * FARTHEST:
+        raise ValueError("expected a number near the image")
+    return float(value)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from campaign.label_studio.annotations import page_name
+from campaign.label_studio.annotations import is_id, page_name
 from campaign.label_studio.client import Client, LabelStudioError, LabelStudioUnavailable
 from label_config import PAGE_SIZE, Crop, Instructions, load, page_data, single_data
 from ml_backend.errors import InputError
@@ -60,7 +60,9 @@ def create_project(
     project_id = find_project(client, title)
     if project_id is None:
         made = client.request("POST", "api/projects/", body={"title": title, **wanted})
-        project_id = int(made["id"])
+        if not isinstance(made, dict) or not is_id(made.get("id")):
+            raise LabelStudioError(f"project {title}", "the project that was made", type(made).__name__)
+        project_id = made["id"]
         logger.info("made project %d, %s", project_id, title)
     if webhook_url:
         ensure_webhook(client, project_id, webhook_url, webhook_secret)
@@ -70,7 +72,10 @@ def create_project(
 def find_project(client: Client, title: str) -> int | None:
     """The oldest project with exactly this title, or None."""
     projects = client.request("GET", "api/projects/", params={"title": title, "page_size": 1000, "include": "id,title"})
-    return min((int(p["id"]) for p in projects["results"] if p["title"] == title), default=None)
+    listed = projects.get("results") if isinstance(projects, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(p, dict) and is_id(p.get("id")) for p in listed):
+        raise LabelStudioError(f"projects called {title}", "a list of projects", type(projects).__name__)
+    return min((p["id"] for p in listed if p.get("title") == title), default=None)
 
 
 def shorten(title: str) -> str:
@@ -98,11 +103,15 @@ def ensure_webhook(client: Client, project_id: int, url: str, secret: str | None
         "actions": list(WEBHOOK_ACTIONS),
     }
     thing = f"webhook of project {project_id}"
-    for hook in client.request("GET", "api/webhooks/", params={"project": project_id}, thing=thing):
-        if hook["url"] == url and hook["project"] == project_id:
-            if any(hook.get(k) != v for k, v in body.items() if k != "actions") or set(hook["actions"]) != set(
-                WEBHOOK_ACTIONS
-            ):
+    hooks = client.request("GET", "api/webhooks/", params={"project": project_id}, thing=thing)
+    if not isinstance(hooks, list) or not all(isinstance(hook, dict) for hook in hooks):
+        raise LabelStudioError(thing, "a list of webhooks", type(hooks).__name__)
+    for hook in hooks:
+        if hook.get("url") == url and hook.get("project") == project_id and is_id(hook.get("id")):
+            actions = hook.get("actions")
+            if any(hook.get(k) != v for k, v in body.items() if k != "actions") or sorted(
+                map(str, actions if isinstance(actions, list) else [])
+            ) != sorted(WEBHOOK_ACTIONS):
                 update = {k: v for k, v in body.items() if k != "project"}
                 client.request("PATCH", f"api/webhooks/{hook['id']}/", body=update, thing=thing, repeatable=True)
             return
@@ -220,7 +229,8 @@ def _import(client: Client, project_id: int, bodies: dict[str, dict[str, Any]], 
             problem = error
             logger.warning("%s; looking which pages arrived", error)
         else:
-            ids = answer.get("task_ids") or []
+            ids = answer.get("task_ids") if isinstance(answer, dict) else None
+            ids = ids if isinstance(ids, list) and all(map(is_id, ids)) else []
             # Label Studio returns the ids in the order of the tasks; where it returns none, the keys are read back.
             if len(ids) == len(missing):
                 return arrived | {key: int(i) for key, i in zip(missing, ids, strict=True)}

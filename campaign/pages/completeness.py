@@ -284,7 +284,7 @@ def clicked_points(result: list[dict], window: list[int], class_of: Mapping[str,
     x0, y0, x1, y1 = window
     named = {}
     for region in result:
-        labels = (region.get("value") or {}).get("labels")
+        labels = region["value"].get("labels")
         if region.get("from_name") == CLASS and isinstance(labels, list) and labels:
             named[region.get("id")] = labels[0]
     only: Any = next(iter(class_of.values())) if len(class_of) == 1 else None
@@ -292,10 +292,10 @@ def clicked_points(result: list[dict], window: list[int], class_of: Mapping[str,
     for region in result:
         if region.get("from_name") != CONTROL:
             continue
-        value: dict[str, Any] = region.get("value") or {}
+        value: dict[str, Any] = region["value"]
         x, y = value.get("x", -1), value.get("y", -1)
         if not all(isinstance(v, int | float) and 0 <= v <= 100 for v in (x, y)):
-            raise InputError(f"region {region.get('id')}", "a point, in percent of the picture", (x, y))
+            raise InputError(f"region {ascii(region.get('id'))[:40]}", "a point, in percent of the picture", "another")
         at = {"x": round(x0 + float(x) / 100 * (x1 - x0), 2), "y": round(y0 + float(y) / 100 * (y1 - y0), 2)}
         points.append({"class_id": class_of.get(str(named.get(region.get("id"))), only), **at})
     return points

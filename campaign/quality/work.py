@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 FAST_PAGES, PATTERN_PAGES, UNTOUCHED_PAGES = 3, 5, 3  # pages before a flag is raised
+RATIO = 10.0  # times the usual seconds of an answer are believed at most, and the same part of them at least
+SHORT = 60.0  # seconds of a page that are believed whatever is usual
 LONGEST_GAP = 60.0  # seconds between two pages; more is a break and no part of the work
 PLACES = 64  # of a page that `marked` tells apart
 STAMP = "S40"  # a time as Label Studio writes it
@@ -63,6 +65,40 @@ def marks(places: Sequence[int]) -> int:
     for place in places:
         bits |= 1 << min(place, PLACES - 1)
     return bits
+
+
+def usual_seconds(seconds: np.ndarray, count: np.ndarray, user: np.ndarray) -> float | None:
+    """The usual seconds of one answer: the median over users of the median of their pages; None without any.
+
+    One user alone moves it no further than to what others state too. `seconds` (n,) are those of pages of `count`
+    answers each (n,) by `user` (n,); pages without an answer, and times that are none, are left out.
+    """
+    sound = np.isfinite(seconds) & (seconds >= 0) & (count > 0)
+    each, whose = seconds[sound] / count[sound], user[sound]
+    medians = [float(np.median(each[whose == u])) for u in np.unique(whose)]
+    return float(np.median(medians)) if medians else None
+
+
+def believed_seconds(seconds: np.ndarray, count: np.ndarray, user: np.ndarray, least: float, most: float) -> np.ndarray:
+    """The seconds that pages are believed to have taken, (n,): what annotators' programs state, within reason.
+
+    Each page at least `least` and at most `most` seconds for each of its answers, and nothing that is `RATIO` times
+    more or less than usual, see `usual_seconds`, unless it is less than a minute; NaN where it is not known.
+    """
+    usual = usual_seconds(seconds, count, user)
+    if usual is None:
+        return np.full(len(seconds), np.nan)
+    usual = min(max(usual, least), most)
+    low, high = max(least, usual / RATIO) * count, np.maximum(RATIO * usual * count, SHORT)
+    sound = np.isfinite(seconds) & (seconds >= 0)
+    return np.where(sound, np.clip(seconds, low, np.maximum(low, np.minimum(high, most * count))), np.nan)
+
+
+def believed(work: np.ndarray, least: float, most: float) -> np.ndarray:
+    """These rows of `WORK` with the seconds that they are believed to have taken, see `believed_seconds`."""
+    rows = work.copy()
+    rows["seconds"] = believed_seconds(work["seconds"], work["shown"].astype(float), work["user"], least, most)
+    return rows
 
 
 def work_pace(work: np.ndarray) -> Pace:

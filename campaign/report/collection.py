@@ -15,6 +15,7 @@ from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outlook import forecast_of
+from campaign.derived.pace import work
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import promise_kinds
 from campaign.quality.answers import verdicts
@@ -81,7 +82,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         questions=len(questions),
         answers=len(answers),
         annotators=len({a.annotator for a in answers}),
-        seconds=_seconds(answers),
+        seconds=_seconds(store, answers),
         precision=_precision(obtained),
         basis=BASIS,
         rounds=tuple(_round(r) for r in rounds),
@@ -227,10 +228,11 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(timezone.utc).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-def _seconds(answers: list[Fact]) -> float | None:
-    """Seconds that annotators spent: each annotation's lead time once, although all its masks carry it."""
-    times = {a.annotation_id: a.lead_time for a in answers if a.lead_time is not None}
-    return sum(times.values()) if times else None
+def _seconds(store: Store, answers: list[Fact]) -> float | None:
+    """Seconds that annotators are believed to have spent on the pages of these answers; None where none says."""
+    rows = work(store).believed()
+    seconds = rows["seconds"][np.isin(rows["annotation"], [a.annotation_id for a in answers])]
+    return None if np.isnan(seconds).all() else float(np.nansum(seconds))
 
 
 @dataclass(frozen=True)

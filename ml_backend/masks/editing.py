@@ -73,7 +73,7 @@ def edited_mask(result: Iterable[dict], window: Window, height: int, width: int)
     masks = []
     x0, y0, x1, y1 = window
     for region in result:
-        if region.get("from_name") == VERDICT and region.get("value", {}).get("choices") != [CORRECTED]:
+        if region.get("from_name") == VERDICT and _value(region).get("choices") != [CORRECTED]:
             return None
         if region.get("from_name") == MASK and region.get("type") == "brushlabels":
             masks.append(_region(region, y1 - y0, x1 - x0))
@@ -87,7 +87,7 @@ def edit_verdict(result: Iterable[dict]) -> str:
     """What an `edit` annotation says of its mask: `CORRECTED`, `NO_OBJECT` or `UNSURE`, also where it says nothing."""
     for region in result:
         if region.get("from_name") == VERDICT:
-            choices = region.get("value", {}).get("choices")
+            choices = _value(region).get("choices")
             return choices[0] if choices in ([CORRECTED], [NO_OBJECT]) else UNSURE
     return UNSURE
 
@@ -101,17 +101,22 @@ def painted_masks(result: Iterable[dict], height: int, width: int) -> list[tuple
     for region in result:
         if region.get("from_name") == MASK and region.get("type") == "brushlabels":
             mask = _region(region, height, width)
-            labels = region.get("value", {}).get("brushlabels") or []
-            if mask.any() and labels:
+            labels = _value(region).get("brushlabels")
+            if mask.any() and isinstance(labels, list) and labels:
                 masks.append((str(labels[0]), mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))))
     return masks
 
 
 def _region(region: dict, height: int, width: int) -> np.ndarray:
     if (region.get("original_height"), region.get("original_width")) != (height, width):
-        got = f"{region.get('original_width')}x{region.get('original_height')}"
-        raise InputError(f"region {region.get('id')}", f"a mask of {width}x{height}", got)
+        raise InputError(f"region {ascii(region.get('id'))[:40]}", f"a mask of {width}x{height}", "another size")
     try:
-        return decode_brush(region.get("value", {}).get("rle", []), height, width)
-    except ValueError as error:
-        raise InputError(f"region {region.get('id')}", "a brush mask", error) from None
+        return decode_brush(_value(region).get("rle", []), height, width)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"region {ascii(region.get('id'))[:40]}", "a brush mask", str(error)[:100]) from None
+
+
+def _value(region: dict) -> dict:
+    """What a region holds; nothing where that is no object."""
+    value = region.get("value")
+    return value if isinstance(value, dict) else {}

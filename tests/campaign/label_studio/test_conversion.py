@@ -42,7 +42,7 @@ def ellipse(x: float, y: float, a: float, b: float, rotation: float = 0) -> dict
 @pytest.mark.parametrize("rotation", [0, 90, 30])
 def test_ellipses(rotation: float) -> None:
     (found,) = parse_regions(
-        [region("round", "ellipselabels", ellipse(30, 24, 16, 8, rotation), "cell")], mask_controls(XML), "task 1"
+        [region("round", "ellipselabels", ellipse(30, 24, 16, 8, rotation), "cell")], mask_controls(XML)
     )
     mask = mask_util.decode(found.rle)
     assert mask.sum() == pytest.approx(np.pi * 16 * 8, rel=0.02)
@@ -109,7 +109,7 @@ def test_every_kind_of_region(
     assert said["tasks_left_out"] == {
         "not annotated": 2, "annotated, but without a region that says how large the image is": 1,
     }  # fmt: skip
-    assert len(said["malformed"]) == 1 and f"task {first} region torn of a 64x48 image" in said["malformed"][0]
+    assert len(said["malformed"]) == 1 and said["malformed"][0] == f"task {first} region torn"
     # With the images the empty one is kept too.
     done = campaign(
         "convert", "--label-studio", label_studio.url, "--project", project, "--to", tmp_path / "all.json",
