@@ -165,6 +165,8 @@ def status(
         rows.append((f"{p.questions} questions more", f"{p.masks:.0f} masks more, likely {p.low:.0f} to {p.high:.0f}"))
     if now["recall"]:
         rows.append(("recall", recall_line(now["recall"])))
+    if aside := [f"{count} {reason}" for reason, count in now["set_aside"].items() if count]:
+        rows.append(("set aside", ", ".join(aside)))
     if now["trouble"]:
         rows.append(("trouble", now["trouble"]))
     table(now["name"], rows)

@@ -35,6 +35,7 @@ from ml_backend.server.signing import crop_url
 WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
 MOST_EDITS = 1000  # masks put up for correction at once
 EVENTS, DECISIONS = 30, 60  # shown at most
+ASIDE = 30  # newest things that were set aside, which the overview shows
 HOUR = 3600
 T = TypeVar("T")
 ICON = (
@@ -190,6 +191,8 @@ class Figures:
                 "state": status(self.store),
                 "course": course_figure(self.store.course.rows()),
                 "team": team(self.store, estimates=False),
+                "aside": self.store.aside.newest(ASIDE),
+                "people": self.store.values.people(),
                 "drawing_pages": {kind: self.store.pages.count(kind) for kind in (PageKind.EDIT, PageKind.PAINT)},
             }
             self._known = mark, figures
