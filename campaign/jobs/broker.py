@@ -21,6 +21,7 @@ from ml_backend.errors import InputError
 from ml_backend.files import write_whole
 
 EMBEDDED = "redis.json"
+PASSWORD = "CAMPAIGN_REDIS_PASSWORD"
 
 
 def redis_url(store: Store) -> str:
@@ -34,10 +35,15 @@ def redis_url(store: Store) -> str:
 
 
 def connect(store: Store) -> Redis:
-    """A connection to the campaign's Redis. Raises InputError where it does not answer."""
+    """A connection to the campaign's Redis, with the password of its address or else of the environment.
+
+    Raises InputError where it does not answer.
+    """
     url = redis_url(store)
+    # An embedded one has no password, and refuses whoever sends one.
+    password = os.environ.get(PASSWORD) if store.settings.jobs.redis_url else None
     try:
-        connection = Redis.from_url(url, socket_connect_timeout=5, health_check_interval=30)
+        connection = Redis.from_url(url, password=password, socket_connect_timeout=5, health_check_interval=30)
         connection.ping()
     except (RedisError, ValueError) as error:
         raise InputError(f"Redis {_shown(url)}", "a Redis that answers", error) from None
@@ -103,5 +109,5 @@ def _await(connection: Redis, process: subprocess.Popen) -> None:
 
 
 def _shown(url: str) -> str:
-    """The address without its password."""
-    return url.rpartition("@")[2] if "@" in url else url
+    """The address without its password, which may stand in its query, too."""
+    return url.rpartition("@")[2].partition("?")[0]

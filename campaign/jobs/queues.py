@@ -6,15 +6,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from redis import Redis
-from rq import Queue, Retry, Worker
+from rq import Retry, Worker
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
 
+from campaign.jobs.step_jobs import PERFORM, QUEUES, StepJob, StepQueue, step_queue
 from campaign.steps.rounds import Step, StepName, due, progress_of
 from campaign.store import Store
 
-PERFORM = "campaign.jobs.tasks.perform"
 WAITING = {JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED}
 
 
@@ -45,7 +46,7 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
     """Puts one step on its queue unless it waits or runs already; a failure where its job failed for good."""
     job_id = step.job_id(store.key)
     try:
-        job = Job.fetch(job_id, connection=connection)
+        job = StepJob.fetch(job_id, connection=connection)
     except NoSuchJobError:
         job = None
     if job is not None:
@@ -58,7 +59,7 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
             return Failure(step, text.strip().splitlines()[-1])
         _forget(job)
     jobs = store.settings.jobs
-    Queue(step.queue, connection=connection).enqueue(
+    step_queue(store, step.queue, connection).enqueue(
         PERFORM,
         args=(str(store.folder), str(step.name), step.round_number, *step.args),
         job_id=job_id,
@@ -76,25 +77,27 @@ def clear_failures(store: Store, connection: Redis) -> None:
     progress = progress_of(store)
     for step in due(progress) if progress else []:
         try:
-            job = Job.fetch(step.job_id(store.key), connection=connection)
+            job = StepJob.fetch(step.job_id(store.key), connection=connection)
         except NoSuchJobError:
             continue
         if job.get_status() == JobStatus.FAILED:
             _forget(job)
 
 
-def recover(connection: Redis, dead_workers: Iterable[str]) -> int:
+def recover(store: Store, connection: Redis, dead_workers: Iterable[str]) -> int:
     """Puts the jobs of workers that are known to be dead back on their queues; returns how many.
 
     RQ finds them by itself when their heartbeats run out, which takes more than a minute.
     """
     names = set(dead_workers)
     count = 0
-    for worker in Worker.all(connection=connection):
+    for worker in Worker.all(
+        connection=connection, job_class=StepJob, queue_class=StepQueue, serializer=JSONSerializer
+    ):
         if worker.name in names:
             worker.register_death()
-    for name in ("gpu", "default"):
-        queue = Queue(name, connection=connection)
+    for name in QUEUES:
+        queue = step_queue(store, name, connection)
         registry = StartedJobRegistry(queue=queue)
         for job_id in registry.get_job_ids(cleanup=False):
             job = _fetch(job_id, connection)
@@ -111,17 +114,17 @@ def recover(connection: Redis, dead_workers: Iterable[str]) -> int:
 def running(store: Store, connection: Redis) -> list[tuple[str, list]]:
     """(job id, [step name, done, total]) of the campaign's jobs that run now."""
     jobs = []
-    for name in ("gpu", "default"):
-        for job_id in StartedJobRegistry(name, connection=connection).get_job_ids(cleanup=False):
+    for name in QUEUES:
+        for job_id in StartedJobRegistry(queue=step_queue(store, name, connection)).get_job_ids(cleanup=False):
             job = _fetch(job_id, connection)
             if job is not None and job_id.startswith(store.key):
-                jobs.append((job_id, job.get_meta(refresh=True).get("progress") or []))
+                jobs.append((job_id, _progress(job)))
     return jobs
 
 
-def waiting(connection: Redis) -> int:
-    """Jobs that wait on the queues."""
-    return sum(Queue(name, connection=connection).count for name in ("gpu", "default"))
+def waiting(store: Store, connection: Redis) -> int:
+    """Jobs that wait on the campaign's queues."""
+    return sum(step_queue(store, name, connection).count for name in QUEUES)
 
 
 def _forget(job: Job) -> None:
@@ -134,9 +137,16 @@ def _forget(job: Job) -> None:
 
 def _fetch(job_id: str, connection: Redis) -> Job | None:
     try:
-        return Job.fetch(job_id, connection=connection)
+        return StepJob.fetch(job_id, connection=connection)
     except NoSuchJobError:
         return None
+
+
+def _progress(job: Job) -> list:
+    """What a job's process says of itself, or nothing where that is something else."""
+    said = job.meta.get("progress") if isinstance(job.meta, dict) else None
+    known = isinstance(said, list) and [type(value) for value in said] == [str, int, int]
+    return said if known and said else []
 
 
 def _is_of(member: bytes, job_id: str) -> bool:

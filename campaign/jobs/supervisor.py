@@ -113,7 +113,7 @@ class Supervisor:
                     f"{child.name} process", "one that stays alive", f"exit {child.process.returncode}, see {child.log}"
                 )
             child.start()
-            recover(self.connection, [dead])
+            recover(self.store, self.connection, [dead])
         # Webhooks wake the reader; the poll is for those that were lost.
         poll = time.monotonic() - self._polled >= self.store.settings.jobs.poll_seconds
         if poll:

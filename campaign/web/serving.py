@@ -229,7 +229,7 @@ def build_app(folder: str | Path) -> Flask:
 
     def queue_depth() -> int:
         try:
-            return waiting(connect(store))
+            return waiting(store, connect(store))
         except InputError:
             return 0  # without Redis there is no queue
 

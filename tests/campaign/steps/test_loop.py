@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from redis.exceptions import RedisError
-from rq.job import Job
 
 from campaign.certification.promise import digest_of
 from campaign.demo.annotators import Annotator, Habits, Truth
@@ -28,6 +27,7 @@ from campaign.demo.sight import Sight
 from campaign.demo.trial import free_port
 from campaign.jobs.broker import connect
 from campaign.jobs.queues import running
+from campaign.jobs.step_jobs import StepJob
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer
 from campaign.records.page import Screen
@@ -284,7 +284,7 @@ class Killer:
             connection = connect(self.store)
             for job_id, _ in running(self.store, connection):
                 step = next((s for s in self.left if f"-{s}" in job_id), None)
-                worker = Job.fetch(job_id, connection=connection).worker_name if step else None
+                worker = StepJob.fetch(job_id, connection=connection).worker_name if step else None
                 if not step or not worker:
                     continue
                 if step == "sync" and self.store.questions.count() == 0:
