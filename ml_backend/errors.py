@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,20 @@ class FetchError(InputError):
     It may be had another time, so it says nothing of the thing itself.
     """
 
+
+def brief(value: Any) -> str:
+    """A value from outside in at most 60 characters, however large or deep it is.
+
+    >>> brief([1, "a"])
+    "[1, 'a']"
+    """
+    text = _BRIEF.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 20
+_BRIEF.maxstring = _BRIEF.maxother = 60
 
 # What pydantic finds wrong, in words that say what is right.
 _EXPECTED = {

@@ -22,8 +22,10 @@ from campaign.label_studio.client import Client, LabelStudioError
 from campaign.label_studio.controls import MaskControls, mask_controls
 from ml_backend.errors import InputError
 from ml_backend.masks.brush import decode_brush
-from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
 from ml_backend.masks.images import image_size
+from ml_backend.masks.limits import MAX_PIXELS, MAX_POINTS, check_size
+from ml_backend.masks.polygons import fill
 from ml_backend.server.image_files import ImageFiles
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,6 @@ PAGE_SIZE = 100
 DOWNLOADS = 8
 # Bytes: a campaign needs all its images, so none is dropped for another.
 NO_LIMIT = 1 << 62
-MOST_PIXELS = 1 << 26  # of an image that masks are drawn on
 FARTHEST = 10.0  # times the image's extent, of the corners of polygons and rectangles
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
@@ -180,7 +181,7 @@ def _region(members: list[dict[str, Any]]) -> Region | str:
     if any(m.get("image_rotation") for m in members):
         return "regions on a turned image"
     width, height = members[0].get("original_width"), members[0].get("original_height")
-    if not (type(width) is int and type(height) is int and width > 0 and height > 0 and width * height <= MOST_PIXELS):
+    if not (type(width) is int and type(height) is int and width > 0 and height > 0 and width * height <= MAX_PIXELS):
         return MALFORMED
     try:
         rle = _mask(value, width, height)
@@ -291,17 +292,24 @@ def _dataset(images: list[ImageRecord], classes: dict[int, str], regions: dict[i
 
 def _mask(value: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
     """The mask of a region's value; None where it is no brush, polygon, rectangle or ellipse."""
+    check_size(height, width)
     if "rle" in value:
         mask = decode_brush(value["rle"], height, width)
         return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     if "points" in value:
-        points = [(_number(x) * width / 100, _number(y) * height / 100) for x, y in value["points"]]
-        return to_rle([[c for point in points for c in point]], height, width)
+        return fill([_polygon(value["points"], width, height)], height, width)
     if {"x", "y", "radiusX", "radiusY"} <= value.keys():
         return _ellipse(value, width, height)
     if {"x", "y", "width", "height"} <= value.keys():
-        return to_rle([_corners(value, width, height)], height, width)
+        return fill([_corners(value, width, height)], height, width)
     return None
+
+
+def _polygon(points: Any, width: int, height: int) -> list[float]:
+    """The points of a polygon, which are in percent of the image, in pixels."""
+    if not isinstance(points, list) or len(points) > MAX_POINTS:
+        raise ValueError(f"at most {MAX_POINTS} points")
+    return [c for x, y in points for c in (_number(x) * width / 100, _number(y) * height / 100)]
 
 
 def _ellipse(value: dict[str, Any], width: int, height: int) -> dict[str, Any]:

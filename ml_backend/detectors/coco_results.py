@@ -14,12 +14,13 @@ import torch
 from pycocotools import mask as mask_util
 
 from ml_backend.detector import Progress
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, brief
 from ml_backend.files import write_whole
 from ml_backend.learning.checkpoints import digest
 from ml_backend.learning.features import feature_width, project
 from ml_backend.learning.iou_head import resize_masks
 from ml_backend.masks.coco import CocoDataset, ImageRecord, to_rle
+from ml_backend.masks.limits import is_id, is_number
 from ml_backend.masks.rle import decode_window
 from ml_backend.predictions import Predictions
 
@@ -51,7 +52,7 @@ class CocoResults:
         self._rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             if row["category_id"] not in self.classes:
-                raise InputError(f"{path} category_id", f"one of {sorted(self.classes)}", row["category_id"])
+                raise InputError(f"{path} category_id", f"one of {brief(sorted(self.classes))}", row["category_id"])
             self._rows[row["image_id"]].append(row)
 
     @classmethod
@@ -100,7 +101,7 @@ class CocoResults:
         for row in rows:
             try:
                 rles.append(to_rle(row["segmentation"], image.height, image.width))
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
                 raise InputError(f"{self.path} segmentation of image {image.id}", str(error), "another") from None
         solid = [i for i, rle in enumerate(rles) if mask_util.area(rle)]
         rows, rles = [rows[i] for i in solid], [rles[i] for i in solid]
@@ -140,21 +141,26 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], bytes]:
         raise InputError(path, "a COCO results file", "no such file") from None
     except OSError as error:
         raise InputError(path, "a readable COCO results file", error.strerror or error) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(path, "JSON", error) from None
     if not isinstance(rows, list):
         raise InputError(path, "a list of results", type(rows).__name__)
     for number, row in enumerate(rows, 1):
-        name = f"{path} result {number}"
-        if not isinstance(row, dict) or not {"image_id", "category_id", "score", "segmentation"} <= row.keys():
-            raise InputError(name, "image_id, category_id, score and segmentation", _brief(row))
-        for key in ("score", "predicted_iou"):
-            value = row.get(key, 1.0)
-            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise InputError(f"{name} {key}", "a number from 0 to 1", value)
+        _check(f"{path} result {number}", row)
     return rows, content
 
 
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _check(name: str, row: Any) -> None:
+    """Raises InputError where a result is none, its mask aside."""
+    if not isinstance(row, dict) or not {"image_id", "category_id", "score", "segmentation"} <= row.keys():
+        raise InputError(name, "image_id, category_id, score and segmentation", brief(row))
+    for key in ("image_id", "category_id"):
+        if not is_id(row[key]):
+            raise InputError(f"{name} {key}", "an integer", brief(row[key]))
+    for key in ("score", "predicted_iou"):
+        value = row.get(key, 1.0)
+        if not is_number(value) or not 0 <= value <= 1:
+            raise InputError(f"{name} {key}", "a number from 0 to 1", brief(value))
+    features = row.get("features")
+    if features is not None and not (isinstance(features, list) and all(map(is_number, features))):
+        raise InputError(f"{name} features", "a list of finite numbers", brief(features))

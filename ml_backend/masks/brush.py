@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
 
+from ml_backend.masks.limits import MAX_MASK_BYTES, check_size
 from ml_backend.masks.rle import decode_window
 
 _CHANNELS = 4
 _WORD = 8
 # Widths in bits in which the length of a run may be written; the shortest that fits is taken.
 _WIDTHS = (3, 4, 8, 16)
+# Bits that are looked at together in reading.
+_WINDOW = 24
 _HEADER_BITS = 32 + 5 + 4 * len(_WIDTHS)
 # What follows the number of values: bits of a value less one, then those of each width less one.
 _SETTINGS = int(f"{_WORD - 1:05b}" + "".join(f"{w - 1:04b}" for w in _WIDTHS), 2)
@@ -94,36 +98,100 @@ def _codes(lengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 def decode_brush(rle: Sequence[int], height: int, width: int) -> np.ndarray:
     """The mask in a brush RLE, (height, width) bool: where it is more than half opaque.
 
-    Raises ValueError where it is malformed or of another size.
+    Raises ValueError where it is malformed or of another size. Linear in its length and the pixels.
     """
-    try:
-        raw = np.asarray(rle)
-        if raw.ndim != 1 or raw.size < 7 or raw.dtype.kind not in "iu" or raw.min() < 0 or raw.max() > 255:
-            raise ValueError("bytes")
-        bits = (np.unpackbits(raw.astype(np.uint8)) + ord("0")).tobytes()
-        total, word = int(bits[:32], 2), int(bits[32:37], 2) + 1
-        widths = [int(bits[37 + 4 * i : 41 + 4 * i], 2) + 1 for i in range(4)]
-    except (ValueError, TypeError):
-        raise ValueError("brush RLE: expected a list of bytes that starts with its sizes, got something else") from None
+    check_size(height, width)
+    raw = _bytes(rle)
+    bits = np.unpackbits(raw)
+    total, word = _number(bits[:32]), _number(bits[32:37]) + 1
+    widths = [_number(bits[37 + 4 * i : 41 + 4 * i]) + 1 for i in range(4)]
     if total != height * width * _CHANNELS or word != _WORD:
         raise ValueError(f"brush RLE: expected {height * width * _CHANNELS} values of 8 bits, got {total} of {word}")
-    out = np.empty(total, np.uint8)
-    at, i = _HEADER_BITS, 0
-    while i < total:
-        head = bits[at : at + 3]
-        if len(head) < 3:
-            raise ValueError(f"brush RLE: expected {total} values, got {i}")
-        size = widths[int(head[1:], 2)]
-        count = int(bits[at + 3 : at + 3 + size] or b"0", 2) + 1
-        at += 3 + size
-        stop = min(i + count, total)
-        span = _WORD if head[0] == ord("1") else _WORD * (stop - i)
-        part = bits[at : at + span]
-        if len(part) < span:
-            raise ValueError(f"brush RLE: expected {total} values, got {i}")
-        if head[0] == ord("1"):
-            out[i:stop] = int(part, 2)
-        else:
-            out[i:stop] = np.packbits(np.frombuffer(part, np.uint8) - ord("0"))
-        at, i = at + span, stop
-    return out.reshape(height, width, _CHANNELS)[..., 3] >= 128
+    words = _words(raw)
+    starts, counts = _walk(words, widths, len(bits), total)
+    kinds = _bits_at(words, starts, 1) == 1
+    values_at = starts + 3 + np.array(widths)[_bits_at(words, starts + 1, 2)]
+    ends = np.cumsum(counts)
+    begins, ends = ends - counts, np.minimum(ends, total)
+    # Of a pixel's four values the last one says how opaque it is.
+    first, last = begins // _CHANNELS, ends // _CHANNELS
+    opaque = np.zeros(height * width + 1, np.int8)
+    full = kinds & (last > first)
+    full[full] = _bits_at(words, values_at[full], _WORD) >= 128
+    opaque[first[full]] = 1
+    opaque[last[full]] -= 1
+    opaque = np.cumsum(opaque, dtype=np.int8).view(bool)[:-1]
+    each = np.flatnonzero(~kinds & (last > first))
+    for part in np.array_split(each, len(each) // 65536 + 1):
+        size = last[part] - first[part]
+        pixel = np.repeat(first[part], size) + np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+        place = np.repeat(values_at[part], size) + _WORD * (
+            pixel * _CHANNELS + _CHANNELS - 1 - np.repeat(begins[part], size)
+        )
+        opaque[pixel] = _bits_at(words, place, _WORD) >= 128
+    return opaque.reshape(height, width)
+
+
+def _bytes(rle: Any) -> np.ndarray:
+    """A brush RLE as uint8. Raises ValueError where it is no list of bytes, or a longer one than a mask can be."""
+    if not isinstance(rle, Sequence) or isinstance(rle, str) or not 7 <= len(rle) <= MAX_MASK_BYTES:
+        raise ValueError(f"brush RLE: expected 7 to {MAX_MASK_BYTES} bytes, got something else")
+    if not all(type(value) is int and 0 <= value < 256 for value in rle):
+        raise ValueError("brush RLE: expected a list of bytes that starts with its sizes, got something else")
+    return np.frombuffer(bytes(rle), np.uint8)
+
+
+def _walk(words: np.ndarray, widths: Sequence[int], end: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the codes of a brush RLE begin, in bits, and how many values each stands for, until there are `total`.
+
+    Where a code ends follows from the code, so they are followed one by one; what would follow is worked out for all
+    bits together, a stretch at a time. Raises ValueError where they end too early.
+    """
+    known = np.array(widths)
+    at, values = _HEADER_BITS, 0
+    starts: list[int] = []
+    counts: list[int] = []
+    stretch = 1 << 14
+    while values < total:
+        places = np.arange(at, min(at + stretch, end))
+        width = known[_bits_at(words, places + 1, 2)]
+        count = (_windows(words, places + 3) >> (_WINDOW - width)) + 1
+        span = 3 + width + np.where(_bits_at(words, places, 1) == 1, 1, count) * _WORD
+        sizes, spans = count.tolist(), span.tolist()
+        begin, here = at, 0
+        while here < len(spans) and values < total:
+            starts.append(at)
+            counts.append(sizes[here])
+            values += sizes[here]
+            at += spans[here]
+            here = at - begin
+        stretch = min(2 * stretch, 1 << 20)
+        # The values of a literal beyond the last one wanted need not be there.
+        if at >= end and (values < total or at - _WORD * (values - total) * (not _is_run(words, starts[-1])) > end):
+            raise ValueError(f"brush RLE: expected {total} values, got fewer")
+    return np.array(starts, np.int64), np.array(counts, np.int64)
+
+
+def _words(raw: np.ndarray) -> np.ndarray:
+    """The four bytes from each byte on as one number, and zeros beyond the end."""
+    padded = np.concatenate((raw, np.zeros(8, np.uint8))).astype(np.uint32)
+    return padded[:-3] << 24 | padded[1:-2] << 16 | padded[2:-1] << 8 | padded[3:]
+
+
+def _windows(words: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The `_WINDOW` bits from each place on, as a number."""
+    index = np.minimum(places >> 3, len(words) - 1)
+    return (words[index].astype(np.int64) >> (8 - (places & 7))) & ((1 << _WINDOW) - 1)
+
+
+def _bits_at(words: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    """The `count` bits from each place on, as a number."""
+    return _windows(words, places) >> (_WINDOW - count)
+
+
+def _is_run(words: np.ndarray, place: int) -> bool:
+    return bool(_bits_at(words, np.array([place]), 1)[0])
+
+
+def _number(bits: np.ndarray) -> int:
+    return int("".join(map(str, bits.tolist())), 2)

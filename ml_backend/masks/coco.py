@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, brief
 from ml_backend.files import whole_file
+from ml_backend.masks.limits import MAX_PIXELS, check_size, is_id
+from ml_backend.masks.polygons import fill
+from ml_backend.masks.rle import checked, packed
 
 
 @dataclass(frozen=True)
@@ -160,55 +163,23 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict:
 
     Raises ValueError where it is malformed or of another size.
     """
+    check_size(height, width)
     if isinstance(segmentation, list):
-        if not segmentation or not all(
-            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(isinstance(v, (int, float)) for v in p)
-            for p in segmentation
-        ):
-            raise ValueError("polygons of at least three x, y points")
-        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"a mask of size {[height, width]}, got {list(segmentation['size'])}")
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            if any(not isinstance(c, int) or c < 0 for c in counts) or sum(counts) != height * width:
-                raise ValueError(f"run lengths that sum to {height * width}")
-            return mask_util.frPyObjects(segmentation, height, width)
-        rle = {
-            "size": [height, width],
-            "counts": counts.encode("ascii") if isinstance(counts, str) else counts,
-        }
-        if _pixels(rle["counts"]) != height * width:
-            raise ValueError(f"a compressed RLE of {height * width} pixels")
-    else:
+        return fill(segmentation, height, width)
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError("polygons or an RLE object")
-    return {"size": [height, width], "counts": rle["counts"]}
-
-
-def _pixels(counts: bytes) -> int:
-    """Pixels that a compressed RLE spans. pycocotools reads past the end of a malformed one, so count first."""
-    runs: list[int] = []
-    at = 0
-    while at < len(counts):
-        value, shift, more = 0, 0, True
-        while more:
-            if at >= len(counts):
-                return -1
-            c = counts[at] - 48
-            if not 0 <= c < 64:
-                return -1
-            value |= (c & 0x1F) << shift
-            more = bool(c & 0x20)
-            at, shift = at + 1, shift + 5
-            if not more and c & 0x10:
-                value |= -1 << shift
-        if len(runs) > 2:
-            value += runs[-2]
-        if value < 0:
-            return -1
-        runs.append(value)
-    return sum(runs)
+    size, counts = segmentation["size"], segmentation["counts"]
+    if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
+        raise ValueError(f"a mask of size {[height, width]}, got {brief(size)}")
+    if isinstance(counts, list):
+        if any(type(c) is not int or not 0 <= c <= height * width for c in counts):
+            raise ValueError(f"run lengths that sum to {height * width}")
+        return {"size": [height, width], "counts": packed(np.array(counts, np.int64), height, width)}
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", "replace")
+    if not isinstance(counts, bytes):
+        raise ValueError("counts of an RLE")
+    return {"size": [height, width], "counts": checked(counts, height, width)}
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -224,7 +195,7 @@ def read_json(path: Path, results: bool = False) -> Any:
             coco = json.load(file)
     except FileNotFoundError:
         raise InputError(path, "a COCO file", "no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(path, "JSON", str(error)) from None
     except OSError as error:
         raise InputError(path, "a readable COCO file", error.strerror or str(error)) from None
@@ -239,15 +210,18 @@ def read_json(path: Path, results: bool = False) -> Any:
 
 def _classes(path: Path, coco: dict) -> dict[int, str]:
     classes: dict[int, str] = {}
+    names: set[str] = set()
     categories = coco.get("categories")
     for row in categories if isinstance(categories, list) else []:
-        if not isinstance(row, dict) or not isinstance(row.get("id"), int) or not str(row.get("name", "")).strip():
-            raise InputError(f"{path} categories", "an integer id and a name each", row)
+        if not isinstance(row, dict) or not is_id(row.get("id")) or not _is_name(row.get("name")):
+            raise InputError(f"{path} categories", "an integer id and a name each", brief(row))
         if row["id"] in classes:
             raise InputError(f"{path} categories", "unique ids", f"id {row['id']} twice")
-        if str(row["name"]) in classes.values():
-            raise InputError(f"{path} categories", "unique names", f"{row['name']!r} twice")
-        classes[row["id"]] = str(row["name"])
+        name = str(row["name"])
+        if name in names:
+            raise InputError(f"{path} categories", "unique names", f"{brief(name)} twice")
+        names.add(name)
+        classes[row["id"]] = name
     if not classes:
         raise InputError(f"{path} categories", "at least one class", "none")
     return classes
@@ -259,26 +233,40 @@ def _images(path: Path, coco: dict, folder: Path | None) -> list[ImageRecord]:
     images: list[ImageRecord] = []
     seen: set[int] = set()
     for row in coco["images"]:
-        if not isinstance(row, dict) or not isinstance(row.get("id"), int) or not row.get("file_name"):
-            raise InputError(f"{path} images", "an integer id and a file_name each", row)
+        if not isinstance(row, dict) or not is_id(row.get("id")) or not _is_name(row.get("file_name")):
+            raise InputError(f"{path} images", "an integer id and a file_name each", brief(row))
         if row["id"] in seen:
             raise InputError(f"{path} images", "unique ids", f"id {row['id']} twice")
         seen.add(row["id"])
         name, width, height = str(row["file_name"]), row.get("width"), row.get("height")
-        file = Path(name) if folder is None else _image_file(path, row["id"], folder, name)
-        if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
-            raise InputError(f"{path} image {row['id']}", "a width and a height in pixels", f"{width}x{height}")
+        file = Path(name) if folder is None else _file(f"{path} image {row['id']}", folder, name)
+        if not (type(width) is int and type(height) is int and width > 0 and height > 0):
+            got = f"{brief(width)}x{brief(height)}"
+            raise InputError(f"{path} image {row['id']}", "a width and a height in pixels", got)
+        if width * height > MAX_PIXELS:
+            got = f"{brief(width)}x{brief(height)}"
+            raise InputError(f"{path} image {row['id']}", f"at most {MAX_PIXELS} pixels", got)
         images.append(ImageRecord(row["id"], name, width, height, file, bool(row.get("exhaustive", True))))
     return images
 
 
-def _image_file(path: Path, image_id: int, folder: Path, name: str) -> Path:
+def _file(thing: str, folder: Path, name: str) -> Path:
+    """The file `name` below `folder`. Raises InputError where it is outside, or there is none."""
     file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path} image {image_id}", f"a file below {folder}", name)
-    if not file.is_file():
-        raise InputError(f"{path} image {image_id}", f"the file {file}", "no such file")
+    try:
+        below, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have; links in a circle
+        raise InputError(thing, f"a file below {folder}", error) from None
+    if not below:
+        raise InputError(thing, f"a file below {folder}", name)
+    if not there:
+        raise InputError(thing, f"the file {file}", "no such file")
     return file
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value is a text with something in it; numbers name classes, too."""
+    return (isinstance(value, str) or is_id(value)) and bool(str(value).strip())
 
 
 def _annotations(path: Path, coco: dict, images: dict[int, ImageRecord], classes: dict[int, str]) -> list[Annotation]:
@@ -287,29 +275,27 @@ def _annotations(path: Path, coco: dict, images: dict[int, ImageRecord], classes
     for number, row in enumerate(coco.get("annotations", []), 1):
         if not isinstance(row, dict):
             raise InputError(f"{path} annotations", "an object each", type(row).__name__)
-        name = f"{path} annotation {row.get('id', f'number {number}')}"
         key = row.get("id", number)
+        name = f"{path} annotation {brief(row['id']) if 'id' in row else f'number {number}'}"
+        if not is_id(key):
+            raise InputError(name, "an integer id", brief(key))
         if key in seen:
             raise InputError(name, "a unique id", "the same id twice")
         seen.add(key)
-        image = images.get(row.get("image_id", -1))
+        image_id, class_id = row.get("image_id"), row.get("category_id")
+        image = images.get(image_id) if is_id(image_id) else None
         if image is None:
-            raise InputError(name, "an image_id of this file", row.get("image_id"))
-        if row.get("category_id") not in classes:
-            raise InputError(name, f"a category_id among {sorted(classes)}", row.get("category_id"))
+            raise InputError(name, "an image_id of this file", brief(image_id))
+        if not is_id(class_id) or class_id not in classes:
+            raise InputError(name, f"a category_id among {brief(sorted(classes))}", brief(class_id))
         try:
             rle = to_rle(row.get("segmentation"), image.height, image.width)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{name} segmentation", str(error), _brief(row.get("segmentation"))) from None
+        except ValueError as error:
+            raise InputError(f"{name} segmentation", str(error), brief(row.get("segmentation"))) from None
         if not mask_util.area(rle):
             raise InputError(f"{name} segmentation", "a mask of at least one pixel", "an empty mask")
-        annotations.append(Annotation(key, image.id, row["category_id"], rle, bool(row.get("iscrowd", 0))))
+        annotations.append(Annotation(key, image.id, class_id, rle, bool(row.get("iscrowd", 0))))
     return annotations
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def decode(rle: dict) -> np.ndarray:

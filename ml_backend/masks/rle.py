@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ml_backend.masks.limits import MAX_MASK_BYTES, check_size
+
+# Bytes of one number. pycocotools goes on shifting after more, and then says something else.
+_LONGEST = 6
+
 
 def run_lengths(counts: bytes) -> np.ndarray:
     """The run lengths in the counts of a COCO compressed RLE, int64; runs alternate, background first.
@@ -14,6 +19,8 @@ def run_lengths(counts: bytes) -> np.ndarray:
     >>> run_lengths(b"142").tolist()
     [1, 4, 2]
     """
+    if len(counts) > MAX_MASK_BYTES:
+        raise ValueError(f"expected the counts of a compressed RLE, at most {MAX_MASK_BYTES} bytes, got {len(counts)}")
     raw = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if len(raw) == 0:
         return raw
@@ -21,6 +28,8 @@ def run_lengths(counts: bytes) -> np.ndarray:
         raise ValueError("expected the counts of a compressed RLE, got other bytes")
     ends = np.flatnonzero((raw & 0x20) == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
+    if (ends - starts).max() >= _LONGEST:
+        raise ValueError(f"expected the counts of a compressed RLE, got a number of more than {_LONGEST} bytes")
     place = np.arange(len(raw)) - np.repeat(starts, ends - starts + 1)
     values = np.add.reduceat((raw & 0x1F) << (5 * place), starts)
     negative = (raw[ends] & 0x10) != 0
@@ -31,6 +40,44 @@ def run_lengths(counts: bytes) -> np.ndarray:
     if len(values) and values.min() < 0:
         raise ValueError("expected run lengths of at least 0, got a negative one")
     return values
+
+
+def checked(counts: bytes, height: int, width: int) -> bytes:
+    """The counts of a compressed RLE from elsewhere, as pycocotools reads them right.
+
+    Raises ValueError where they are malformed or those of another size. Linear in their length.
+    """
+    check_size(height, width)
+    try:
+        runs = run_lengths(counts)
+    except ValueError as error:
+        raise ValueError(f"a compressed RLE of {height * width} pixels ({error})") from None
+    if runs.sum() != height * width:
+        raise ValueError(f"a compressed RLE of {height * width} pixels")
+    # Within a mask pycocotools takes a run of no pixels for the end, or for a part of its box.
+    return counts if (runs[1:] > 0).all() else packed(runs, height, width)
+
+
+def packed(runs: np.ndarray, height: int, width: int) -> bytes:
+    """Counts of the compressed RLE of these run lengths, background first; those of no pixels are left out.
+
+    Raises ValueError where they do not sum to the pixels of the image.
+    """
+    from pycocotools import mask as mask_util
+
+    check_size(height, width)
+    runs = np.asarray(runs, np.int64)
+    if len(runs) > MAX_MASK_BYTES:
+        raise ValueError(f"at most {MAX_MASK_BYTES} run lengths")
+    if len(runs) == 0 or runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
+        raise ValueError(f"run lengths that sum to {height * width}")
+    if not (runs[1:] > 0).all():
+        value = np.arange(len(runs)) % 2
+        runs, value = runs[runs > 0], value[runs > 0]
+        first = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])
+        runs = np.add.reduceat(runs, first)
+        runs = np.r_[0, runs] if value[0] else runs
+    return mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"]
 
 
 def areas(rles: list[dict]) -> np.ndarray:

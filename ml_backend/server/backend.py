@@ -17,6 +17,7 @@ from ml_backend.detector import Detector
 from ml_backend.errors import FetchError, InputError
 from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.images import image_size
+from ml_backend.masks.limits import MAX_PIXELS
 from ml_backend.masks.regions import LabelMap, to_prediction
 from ml_backend.predictions import Predictions
 from ml_backend.server.image_files import FETCH_SECONDS, ImageFiles
@@ -35,7 +36,6 @@ INLINE_REQUESTS = 4
 CHUNK = 8
 # Tasks in one look at the stored masks.
 LOOK = 512
-MAX_PIXELS = 64_000_000
 # Of an id in Label Studio's database, 64 bits.
 MAX_DIGITS = 18
 
