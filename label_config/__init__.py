@@ -1,6 +1,7 @@
 """Labeling configs and instructions for annotators, loaded and validated by name."""
 
-from label_config.configs import ConfigError, LabelingConfig, load, names
+from label_config.configs import LabelingConfig, load, names
+from label_config.documents import ConfigError, parse_xml
 from label_config.instructions import Instructions
 from label_config.pages import HOTKEYS, PAGE_SIZE, Crop, complete_data, edit_data, page_data, paint_data, single_data
 
@@ -17,5 +18,6 @@ __all__ = [
     "names",
     "page_data",
     "paint_data",
+    "parse_xml",
     "single_data",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
+
+from label_config.documents import ConfigError, parse_xml
 
 FOLDER = Path(__file__).parent / "xml"
 # Told apart under the three kinds of colour blindness (Okabe and Ito), repeated where there are more classes.
@@ -15,10 +18,6 @@ PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 _OBJECTS = {"Image", "Text", "HyperText", "Header"}
 _LABELS = re.compile(r"<!--labels(, the first chosen)?-->")
 _PARTS = {"Choice", "Label", "Style", "View"}
-
-
-class ConfigError(ValueError):
-    """A labeling config that is unknown or would not work in Label Studio."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,15 @@ def load(name: str, labels: Sequence[str] = ()) -> LabelingConfig:
 def parse(name: str, xml: str) -> LabelingConfig:
     """`xml` as a LabelingConfig. Raises ConfigError where Label Studio would refuse it or hotkeys clash."""
     try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
-        raise ConfigError(f"labeling config {name}: expected XML, got {error}") from None
+        root = parse_xml(xml)
+    except ConfigError as error:
+        raise ConfigError(f"labeling config {name}: {error}") from None
     objects = {e.get("name", ""): e.tag for e in root.iter() if e.tag in _OBJECTS}
     controls = {e.get("name", ""): e for e in root.iter() if e.tag not in _OBJECTS | _PARTS and "toName" in e.attrib}
     _check_hotkeys(name, root)
     # Label Studio counts every name="…" in the text, styles included, so that is what is counted here.
     named = re.findall(r'\sname="([^"]*)"', xml) + re.findall(r'\[name="([^"]*)"', xml)
-    doubled = sorted({n for n in named if named.count(n) > 1})
+    doubled = sorted(n for n, times in Counter(named).items() if times > 1)
     if doubled:
         raise ConfigError(f"labeling config {name}: expected names that differ, got {', '.join(doubled)} twice")
     for element in root.iter():

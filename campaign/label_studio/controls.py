@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from xml.etree import ElementTree
+from functools import cached_property
 
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, brief
+from ml_backend.masks.regions import config_root
 
 # Tags whose regions are masks. Labels gives its class to regions that a plain tag drew.
 LABELS = {"brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels"}
@@ -28,18 +30,25 @@ class MaskControls:
 
     def brush(self, class_name: str) -> str:
         """The name of the BrushLabels control that has this class. Raises InputError where there is none."""
+        name = self._brushes.get(class_name, self._brushes.get(None))
+        if name is None:
+            raise InputError("labeling config", f"a BrushLabels control with the label {class_name}", "none")
+        return name
+
+    @cached_property
+    def _brushes(self) -> dict[str | None, str]:
+        """The first BrushLabels control of each class; under None that of the classes it does not name."""
+        brushes: dict[str | None, str] = {}
         for name, tag in self.controls.items():
-            if tag == "brushlabels" and (class_name in self.labels[name] or not self.labels[name]):
-                return name
-        raise InputError("labeling config", f"a BrushLabels control with the label {class_name}", "none")
+            if tag == "brushlabels" and None not in brushes:
+                for label in self.labels[name] or (None,):
+                    brushes.setdefault(label, name)
+        return brushes
 
 
 def mask_controls(xml: str) -> MaskControls:
     """The controls in a labeling config. Raises InputError where it shows no image or takes no masks."""
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
-        raise InputError("labeling config", "XML", error) from None
+    root = config_root(xml)
     images = {
         element.get("name", ""): element.get("value", "")
         for element in root.iter()
@@ -58,11 +67,13 @@ def mask_controls(xml: str) -> MaskControls:
             masks[element.get("name", "")] = (tag, to_name, labels)
     if not masks:
         raise InputError(
-            "labeling config", "an Image with BrushLabels, PolygonLabels or RectangleLabels", f"<{root.tag}> without"
+            "labeling config",
+            "an Image with BrushLabels, PolygonLabels or RectangleLabels",
+            f"<{brief(root.tag)[1:-1]}> without",
         )
     # A config may show several images; the one that most controls are about is the one.
-    targets = [to_name for _, to_name, _ in masks.values()]
-    image = max(dict.fromkeys(targets), key=targets.count)
+    targets = Counter(to_name for _, to_name, _ in masks.values())
+    image = max(targets, key=lambda name: targets[name])
     chosen = {name: (tag, labels) for name, (tag, to_name, labels) in masks.items() if to_name == image}
     return MaskControls(
         image_name=image,

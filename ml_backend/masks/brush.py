@@ -115,12 +115,12 @@ def decode_brush(rle: Sequence[int], height: int, width: int) -> np.ndarray:
     begins, ends = ends - counts, np.minimum(ends, total)
     # Of a pixel's four values the last one says how opaque it is.
     first, last = begins // _CHANNELS, ends // _CHANNELS
-    opaque = np.zeros(height * width + 1, np.int8)
+    steps = np.zeros(height * width + 1, np.int8)
     full = kinds & (last > first)
     full[full] = _bits_at(words, values_at[full], _WORD) >= 128
-    opaque[first[full]] = 1
-    opaque[last[full]] -= 1
-    opaque = np.cumsum(opaque, dtype=np.int8).view(bool)[:-1]
+    steps[first[full]] = 1
+    steps[last[full]] -= 1
+    opaque = np.cumsum(steps, dtype=np.int8).view(bool)[:-1]
     each = np.flatnonzero(~kinds & (last > first))
     for part in np.array_split(each, len(each) // 65536 + 1):
         size = last[part] - first[part]

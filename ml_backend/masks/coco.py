@@ -282,8 +282,8 @@ def _annotations(path: Path, coco: dict, images: dict[int, ImageRecord], classes
         if key in seen:
             raise InputError(name, "a unique id", "the same id twice")
         seen.add(key)
-        image_id, class_id = row.get("image_id"), row.get("category_id")
-        image = images.get(image_id) if is_id(image_id) else None
+        image_id, class_id = row.get("image_id", -1), row.get("category_id")
+        image = images.get(int(image_id)) if is_id(image_id) else None
         if image is None:
             raise InputError(name, "an image_id of this file", brief(image_id))
         if not is_id(class_id) or class_id not in classes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from pycocotools import mask as mask_util
 
+from label_config.documents import ConfigError, parse_xml
 from ml_backend.errors import InputError
 from ml_backend.masks.brush import encode_brush_rles
 from ml_backend.masks.rle import decode_window
@@ -17,8 +18,6 @@ from ml_backend.predictions import Predictions
 
 # From the most exact to the least: where a config offers a label in several, the first is answered.
 CONTROLS = ("BrushLabels", "PolygonLabels", "RectangleLabels")
-# Characters of a labeling config; ten thousand labels take less.
-MAX_CONFIG = 1 << 20
 # How far a polygon may run beside the mask's edge, in pixels.
 POLYGON_TOLERANCE = 0.7
 
@@ -56,12 +55,7 @@ class LabelMap:
         >>> labels.data_key, labels.find("truck").label
         ('image', 'Car')
         """
-        if len(xml or "") > MAX_CONFIG:
-            raise InputError("labeling config", f"at most {MAX_CONFIG} characters", len(xml))
-        try:
-            root = ElementTree.fromstring(xml or "")
-        except (ElementTree.ParseError, TypeError, ValueError) as error:
-            raise InputError("labeling config", "XML", error) from None
+        root = config_root(xml)
         images = {e.get("name"): (e.get("value") or "").lstrip("$") for e in root.iter("Image")}
         predicted: dict[str, Target] = {}
         own: dict[str, Target] = {}
@@ -85,8 +79,17 @@ class LabelMap:
         return self.targets.get(class_name.lower())
 
 
+def config_root(xml: str) -> Element:
+    """The root of a labeling config. Raises InputError where it is no XML, or larger than a config can be."""
+    try:
+        return parse_xml(xml)
+    except ConfigError as error:
+        expected, _, got = str(error).removeprefix("expected ").partition(", got ")
+        raise InputError("labeling config", expected, got) from None
+
+
 def _add_labels(
-    kind: str, control: ElementTree.Element, to_name: str, own: dict[str, Target], predicted: dict[str, Target]
+    kind: str, control: Element, to_name: str, own: dict[str, Target], predicted: dict[str, Target]
 ) -> None:
     """Adds a control's labels by their own names and by those of `predicted_values`; the first of a name stays."""
     for label in control.iter("Label"):
@@ -189,7 +192,7 @@ def polygons(rle: dict) -> list[list[list[float]]]:
     return outlines
 
 
-def _score(control: ElementTree.Element) -> float:
+def _score(control: Element) -> float:
     try:
         return float(control.get("model_score_threshold") or 0)
     except ValueError:

@@ -66,17 +66,16 @@ def packed(runs: np.ndarray, height: int, width: int) -> bytes:
     from pycocotools import mask as mask_util
 
     check_size(height, width)
-    runs = np.asarray(runs, np.int64)
     if len(runs) > MAX_MASK_BYTES:
         raise ValueError(f"at most {MAX_MASK_BYTES} run lengths")
     if len(runs) == 0 or runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
         raise ValueError(f"run lengths that sum to {height * width}")
     if not (runs[1:] > 0).all():
         value = np.arange(len(runs)) % 2
-        runs, value = runs[runs > 0], value[runs > 0]
+        solid, value = runs[runs > 0], value[runs > 0]
         first = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])
-        runs = np.add.reduceat(runs, first)
-        runs = np.r_[0, runs] if value[0] else runs
+        joined = np.add.reduceat(solid, first)
+        return packed(np.concatenate(([0], joined)) if value[0] else joined, height, width)
     return mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"]
 
 
