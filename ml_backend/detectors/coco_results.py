@@ -25,6 +25,8 @@ from ml_backend.masks.rle import decode_window
 from ml_backend.predictions import Predictions
 
 _SIDE = 56
+# Features are kept in 16 bits.
+_MOST = float(np.finfo(np.float16).max)
 
 
 class CocoResults:
@@ -48,7 +50,7 @@ class CocoResults:
         lengths = {len(r["features"]) if r.get("features") is not None else 0 for r in rows}
         if len(lengths) > 1:
             raise InputError(f"{path} features", "one length in all results", f"lengths {sorted(lengths)[:5]}")
-        self._given = bool(lengths - {0})
+        self._given = max(lengths, default=0)
         self._rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             if row["category_id"] not in self.classes:
@@ -123,7 +125,7 @@ class CocoResults:
     def _features(self, rows: list[dict[str, Any]], rles: list[dict], boxes: np.ndarray) -> np.ndarray:
         if self._given:
             given = np.array([r["features"] for r in rows], np.float32)
-            return given.reshape(len(rows), -1).astype(np.float16)
+            return given.reshape(len(rows), self._given).astype(np.float16)
         raw = torch.zeros((len(rles), _SIDE * _SIDE))
         for i, (rle, (x, y, w, h)) in enumerate(zip(rles, boxes.astype(int).tolist(), strict=True)):
             window = torch.from_numpy(decode_window(rle, x, y, x + w, y + h))
@@ -162,5 +164,9 @@ def _check(name: str, row: Any) -> None:
         if not is_number(value) or not 0 <= value <= 1:
             raise InputError(f"{name} {key}", "a number from 0 to 1", brief(value))
     features = row.get("features")
-    if features is not None and not (isinstance(features, list) and all(map(is_number, features))):
-        raise InputError(f"{name} features", "a list of finite numbers", brief(features))
+    if features is not None and not (isinstance(features, list) and all(map(_is_feature, features))):
+        raise InputError(f"{name} features", f"a list of numbers up to {_MOST:g}", brief(features))
+
+
+def _is_feature(value: Any) -> bool:
+    return is_number(value) and abs(value) <= _MOST
