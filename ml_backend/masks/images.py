@@ -87,9 +87,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of the upright image at `path`, read from its header. Raises InputError like `read_rgb`."""
     with _opened(path) as image:
         width, height = image.size
-        # Pillow turns TIFF by itself.
-        turned = image.format != "TIFF" and _orientation(image) >= 5
-        return (height, width) if turned else (width, height)
+        return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def media_type(path: str | Path) -> str:
@@ -143,7 +141,12 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How an image lies, as EXIF counts it from 1 to 8; 1, upright, where it does not say."""
+    """How an image lies, as EXIF counts it from 1 to 8; 1, upright, where it does not say, and for TIFF.
+
+    Pillow turns a TIFF by itself, and goes on saying how it lay where there are several pictures in it.
+    """
+    if image.format == "TIFF":
+        return 1
     value = image.getexif().get(_ORIENTATION, 1)
     return value if type(value) is int and 1 <= value <= 8 else 1
 

@@ -71,8 +71,7 @@ def packed(runs: np.ndarray, height: int, width: int) -> bytes:
     if len(runs) == 0 or runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
         raise ValueError(f"run lengths that sum to {height * width}")
     if not (runs[1:] > 0).all():
-        value = np.arange(len(runs)) % 2
-        solid, value = runs[runs > 0], value[runs > 0]
+        solid, value = runs[runs > 0], np.flatnonzero(runs > 0) % 2
         first = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])
         joined = np.add.reduceat(solid, first)
         return packed(np.concatenate(([0], joined)) if value[0] else joined, height, width)
