@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -78,15 +78,15 @@ def read_rgb(path: str | Path) -> np.ndarray:
     the file is missing, of no format in `FORMATS`, unreadable, truncated, or over `MAX_PIXELS`.
     """
     with _opened(path) as image, _budget.hold(_BYTES_PER_PIXEL * image.width * image.height):
-        image.load()
         orientation = _orientation(image)
+        image.load()
         return _upright(_rgb8(image), orientation)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of the upright image at `path`, read from its header. Raises InputError like `read_rgb`."""
     with _opened(path) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
@@ -104,8 +104,9 @@ def _opened(path: str | Path) -> Iterator[Any]:
     """The image at `path`, of a size that may be decoded; whatever its reader raises within becomes an InputError."""
     path = Path(path)
     try:
-        _check_webp(path)
-        with Image.open(path, formats=_READERS) as image:
+        # Pillow would map a file that it is given by name: wrongly where a TIFF lies on its side, and fatally where the
+        # file grows shorter meanwhile.
+        with path.open("rb") as file, _image(path, file) as image:
             _check_size(path, *image.size)
             yield image
     except InputError:
@@ -121,10 +122,15 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise InputError(path, "a readable image", str(error) or type(error).__name__) from None
 
 
-def _check_webp(path: Path) -> None:
+def _image(path: Path, file: IO[bytes]) -> Image.Image:
+    head = file.read(30)
+    file.seek(0)
+    _check_webp(path, head)
+    return Image.open(file, formats=_READERS)
+
+
+def _check_webp(path: Path, head: bytes) -> None:
     """Raises InputError where a WebP is too large: its reader takes memory for all pixels as it opens the file."""
-    with path.open("rb") as file:
-        head = file.read(30)
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 30:
         _check_size(path, 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little"))
     elif head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8L" and len(head) == 30:
@@ -141,14 +147,23 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How an image lies, as EXIF counts it from 1 to 8; 1, upright, where it does not say, and for TIFF.
+    """How an image lies, as EXIF counts it from 1 to 8; 1, upright, where it does not say.
 
-    Pillow turns a TIFF by itself, and goes on saying how it lay where there are several pictures in it.
+    It is taken out of the image: Pillow turns a TIFF as it loads it, and twice where it is one of several.
     """
-    if image.format == "TIFF":
-        return 1
-    value = image.getexif().get(_ORIENTATION, 1)
+    getattr(image, "is_animated", False)  # of a TIFF this reads the header anew
+    exif = image.getexif()
+    value = exif.get(_ORIENTATION, 1)
+    if _ORIENTATION in exif:
+        del exif[_ORIENTATION]
     return value if type(value) is int and 1 <= value <= 8 else 1
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) as they lie in the file. Of a TIFF Pillow says them turned, in some versions."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
+    return image.size
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -166,7 +181,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _rgb8(image: Image.Image) -> np.ndarray:
     """8-bit RGB, a band of rows at a time: each step that Pillow takes would copy the whole image."""
-    width, height = image.size
+    width, height = image.im.size
     levels = _levels(image) if image.mode in _DEEP else None
     out = np.empty((height, width, 3), np.uint8)
     for top, band in _bands(image):
@@ -175,9 +190,10 @@ def _rgb8(image: Image.Image) -> np.ndarray:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    rows = max(_BAND // image.width, 1)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+    width, height = image.im.size
+    rows = max(_BAND // width, 1)
+    for top in range(0, height, rows):
+        yield top, image.crop((0, top, width, min(top + rows, height)))
 
 
 def _rgb8_band(image: Image.Image) -> np.ndarray:
