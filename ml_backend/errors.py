@@ -22,6 +22,13 @@ class InputError(ValueError):
         return type(self), (self.thing, self.expected, self.got)
 
 
+class Unavailable(InputError):  # noqa: N818
+    """What a program needs is not there just now: a server that is down, a disk that is full.
+
+    Nothing is wrong with the input, and the same may well succeed later: who runs for weeks waits and tries again.
+    """
+
+
 class FetchError(InputError):
     """What is asked for could not be had from where it lies: no answer, no permission, a failing server.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
+
+# A disk that is full or failing, or over its quota: somebody will see to it.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def partial_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """A path beside `path` to write a file to; it takes the name `path` where the block ends well, and is gone else.
 
     `durable` waits until the disk has it: what can be made again needs no such wait. Raises InputError where the disk
-    refuses; `path` is then as it was.
+    refuses, Unavailable where that is for want of room; `path` is then as it was.
     """
     path = Path(path)
     # The suffix stays last: np.save and others add theirs to a name without it.
@@ -29,7 +33,8 @@ def partial_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise InputError(path, "a file that can be written", error.strerror or str(error)) from None
+        kind = Unavailable if error.errno in NO_ROOM else InputError
+        raise kind(path, "a file that can be written", error.strerror or str(error)) from None
     finally:
         if partial.parent.is_dir():
             partial.unlink(missing_ok=True)

@@ -15,9 +15,13 @@ def publish(
     new_project: Annotated[
         bool, typer.Option("--new-project", help="Make a new verification project, where the old one was deleted.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also those whose task was deleted; pages that are there twice once only.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Publish pages that Label Studio does not hold yet."""
+    from campaign.pages.again import mend_published
     from campaign.pages.projects import abandon_project, connect, ensure_project
     from campaign.pages.publishing import publish_missing
     from campaign.store import Store
@@ -27,18 +31,29 @@ def publish(
     with store.locked():
         if new_project:
             abandon_project(store, client)
+        if again:
+            mend_published(store, client)
         project = ensure_project(store, client)
         count = len(publish_missing(store, client))
     url = f"{client.url}/projects/{project}"
     emit({"published": count, "project": project, "url": url}, json, f"{count} pages published at {url}")
 
 
-def sync(folder: Folder, json: Json = False) -> None:
+def sync(
+    folder: Folder,
+    again: Annotated[bool, typer.Option("--again", help="Read every answer anew, whenever it was given.")] = False,
+    json: Json = False,
+) -> None:
     """Do one turn: read answers back, decide, publish what follows."""
+    from campaign.pages.again import read_from_the_beginning
     from campaign.steps.verify import turn
     from campaign.store import Store
 
-    done = turn(Store.open(folder))
+    store = Store.open(folder)
+    if again:
+        with store.locked():
+            read_from_the_beginning(store)
+    done = turn(store)
     text = f"{done.read} answers read, {done.published} pages published, {done.open_questions} questions open"
     emit(vars(done), json, text)
 

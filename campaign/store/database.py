@@ -8,35 +8,73 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
 
 HEAD = "0006"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 
-def open_database(url: str | None, folder: Path) -> Engine:
-    """An engine on a database of the newest schema; older ones are migrated first.
+def open_database(url: str | None, folder: Path, read_only: bool = False) -> Engine:
+    """An engine on a database of the newest schema; older ones are migrated first, but not with `read_only`.
 
-    Raises InputError where the database cannot be reached, or was written by a newer version.
+    A read-only engine can write to nothing but a table of views of its own, which is empty and ends with it. Raises
+    InputError where the database was written by a newer version, or with `read_only` by an older one, and
+    DatabaseUnavailable where it cannot be reached.
     """
-    engine = create_engine(url or f"sqlite:///{folder / 'campaign.db'}", pool_pre_ping=True)
+    file = folder / "campaign.db"
+    if read_only and url is None:
+        engine = create_engine(f"sqlite:///file:{file}?mode=ro&uri=true", pool_pre_ping=True)
+    else:
+        engine = create_engine(url or f"sqlite:///{file}", pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "connect", _configure_reader if read_only else _configure_sqlite)
+    elif read_only:
+        event.listen(engine, "connect", _read_only_postgresql)
     shown = engine.url.render_as_string(hide_password=True)
     try:
         revision = _revision(engine)
-        if revision != HEAD:
+        if revision != HEAD and not read_only:
             _migrate(engine, revision, shown)
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise InputError(f"database {shown}", "a database that can be opened", reason) from None
+        raise DatabaseUnavailable(f"database {shown}", "a database that can be opened", reason_of(error)) from None
+    if revision != HEAD and read_only:
+        raise InputError(f"database {shown}", f"schema {HEAD}, to which `campaign status` brings it", revision)
     return engine
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer, breaks off, or has no room: worth trying again later."""
+
+
+def reason_of(error: SQLAlchemyError) -> str:
+    """What the database said, in its first line."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=60000"):
         cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _configure_reader(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=60000")
+    # It hides the stored one: what is worked out here is worked out from the facts, and kept for nobody.
+    if cursor.execute("SELECT 1 FROM main.sqlite_master WHERE name = 'view'").fetchone():
+        cursor.execute("CREATE TEMP TABLE view AS SELECT * FROM main.view LIMIT 0")
+    connection.commit()
+    cursor.close()
+
+
+def _read_only_postgresql(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SELECT to_regclass('view')")
+    if cursor.fetchone()[0] is not None:
+        cursor.execute("CREATE TEMP TABLE view (LIKE view)")
+    cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    connection.commit()
     cursor.close()
 
 

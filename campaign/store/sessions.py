@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from campaign.store.database import DatabaseUnavailable, reason_of
 from ml_backend.errors import InputError
 
 SAME_QUERY = 500  # values in one IN (...): within the limit of every database
@@ -23,13 +24,17 @@ class Sessions:
 
     @contextmanager
     def __call__(self) -> Iterator[Session]:
-        """A transaction, committed where the block ends well. A full disk raises InputError."""
+        """A transaction, committed where the block ends well.
+
+        Raises DatabaseUnavailable where the database is away, locked or full, and InputError where it refuses.
+        """
         try:
             with self._make.begin() as session:
                 yield session
         except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise InputError(self._thing, "to be readable and writable", reason) from error
+            away = isinstance(error, (OperationalError, InterfaceError)) or getattr(error, "connection_invalidated", 0)
+            kind = DatabaseUnavailable if away else InputError
+            raise kind(self._thing, "to be readable and writable", reason_of(error)) from error
 
 
 def portions(values: list) -> Iterator[list]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import func, select
@@ -48,9 +49,11 @@ class Store:
     go in and out as plain values or as rows of `campaign.store.models`, masks as `Predictions`.
     """
 
-    def __init__(self, folder: Path, settings: CampaignSettings, key: str):
+    def __init__(self, folder: Path, settings: CampaignSettings, key: str, read_only: bool = False):
         self.folder, self.settings, self.key = folder, settings, key
-        self.engine = open_database(settings.jobs.database_url, folder)
+        self.engine = open_database(settings.jobs.database_url, folder, read_only)
+        # Whoever only reads works views out for itself and keeps them as long as the store is open.
+        self._scratch = TemporaryDirectory(prefix="campaign-views-") if read_only else None
         self.session = Sessions(self.engine, f"database of {folder}")
         self.values = Values(self.session)
         self.images = Images(self.session, folder)
@@ -66,7 +69,7 @@ class Store:
         self.decisions = Decisions(self.session)
         self.overrides = Overrides(self.session)
         self.course = Points(self.session)
-        self.views = Views(self.session, folder)
+        self.views = Views(self.session, Path(self._scratch.name) if self._scratch else folder)
         # What the layers above keep with an open campaign, by its type; it goes when the campaign does.
         self.companions: dict[type, Any] = {}
         known = self.values.get(Key.CAMPAIGN)
@@ -76,8 +79,11 @@ class Store:
     # Opening and creating
 
     @classmethod
-    def open(cls, folder: str | Path) -> Store:
-        """The campaign in `folder`. Raises InputError where there is none, or its settings are bad."""
+    def open(cls, folder: str | Path, read_only: bool = False) -> Store:
+        """The campaign in `folder`. Raises InputError where there is none, or its settings are bad.
+
+        With `read_only` neither its folder nor its database is written to: what would write raises InputError.
+        """
         folder = Path(folder).resolve()
         path = folder / SETTINGS_FILE
         try:
@@ -90,7 +96,7 @@ class Store:
             got = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise InputError(path, f"format {FORMAT}", got)
         settings = _with_policy(content.get("settings", {}))
-        return cls(folder, parse_settings(settings, path), str(content.get("key")))
+        return cls(folder, parse_settings(settings, path), str(content.get("key")), read_only)
 
     @classmethod
     def create(
