@@ -132,6 +132,7 @@ class JobSettings(_Section):
     train_timeout: int = Field(7 * 86400, ge=60, description="seconds")
     job_timeout: int = Field(3600, ge=10, description="seconds, for every other job")
     retries: int = Field(3, ge=0, le=20, description="times that a failed job is run again")
+    retry_seconds: float = Field(5, ge=0, description="pause before the first of these; each further one is doubled")
     poll_seconds: float = Field(5, gt=0, description="pause between two looks at what webhooks may have missed")
 
 

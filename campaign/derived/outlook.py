@@ -64,9 +64,10 @@ def is_due(store: Store, round_number: int) -> bool:
 
 def go_on(store: Store) -> None:
     """Stores the lead's order not to wait, whatever the forecast says. It stands for the whole campaign."""
-    if store.values.get(Key.GO_ON) is None:
-        store.values.set(Key.GO_ON, {"at": datetime.now(timezone.utc).isoformat()})
-        store.log("the lead says to go on, whatever the forecast")
+    with store.locked():
+        if store.values.get(Key.GO_ON) is None:
+            store.values.set(Key.GO_ON, {"at": datetime.now(timezone.utc).isoformat()})
+            store.log("the lead says to go on, whatever the forecast")
 
 
 def waiting(store: Store, round_number: int) -> dict[int, str]:

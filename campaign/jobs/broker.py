@@ -17,11 +17,15 @@ from redis.exceptions import RedisError
 
 from campaign.jobs.processes import die_with_parent
 from campaign.store import Store
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
 from ml_backend.files import write_whole
 
 EMBEDDED = "redis.json"
 PASSWORD = "CAMPAIGN_REDIS_PASSWORD"
+
+
+class RedisUnavailable(Unavailable):
+    """Redis does not answer."""
 
 
 def redis_url(store: Store) -> str:
@@ -45,7 +49,9 @@ def connect(store: Store) -> Redis:
     try:
         connection = Redis.from_url(url, password=password, socket_connect_timeout=5, health_check_interval=30)
         connection.ping()
-    except (RedisError, ValueError) as error:
+    except RedisError as error:
+        raise RedisUnavailable(f"Redis {_shown(url)}", "a Redis that answers", error) from None
+    except ValueError as error:
         raise InputError(f"Redis {_shown(url)}", "a Redis that answers", error) from None
     return connection
 
@@ -60,28 +66,57 @@ def broker(store: Store) -> Iterator[Redis]:
     if store.settings.jobs.redis_url:
         yield connect(store)
         return
-    server = embedded_server()
     with tempfile.TemporaryDirectory(prefix="campaign-redis-") as folder:
-        socket = Path(folder) / "redis.sock"
-        process = subprocess.Popen(
+        embedded = EmbeddedRedis(Path(folder) / "redis.sock", store.folder / EMBEDDED)
+        try:
+            embedded.start()
+            _embedded[store.folder] = embedded
+            yield embedded.connection
+        finally:
+            _embedded.pop(store.folder, None)
+            embedded.stop()
+
+
+class EmbeddedRedis:
+    """A Redis that this process starts, at a socket, with a record of where it is for others."""
+
+    def __init__(self, socket: Path, record: Path):
+        self.socket, self.record = socket, record
+        self.connection = Redis(unix_socket_path=str(socket))
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Starts it, empty. Raises InputError where it does not come up."""
+        self.process = subprocess.Popen(
             [
-                str(server), "--port", "0", "--unixsocket", str(socket),
-                "--unixsocketperm", "700", "--dir", folder, "--save", "", "--appendonly", "no",
+                str(embedded_server()), "--port", "0", "--unixsocket", str(self.socket),
+                "--unixsocketperm", "700", "--dir", str(self.socket.parent), "--save", "", "--appendonly", "no",
             ],
             stdout=subprocess.DEVNULL,
             preexec_fn=die_with_parent,
         )  # fmt: skip
-        record = store.folder / EMBEDDED
-        try:
-            connection = Redis(unix_socket_path=str(socket))
-            _await(connection, process)
-            content = json.dumps({"url": f"unix://{socket}", "pid": process.pid, "owner": os.getpid()})
-            write_whole(record, lambda p: p.write_text(content))
-            yield connection
-        finally:
-            record.unlink(missing_ok=True)
-            process.terminate()
-            process.wait(10)
+        _await(self.connection, self.process)
+        content = json.dumps({"url": f"unix://{self.socket}", "pid": self.process.pid, "owner": os.getpid()})
+        write_whole(self.record, lambda p: p.write_text(content))
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.record.unlink(missing_ok=True)
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+
+
+_embedded: dict[Path, EmbeddedRedis] = {}  # of the campaigns that this process runs
+
+
+def mend_embedded(store: Store) -> bool:
+    """Starts the embedded Redis again where it has died; returns whether it had. It is empty then."""
+    embedded = _embedded.get(store.folder)
+    if embedded is None or embedded.process is None or embedded.process.poll() is None:
+        return False
+    embedded.start()
+    return True
 
 
 def embedded_server() -> Path:

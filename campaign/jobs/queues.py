@@ -13,6 +13,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from campaign.jobs.step_jobs import PERFORM, QUEUES, StepJob, StepQueue, step_queue
+from campaign.jobs.trouble import pause_before
 from campaign.steps.rounds import Step, StepName, due, progress_of
 from campaign.store import Store
 
@@ -64,12 +65,17 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
         args=(str(store.folder), str(step.name), step.round_number, *step.args),
         job_id=job_id,
         job_timeout=jobs.train_timeout if step.name == StepName.TRAIN else jobs.job_timeout,
-        retry=Retry(max=jobs.retries) if jobs.retries else None,
+        retry=Retry(jobs.retries, retry_pauses(jobs.retries, jobs.retry_seconds)) if jobs.retries else None,
         result_ttl=60,
         failure_ttl=30 * 86400,
         description=job_id,
     )
     return None
+
+
+def retry_pauses(retries: int, first: float) -> list[int]:
+    """Seconds before each retry of a failed job: doubled each time, none the same twice."""
+    return [pause_before(attempt, first) for attempt in range(retries)]
 
 
 def clear_failures(store: Store, connection: Redis) -> None:
@@ -133,6 +139,16 @@ def _forget(job: Job) -> None:
     `Job.delete` also visits the job's executions, which the worker that has just finished it may be removing.
     """
     job.connection.delete(job.key)
+
+
+def fetch_job(job_id: str, connection: Redis) -> Job | None:
+    """The job of that id, None where there is none."""
+    return _fetch(job_id, connection)
+
+
+def forget_job(job: Job) -> None:
+    """Removes a job that is over or lost, so that its step is planned anew."""
+    _forget(job)
 
 
 def _fetch(job_id: str, connection: Redis) -> Job | None:

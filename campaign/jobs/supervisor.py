@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlparse
 
 from redis import Redis
+from redis.exceptions import RedisError
 
-from campaign.jobs.broker import broker
+from campaign.jobs.broker import broker, mend_embedded
+from campaign.jobs.health import Watch, release_scheduled
 from campaign.jobs.processes import die_with_parent, log_file
 from campaign.jobs.queues import clear_failures, enqueue_due, recover, running
+from campaign.jobs.trouble import advice, pause_before
 from campaign.records.stage import Stage
 from campaign.steps.rounds import StepName, progress_of
 from campaign.store import Store
 from campaign.store.locks import file_lock
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
 
-RESTARTS = 20  # a worker that dies more often than this in one run has a reason that a restart does not mend
+logger = logging.getLogger(__name__)
+
+RESTARTS = 20  # a worker that dies more often than this in an hour has a reason that a restart does not mend
+GRACE = 25.0  # seconds that processes have to end, all together; a step leaves off before, at a safe point
+REMINDER = 600.0  # seconds after which a trouble that lasts is said again
 
 
 @dataclass
@@ -37,7 +45,8 @@ class Child:
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen | None = None
-    starts: int = 0
+    deaths: list[float] = field(default_factory=list)
+    due_at: float = 0.0  # when it may be started again
 
     def start(self) -> None:
         """Starts it; what it prints goes to its log."""
@@ -45,23 +54,52 @@ class Child:
             self.process = subprocess.Popen(
                 self.command, stdout=out, stderr=out, env={**os.environ, **self.environment}, preexec_fn=die_with_parent
             )
-        self.starts += 1
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it was started and is over."""
+        return self.process is not None and self.process.poll() is not None
+
+    def bury(self) -> str:
+        """Notes its death, and when it may be started again; returns what became of it, in words.
+
+        Raises InputError where it died too often to be started again.
+        """
+        assert self.process is not None
+        code, now = self.process.returncode, time.monotonic()
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+        self.deaths = [at for at in self.deaths if now - at < 3600] + [now]
+        if len(self.deaths) > RESTARTS:
+            raise InputError(f"{self.name} process", "one that stays alive", f"exit {code}, see {self.log}")
+        self.process = None
+        recent = sum(now - at < 60 for at in self.deaths)
+        self.due_at = now if recent < 2 else now + min(pause_before(recent - 2, 1.0), 60)
+        return how
 
     @property
     def worker_name(self) -> str:
         """The name under which RQ knows the process."""
         return f"{self.name}-{self.process.pid}" if self.process else ""
 
-    def stop(self, grace: float = 10) -> None:
-        """Asks it to end, and ends it after `grace` seconds."""
-        if self.process is None or self.process.poll() is not None:
+    def ask_to_end(self) -> None:
+        """Asks it to end."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def end(self, until: float) -> None:
+        """Waits until it has ended, and ends it at that time (of the monotonic clock) where it has not."""
+        if self.process is None:
             return
-        self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(grace)
+            self.process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+    def stop(self, grace: float = 10) -> None:
+        """Asks it to end, and ends it after `grace` seconds."""
+        self.ask_to_end()
+        self.end(time.monotonic() + grace)
 
 
 @dataclass
@@ -72,6 +110,10 @@ class Supervisor:
     connection: Redis
     children: list[Child] = field(default_factory=list)
     _polled: float = 0.0
+    _lost: list[str] = field(default_factory=list)  # names of workers that died with what they ran
+    _watch: Watch = field(default_factory=Watch)
+    _trouble: tuple[str, float] | None = None
+    _attempts: int = 0
 
     @classmethod
     @contextmanager
@@ -80,9 +122,13 @@ class Supervisor:
     ) -> Iterator[Supervisor]:
         """Starts Redis (where embedded), workers and the web server, and ends them with the block.
 
-        Raises InputError where another run holds the folder, or the web server's port is taken.
+        Where another run has the folder it waits for that one to end. Raises InputError where Redis does not answer.
         """
-        with file_lock(store.folder / "run.lock", wait=False, thing=str(store.folder)), broker(store) as connection:
+
+        def waits(holder: str) -> None:
+            logger.warning("%s runs this campaign already; waiting until it ends, to go on in its place", holder)
+
+        with file_lock(store.folder / "run.lock", waits=waits), broker(store) as connection:
             run = cls(store, connection)
             if serve:
                 run.children.append(_server(store))
@@ -97,23 +143,63 @@ class Supervisor:
                 yield run
             finally:
                 for child in run.children:
-                    child.stop()
+                    child.ask_to_end()
+                until = time.monotonic() + GRACE
+                for child in run.children:
+                    child.end(until)
 
     def tick(self) -> None:
         """Starts dead processes again, puts what they left and what is due on the queues.
 
-        Raises InputError where a step failed for good or a process keeps dying.
+        Where Redis, the database or room on the disk is away it says so, and waits longer each time. Raises InputError
+        where a step failed for good or a process keeps dying.
         """
+        try:
+            self._tick()
+        except (RedisError, Unavailable) as error:
+            self._wait(error)
+            return
+        if self._trouble is not None:
+            logger.warning("it is over, and the campaign goes on: %s", self._trouble[0])
+            self._trouble, self._attempts = None, 0
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next tick: short, or longer the longer something is away."""
+        usual = min(1.0, self.store.settings.jobs.poll_seconds)
+        return usual if not self._attempts else min(usual * 1.5**self._attempts, 30.0)
+
+    def _wait(self, error: Exception) -> None:
+        """Says what is away, once and then every ten minutes."""
+        self._attempts = min(self._attempts + 1, 30)
+        if isinstance(error, RedisError):
+            what = f"Redis: expected an answer, got {error}"
+            hint = "is it up? what was on its queues is planned anew from the database, no answer is lost"
+        else:
+            what, hint = str(error), advice(error, self.store.folder)
+        now = time.monotonic()
+        if self._trouble is None or self._trouble[0] != what or now - self._trouble[1] > REMINDER:
+            self._trouble = what, now
+            logger.warning("%s; waiting, %s", what, hint)
+
+    def _tick(self) -> None:
+        if mend_embedded(self.store):
+            logger.warning("the embedded Redis died and was started again; the jobs are planned anew")
         for child in self.children:
-            if child.process is None or child.process.poll() is None:
-                continue
-            dead = child.worker_name
-            if child.starts > RESTARTS:
-                raise InputError(
-                    f"{child.name} process", "one that stays alive", f"exit {child.process.returncode}, see {child.log}"
-                )
-            child.start()
-            recover(self.store, self.connection, [dead])
+            if child.is_dead:
+                self._lost.append(child.worker_name)
+                how = child.bury()
+                logger.warning("%s %s; it is started again, and what it ran is done again", child.name, how)
+        self.connection.ping()  # a worker without Redis would die again
+        for child in self.children:
+            if child.process is None and time.monotonic() >= child.due_at:
+                child.start()
+        if self._lost:
+            recover(self.store, self.connection, self._lost)
+            self._lost = []
+        release_scheduled(self.store, self.connection)
+        for job, why in self._watch.unstick(self.store, self.connection):
+            logger.warning("step %s was stuck: %s; it is planned anew", job, why)
         # Webhooks wake the reader; the poll is for those that were lost.
         poll = time.monotonic() - self._polled >= self.store.settings.jobs.poll_seconds
         if poll:
@@ -127,15 +213,15 @@ class Supervisor:
         self, show: Callable[[Supervisor], None] | None = None, until: Callable[[], bool] | None = None
     ) -> None:
         """Runs until the campaign has ended, or `until()` says so."""
-        pause = min(1.0, self.store.settings.jobs.poll_seconds)
         while True:
-            progress = progress_of(self.store)
-            if show:
-                show(self)
-            if (progress and progress.stage == Stage.DONE) or (until and until()):
-                return
+            with suppress(Unavailable, RedisError):  # the tick says what is away
+                progress = progress_of(self.store)
+                if show:
+                    show(self)
+                if (progress and progress.stage == Stage.DONE) or (until and until()):
+                    return
             self.tick()
-            time.sleep(pause)
+            time.sleep(self.pause)
 
     def jobs(self) -> list[tuple[str, list]]:
         """Running jobs with their progress."""

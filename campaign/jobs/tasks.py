@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 
 from rq import get_current_job
+from rq.job import Job
 
+from campaign.jobs.processes import safe_point
+from campaign.jobs.trouble import advice, forget_trouble, note_trouble, pause_before
 from campaign.steps.rounds import StepName, run_step
 from campaign.store import Store
-from campaign.store.values import Key
 from ml_backend.detector import Progress
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -19,20 +22,18 @@ logger = logging.getLogger(__name__)
 def perform(folder: str, name: str, round_number: int, *args: str | int) -> None:
     """Runs one step and puts those on the queues that it makes due.
 
-    Bad input fails at once, because trying again cannot help; anything else is tried again by RQ. A Label Studio that
-    does not answer is waited for: the next poll tries again.
+    What is away just now, a Label Studio, a database or room on the disk, is waited for, as long as it takes. Other bad
+    input fails at once, because trying again cannot help; anything else is tried again by RQ.
     """
     from campaign.jobs.queues import enqueue_due
-    from campaign.label_studio.client import LabelStudioUnavailable
 
-    store = Store.open(folder)
     job = get_current_job()
     try:
+        store = Store.open(folder)
         run_step(store, name, round_number, *args, report=report_progress())
-        store.values.set(Key.TROUBLE, {"text": None})
-    except LabelStudioUnavailable as error:
-        logger.warning("%s", error)
-        store.values.set(Key.TROUBLE, {"text": str(error)})
+        forget_trouble(store)
+    except Unavailable as error:
+        wait_for(folder, name, job, error)
         return
     except InputError:
         if job is not None:
@@ -43,6 +44,26 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
         enqueue_due(store, job.connection)
 
 
+def wait_for(folder: str, name: str, job: Job | None, error: Unavailable) -> None:
+    """Says what a step waits for. A turn is tried again by the next poll, another step after a pause, however often.
+
+    Raises the error where RQ is to try it again.
+    """
+    text = f"{error}; waiting, {advice(error, folder)}"
+    logger.warning("step %s: %s", name, text)
+    with suppress(InputError):  # the database may be what is away
+        note_trouble(Store.open(folder), text)
+    if name == StepName.SYNC:
+        return
+    if job is not None:
+        waited = int(job.meta.get("waited", 0))
+        job.meta["waited"] = waited + 1
+        # One try more than it had, and this is the pause before it.
+        job.retries_left, job.retry_intervals = (job.retries_left or 0) + 1, [pause_before(waited)]
+        job.save()
+    raise error
+
+
 def report_progress(every: float = 0.5) -> Progress:
     """Returns a progress callback that keeps the newest state in the running job, at most twice a second."""
     job = get_current_job()
@@ -50,6 +71,7 @@ def report_progress(every: float = 0.5) -> Progress:
 
     def progress(name: str, done: int, total: int) -> None:
         nonlocal last
+        safe_point()
         now = time.monotonic()
         if job is not None and (now - last >= every or done >= total):
             last = now

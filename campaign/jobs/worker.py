@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from rq import Queue, Worker
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from campaign.jobs.broker import connect
-from campaign.jobs.processes import die_with_parent
+from campaign.jobs.processes import ask_to_stop, die_with_parent, is_asked_to_stop
 from campaign.jobs.step_jobs import StepJob, StepQueue, refusal, step_queue
 from campaign.store import Store
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT = 10  # seconds; a job whose worker's machine died is found after this and RQ's own minute
+GRACE = 20  # seconds that a step has to leave off when its worker is to end; all is over within 30
 
 
 class CampaignWorker(Worker):
@@ -29,6 +32,7 @@ class CampaignWorker(Worker):
     """
 
     store: Store
+    leaving = False  # it was asked to end: the step that runs goes back on its queue
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs a job where it is a step of the campaign; removes it with a line in the log where it is not."""
@@ -43,6 +47,42 @@ class CampaignWorker(Worker):
         """Runs one job in its process, which ends with this worker."""
         die_with_parent()
         super().main_work_horse(*args, **kwargs)
+
+    def setup_work_horse_signals(self) -> None:
+        """SIGTERM has a step leave off at its next safe point."""
+        super().setup_work_horse_signals()
+        signal.signal(signal.SIGTERM, ask_to_stop)
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Asks the step that runs to leave off, and ends it after `GRACE` seconds: what it had begun is begun again."""
+        self.leaving = True
+        if self.horse_pid:
+            logger.warning("worker %s is to end: its step leaves off, or is ended after %d s", self.name, GRACE)
+            self.kill_horse(signal.SIGTERM)
+            threading.Timer(GRACE, self.kill_horse, [signal.SIGKILL]).start()
+
+    def handle_work_horse_killed(self, job: Job, *rest: Any) -> None:
+        """Says in the log what becomes of a step whose process was killed."""
+        super().handle_work_horse_killed(job, *rest)
+        if not self.leaving:
+            what = (
+                "it is tried again"
+                if job.should_retry
+                else f"`campaign jobs {self.store.folder} --retry` tries it again"
+            )
+            logger.warning("step %s was killed, perhaps for want of memory; %s", job.id, what)
+
+    def handle_job_failure(self, job: Job, queue: Queue, *rest: Any, **more: Any) -> None:
+        """A step that left off because the worker ends has not failed: it goes back on its queue, the first there."""
+        if not (self.leaving or (self.is_horse and is_asked_to_stop())):
+            super().handle_job_failure(job, queue, *rest, **more)
+            return
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline=pipeline)
+            job.set_status(JobStatus.QUEUED, pipeline=pipeline)
+            queue.push_job_id(job.id, pipeline=pipeline, at_front=True)
+            pipeline.execute()
+        logger.warning("step %s goes back on its queue: its worker ends", job.id)
 
 
 def work(folder: Path, queues: list[str], name: str | None = None, burst: bool = False) -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
 
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -31,12 +31,12 @@ class LabelStudioError(InputError):
     """Label Studio did not do what was asked of it; one line says what."""
 
 
-class LabelStudioUnavailable(LabelStudioError):  # noqa: N818
+class LabelStudioUnavailable(LabelStudioError, Unavailable):
     """No Label Studio answers at this address, or it keeps failing. Worth trying again later."""
 
 
-class LabelStudioUnauthorized(LabelStudioError):  # noqa: N818
-    """Label Studio refuses the token, or the token's user may not do this."""
+class LabelStudioUnauthorized(LabelStudioError, Unavailable):
+    """Label Studio refuses the token, or the token's user may not do this: until another token is given."""
 
 
 class ProjectGone(LabelStudioError):  # noqa: N818
@@ -106,7 +106,9 @@ class Client:
                 problem = LabelStudioUnavailable(self.url, "an answer", f"{type(error).__name__} {error}")
                 delay = delay if repeatable else None
             except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-                raise LabelStudioError(self.url, "a Label Studio server", "an answer that is no JSON") from None
+                # A proxy's page that says that the server behind it is away.
+                problem = LabelStudioUnavailable(self.url, "a Label Studio server", "an answer that is no JSON")
+                delay = delay if repeatable else None
             except ApiError as error:
                 status = error.status_code or 0
                 problem = self._problem(thing, status, error.body)

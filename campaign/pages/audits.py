@@ -115,6 +115,11 @@ def finish_audit(store: Store, confidence: float = 0.95) -> Certificate | int:
     Only answers that count are weighed, and annotators are taken to be as reliable as their gold shows them.
     Raises InputError before the first audit.
     """
+    with store.locked():
+        return _finish(store, confidence)
+
+
+def _finish(store: Store, confidence: float) -> Certificate | int:
     running = open_audit(store)
     if running is None:
         raise InputError("audit", "one that was opened", "none")

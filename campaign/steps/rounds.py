@@ -167,18 +167,21 @@ def running_round(store: Store, stage: Stage) -> int:
 def run_step(store: Store, name: str, round_number: int, *args: str | int, report: Report | None = None) -> None:
     """Runs one step in this process. A late copy of one whose round or stage is over does nothing.
 
+    A step that has two copies, because Redis lost what was running, runs once: the other waits, and finds it done.
     Raises InputError where what it needs is missing or wrong.
     """
-    current = store.rounds.newest()
-    if current is not None and current.number == round_number and current.stage == _STAGE[StepName(name)]:
-        _RUN[StepName(name)](store, round_number, args, report)
+    step = Step(StepName(name), "default", round_number, args)
+    with store.step_locked(step.job_id(store.key)):
+        current = store.rounds.newest()
+        if current is not None and current.number == round_number and current.stage == _STAGE[step.name]:
+            _RUN[step.name](store, round_number, args, report)
 
 
 def _train(store: Store, round_number: int, _args: tuple, report: Report | None) -> None:
     from campaign.steps.train import train
 
     train(store, round_number, report)
-    store.rounds.update(round_number, stage=Stage.DETECT)
+    store.rounds.advance(round_number, Stage.TRAIN, Stage.DETECT)
 
 
 def _detect(store: Store, round_number: int, args: tuple, report: Report | None) -> None:
@@ -202,7 +205,7 @@ def _assess(store: Store, round_number: int, _args: tuple, _report: Report | Non
     from campaign.steps.detect import assess
 
     assess(store, round_number)
-    store.rounds.update(round_number, stage=Stage.CLUSTER)
+    store.rounds.advance(round_number, Stage.DETECT, Stage.CLUSTER)
 
 
 def _cluster(store: Store, round_number: int, args: tuple, report: Report | None) -> None:
@@ -215,7 +218,7 @@ def _open(store: Store, round_number: int, _args: tuple, _report: Report | None)
     from campaign.steps.forecast import forecast
 
     forecast(store, round_number)
-    store.rounds.update(round_number, stage=Stage.VERIFY)
+    store.rounds.advance(round_number, Stage.CLUSTER, Stage.VERIFY)
 
 
 def _sync(store: Store, _round_number: int, _args: tuple, _report: Report | None) -> None:

@@ -6,54 +6,79 @@ import fcntl
 import os
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from campaign.store.database import DatabaseUnavailable, reason_of
 from ml_backend.errors import InputError
 
 
 @contextmanager
-def file_lock(path: Path, wait: bool = True, thing: str = "campaign") -> Iterator[None]:
+def file_lock(
+    path: Path, wait: bool = True, thing: str = "campaign", waits: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Holds an exclusive lock on `path`, which keeps the holder's process id for others to name.
 
-    With `wait=False` raises InputError where somebody else holds it.
+    With `wait=False` raises InputError where somebody else holds it. Where it is waited for, `waits` is told of whom.
     """
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another one"
-            raise InputError(thing, "no other process at work on it", f"process {holder}") from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+            holder = f"process {file.read().strip() or 'another one'}"
+            if not wait:
+                raise InputError(thing, "no other process at work on it", holder) from None
+            if waits:
+                waits(holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _sign(file.fileno(), str(os.getpid()))
         try:
             yield
         finally:
-            file.seek(0)
-            file.truncate()
+            _sign(file.fileno(), "")
+
+
+def _sign(file: int, text: str) -> None:
+    """Notes who holds the lock. A disk that is full has no room for that, and the lock is held all the same."""
+    with suppress(OSError):
+        os.ftruncate(file, 0)
+        os.pwrite(file, text.encode(), 0)
 
 
 @contextmanager
 def campaign_lock(engine: Engine, folder: Path) -> Iterator[None]:
     """The campaign's lock, held while answers are read and decisions made.
 
-    On PostgreSQL it spans machines (an advisory lock of the session); on SQLite it is a lock on a file.
+    It is a lock on a file, and on PostgreSQL an advisory lock of a session as well: that spans machines, but a server
+    that is restarted forgets it while its holder goes on. Raises DatabaseUnavailable where PostgreSQL is away.
     """
-    if engine.dialect.name != "postgresql":
-        with file_lock(folder / "decide.lock"):
+    with file_lock(folder / "decide.lock"):
+        if engine.dialect.name != "postgresql":
             yield
-        return
-    key = zlib.crc32(b"label-studio-cluster-verification")
-    with engine.connect() as connection:
+            return
+        with _advisory_lock(engine):
+            yield
+
+
+@contextmanager
+def _advisory_lock(engine: Engine) -> Iterator[None]:
+    key, thing = zlib.crc32(b"label-studio-cluster-verification"), "lock in the database"
+    try:
+        connection = engine.connect()
         while not connection.execute(text("SELECT pg_try_advisory_lock(:k)"), {"k": key}).scalar():
             time.sleep(0.2)
+    except SQLAlchemyError as error:
+        raise DatabaseUnavailable(thing, "PostgreSQL to give it", reason_of(error)) from None
+    try:
+        yield
+    finally:
         try:
-            yield
-        finally:
             connection.execute(text("SELECT pg_advisory_unlock(:k)"), {"k": key})
+        except SQLAlchemyError:
+            connection.invalidate()  # the lock went with its session
+        connection.close()

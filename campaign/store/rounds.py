@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from campaign.records.stage import Stage
 from campaign.store import models as m
@@ -50,6 +50,15 @@ class Rounds:
                 setattr(row, name, value.value if isinstance(value, Stage) else value)
             if metrics:
                 row.metrics = row.metrics | metrics
+
+    def advance(self, number: int, since: Stage, to: Stage) -> bool:
+        """Moves a round from one stage to another; returns whether it did.
+
+        A round that has moved on meanwhile, by another copy of the step, stays where it is.
+        """
+        with self._sessions() as session:
+            moved = update(m.Round).where(m.Round.number == number, m.Round.stage == since.value)
+            return bool(session.execute(moved.values(stage=to.value)).rowcount)  # type: ignore[attr-defined]
 
     def end(self, number: int, metrics: dict[str, Any], follow: bool) -> None:
         """Ends a round and, with `follow`, starts the next: both or neither."""

@@ -173,6 +173,14 @@ class Store:
         with campaign_lock(self.engine, self.folder):
             yield
 
+    @contextmanager
+    def step_locked(self, job_id: str) -> Iterator[None]:
+        """Holds the lock of one step, by the id of its job."""
+        folder = self.folder / "locks"
+        folder.mkdir(exist_ok=True)
+        with file_lock(folder / f"{job_id}.lock"):
+            yield
+
     # Secrets and the log
 
     def secret(self, name: str) -> str:
