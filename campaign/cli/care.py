@@ -38,4 +38,53 @@ def verify(
     return 1 if found else 0
 
 
-COMMANDS: tuple[Any, ...] = (verify,)
+def jobs(
+    folder: Folder,
+    retry: Annotated[bool, typer.Option("--retry", help="Have those that are dead tried anew.")] = False,
+    json: Json = False,
+) -> None:
+    """Show the jobs that wait, run, are tried later, are dead or stuck, each with the reason."""
+    from campaign.cli.output import table
+    from campaign.jobs.broker import connect
+    from campaign.jobs.health import jobs_of, retry_dead, shown_time
+    from campaign.jobs.queues import enqueue_due
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    connection = connect(store)
+    again = retry_dead(store, connection) if retry else []
+    if again:
+        enqueue_due(store, connection)
+    rows = jobs_of(store, connection)
+    if json:
+        shown = [{"job": r.job_id, "queue": r.queue, "state": r.state, "since": r.since, "text": r.text} for r in rows]
+        emit({"retried": again, "jobs": shown}, True)
+        return
+    lines = [(r.job_id, " ".join(f"{r.state} {shown_time(r.since)} {r.text}".split())) for r in rows]
+    table(f"{store.settings.name}: jobs", lines or [("none", "no step is due that needs one")])
+    if again:
+        emit(None, False, f"{len(again)} dead jobs are tried anew")
+
+
+def token(folder: Folder, json: Json = False) -> None:
+    """Give the campaign another token of Label Studio, where the old one was revoked; the next turn goes on with it.
+
+    It is taken from $LABEL_STUDIO_API_KEY, or asked for.
+    """
+    from campaign.cli.arguments import ask_token
+    from campaign.label_studio.client import Client
+    from campaign.store import Store
+    from ml_backend.errors import InputError
+
+    store = Store.open(folder)
+    url = store.settings.label_studio.url
+    if url is None:
+        raise InputError("label_studio.url", "the address of a running Label Studio", "none")
+    value = ask_token()
+    release = Client(url, value).check()
+    store.save_secrets({"label_studio_token": value})
+    text = f"Label Studio {release} at {url} takes the token; whoever has an old one in its environment keeps that"
+    emit({"url": url, "release": release}, json, text)
+
+
+COMMANDS: tuple[Any, ...] = (verify, jobs, token)

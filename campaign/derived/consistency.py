@@ -178,6 +178,9 @@ class _Check:
                 yield Finding(f"page {page.key}", "has no question", BACKUP)
             if page.round not in self.stage and page.round != 0:
                 yield Finding(f"page {page.key}", f"is of round {page.round}, which there is not", BACKUP)
+        yield from self._questions(questions)
+
+    def _questions(self, questions: list[tuple[m.Question, m.Page]]) -> Iterator[Finding]:
         ids = np.array([q.mask_id for q, _ in questions], np.int64)
         drawn = is_drawn(ids) if len(ids) else np.zeros(0, bool)
         classes = self._classes(ids)
@@ -189,8 +192,7 @@ class _Check:
                 wrong[q.mask_id] = "is gold, but not one whose true verdict is known"
         for mask, problem in sorted(wrong.items()):
             yield Finding(f"question {mask}", problem, BACKUP)
-        origins = [int(i) for i in ids[drawn]]
-        for mask in origins:
+        for mask in ids[drawn].tolist():
             try:
                 self.store.drawings.origins(np.array([mask], np.int64))
             except KeyError:

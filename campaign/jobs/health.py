@@ -6,10 +6,12 @@ be queued or to run, and nothing will ever run it.
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
+import psutil
 from redis import Redis
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
@@ -171,11 +173,28 @@ def _stuck(store: Store, connection: Redis) -> list[tuple[Job, str]]:
             found.append((job, "it is to be tried later, and nothing says when"))
         elif status == JobStatus.STARTED:
             if alive is None:
-                alive = {key.decode().rpartition(":")[2] for key in connection.smembers(Worker.redis_workers_keys)}
-                alive = {name for name in alive if connection.exists(f"{Worker.redis_worker_namespace_prefix}{name}")}
+                alive = {name for name, is_gone in _workers(connection).items() if not is_gone}
             if job.worker_name not in alive:
                 found.append((job, f"its worker {job.worker_name} is gone"))
     return found
+
+
+def gone_workers(connection: Redis) -> list[str]:
+    """The names of workers that Redis believes alive and whose process on this machine is gone."""
+    return [name for name, is_gone in _workers(connection).items() if is_gone]
+
+
+def _workers(connection: Redis) -> dict[str, bool]:
+    """{name: whether its process on this machine is gone} of the workers whose heartbeat has not run out."""
+    workers, here = {}, socket.gethostname()
+    members: set = connection.smembers(Worker.redis_workers_keys)  # type: ignore[assignment]
+    for key in members:
+        values: dict = connection.hgetall(key)  # type: ignore[assignment]
+        if values:
+            pid = values.get(b"pid", b"").decode()
+            is_here = values.get(b"hostname", b"").decode() == here
+            workers[key.decode().rpartition(":")[2]] = is_here and pid.isdigit() and not psutil.pid_exists(int(pid))
+    return workers
 
 
 def shown_time(at: datetime | None) -> str:

@@ -19,7 +19,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from campaign.jobs.broker import broker, mend_embedded
-from campaign.jobs.health import Watch, release_scheduled
+from campaign.jobs.health import Watch, gone_workers, release_scheduled
 from campaign.jobs.processes import die_with_parent, log_file
 from campaign.jobs.queues import clear_failures, enqueue_due, recover, running
 from campaign.jobs.trouble import advice, pause_before
@@ -137,6 +137,7 @@ class Supervisor:
             for number in range(default_workers):
                 run.children.append(_worker(store, "default", number, {}))
             try:
+                recover(connection, gone_workers(connection))  # of a run that was killed
                 for child in run.children:
                     child.start()
                 clear_failures(store, connection)

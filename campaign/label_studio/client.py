@@ -6,6 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
@@ -31,11 +33,11 @@ class LabelStudioError(InputError):
     """Label Studio did not do what was asked of it; one line says what."""
 
 
-class LabelStudioUnavailable(LabelStudioError, Unavailable):
+class LabelStudioUnavailable(LabelStudioError, Unavailable):  # noqa: N818
     """No Label Studio answers at this address, or it keeps failing. Worth trying again later."""
 
 
-class LabelStudioUnauthorized(LabelStudioError, Unavailable):
+class LabelStudioUnauthorized(LabelStudioError, Unavailable):  # noqa: N818
     """Label Studio refuses the token, or the token's user may not do this: until another token is given."""
 
 
@@ -62,6 +64,8 @@ class Client:
         self.timeout = timeout
         self.retry_delays = retry_delays
         self._token = token
+        # Label Studio's own time, as its newest answer to `request` stated it.
+        self.server_time: datetime | None = None
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
@@ -143,6 +147,7 @@ class Client:
             response: httpx.Response = sdk._client_wrapper.httpx_client.request(
                 path, method=method, params=params, json=body, request_options=options
             )
+            self.server_time = _stated_time(response.headers.get("date")) or self.server_time
             if not 200 <= response.status_code < 300:
                 raise ApiError(status_code=response.status_code, body=_body(response))
             return response.json() if response.content else None
@@ -250,6 +255,14 @@ def _listed(page: Any, thing: str, after: int) -> list[dict[str, Any]]:
 def is_local(url: str) -> bool:
     """Whether an address is one of this machine's own."""
     return urlparse(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def _stated_time(text: str | None) -> datetime | None:
+    """The time that an answer's header states, None where it states none."""
+    try:
+        return parsedate_to_datetime(text).astimezone(timezone.utc) if text else None
+    except ValueError:
+        return None
 
 
 def _body(response: httpx.Response) -> Any:

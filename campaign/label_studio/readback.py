@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 # A change gets its time before its transaction ends, so one that is seen late has a time before the cursor.
 OVERLAP = timedelta(seconds=5)
+# By how much Label Studio's clock must have gone back to be noticed: what is less, OVERLAP makes good.
+SET_BACK = timedelta(seconds=2)
+CLOCK_KEPT = timedelta(seconds=30)  # how often its time is noted while nothing changes
 # Label Studio applies the same list to a task and to its annotations.
 FIELDS = "id,meta,updated_at,annotations,result,was_cancelled,completed_by,updated_by,lead_time"
 READ = 500  # tasks that are looked up at a time
@@ -93,10 +96,14 @@ Pages = Callable[[Collection[int]], Mapping[int, ShownPage]]
 
 @dataclass(frozen=True)
 class _Cursor:
-    """`since`: Label Studio's time of the newest change. `seen`: digests of the tasks returned near that time."""
+    """`since`: Label Studio's time of the newest change. `seen`: digests of the tasks returned near that time.
+
+    `clock`: Label Studio's time when it was read, empty where it was not stated.
+    """
 
     since: str
     seen: dict[str, str]
+    clock: str = ""
 
     @classmethod
     def parse(cls, text: str) -> _Cursor:
@@ -104,12 +111,13 @@ class _Cursor:
         try:
             value = json.loads(text)
             datetime.strptime(value["since"], FORMAT)
-            return cls(value["since"], dict(value["seen"] if "seen" in value else value["told"]))
+            seen = dict(value["seen"] if "seen" in value else value["told"])
+            return cls(value["since"], seen, str(value.get("clock", "")))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("read-back cursor", "one that read_changes returned", error) from None
 
     def __str__(self) -> str:
-        return json.dumps({"since": self.since, "seen": self.seen})
+        return json.dumps({"since": self.since, "seen": self.seen, "clock": self.clock})
 
 
 def read_changes(client: Client, project_id: int, pages: Pages, cursor: str | None = None) -> Changes[TaskSnapshot]:
@@ -134,10 +142,21 @@ def read_tasks(
     old = _Cursor.parse(cursor) if cursor else None
     start = _format(_time(old.since) - OVERLAP) if old else None
     newest = _newest(client, project_id, start)
+    clock = _format(client.server_time) if client.server_time else ""
+    if old and clock and old.clock and _time(clock) < _time(old.clock) - SET_BACK:
+        logger.warning(
+            "the clock of Label Studio went back from %s to %s; every answer of project %d is read anew, nothing is to "
+            "be done", old.clock, clock, project_id,
+        )  # fmt: skip
+        return read_tasks(client, project_id, pages, parse)
     if newest is None:
-        return Changes([], [], cursor)
-    # A change during the read has a time of at least `newest`, so that the next read finds it.
+        # Without a time of its own, the clock is worth keeping once it has moved on.
+        moved = bool(old and clock and (not old.clock or _time(clock) > _time(old.clock) + CLOCK_KEPT))
+        return Changes([], [], str(replace(old, clock=clock)) if old and moved else cursor)
+    # A change during the read has a time of at least `newest`, so that the next read finds it. One that was made before
+    # the clock was set back has a time that is yet to come, and hides none that is made now.
     since = max(newest, old.since) if old else newest
+    since = min(since, clock) if clock else since
     horizon = _format(_time(since) - OVERLAP)
     read: list[Snapshot] = []
     foreign: list[ForeignTask] = []
@@ -157,7 +176,7 @@ def read_tasks(
                 read.append(parse(task, page))
             elif name := page_name(task):
                 foreign.append(ForeignTask(task_number(task), name, task_time(task)))
-    return Changes(read, foreign, str(_Cursor(since, seen)))
+    return Changes(read, foreign, str(_Cursor(since, seen, clock)))
 
 
 def parse_task(task: dict[str, Any], page: ShownPage) -> TaskSnapshot:
