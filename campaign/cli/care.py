@@ -1,13 +1,19 @@
-"""`verify`, `jobs`: is all as it should be, and what to do where it is not."""
+"""`verify`, `jobs`, `token`, `backup`, `restore`: is all as it should be, and what to do where it is not."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from campaign.cli.arguments import Folder, Json
 from campaign.cli.output import emit
+from ml_backend.errors import InputError
+
+PASSPHRASE = "CAMPAIGN_PASSPHRASE"
 
 
 def verify(
@@ -74,7 +80,6 @@ def token(folder: Folder, json: Json = False) -> None:
     from campaign.cli.arguments import ask_token
     from campaign.label_studio.client import Client
     from campaign.store import Store
-    from ml_backend.errors import InputError
 
     store = Store.open(folder)
     url = store.settings.label_studio.url
@@ -87,4 +92,68 @@ def token(folder: Folder, json: Json = False) -> None:
     emit({"url": url, "release": release}, json, text)
 
 
-COMMANDS: tuple[Any, ...] = (verify, jobs, token)
+def backup(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    objects: Annotated[
+        bool, typer.Option(help="Put predictions, trees, models and the like in; without, only their checksums.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Write all of a campaign to one file: database, settings, secrets under a passphrase, and its files.
+
+    The campaign may run meanwhile. The passphrase is taken from $CAMPAIGN_PASSPHRASE, or asked for.
+    """
+    from campaign.cli.output import Display, steps_progress
+    from campaign.store import Store
+    from campaign.store.backup import back_up
+
+    store, passphrase, display = Store.open(folder), ask_passphrase(confirm=True), Display()
+    with display.live():
+        made = back_up(store, out, passphrase, objects, steps_progress(display, "backup"))
+    rows, files = sum(made["rows"].values()), len(made["objects"])
+    what = "in it" if objects else "listed in it, to be copied apart"
+    text = f"{out}: {rows} rows, {files} files {what}\nback again: campaign restore {out} FOLDER"
+    emit({"path": str(out), "rows": made["rows"], "files": files, "with_objects": objects}, json, text)
+
+
+def restore(
+    backup: Annotated[Path, typer.Argument(help="What `campaign backup` wrote.")],
+    folder: Folder,
+    database_url: Annotated[str | None, typer.Option(help="Empty database; by default SQLite in the folder.")] = None,
+    moved: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="Where a folder of images lies now; may be repeated.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a campaign of a backup, here or on another machine, to go on with its open questions.
+
+    The one it was made of must not run any more. Where the backup has no files in it, they are to lie in the folder
+    already; each is held against its checksum.
+    """
+    from campaign.cli.output import Display, steps_progress
+    from campaign.store.backup import restore as restore_from
+
+    places = dict(pair.split("=", 1) for pair in moved or [] if "=" in pair)
+    if len(places) != len(moved or []):
+        raise typer.BadParameter("--moved: expected OLD=NEW")
+    display = Display()
+    with display.live():
+        passphrase, report = ask_passphrase(), steps_progress(display, "restore")
+        store = restore_from(backup, folder, passphrase, database_url, places, report)
+    pages = store.pages.rows(published=True)
+    waiting = len({p.key for p in pages} - {f.page_key for f in store.answers.rows()})
+    text = f"{store.folder}: {waiting} published pages wait for answers\nnext: campaign verify {folder}"
+    emit({"folder": str(store.folder), "open_pages": waiting}, json, text)
+
+
+def ask_passphrase(confirm: bool = False) -> str:
+    """The passphrase of backups from the environment, or from a prompt that does not show it."""
+    if value := os.environ.get(PASSPHRASE):
+        return value
+    if not sys.stdin.isatty():
+        raise InputError("passphrase", f"${PASSPHRASE} to be set", "nothing")
+    return typer.prompt("Passphrase of the backup", hide_input=True, confirmation_prompt=confirm)
+
+
+COMMANDS: tuple[Any, ...] = (verify, jobs, token, backup, restore)

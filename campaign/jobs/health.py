@@ -17,7 +17,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.worker import Worker
 
-from campaign.jobs.queues import WAITING, fetch_job, forget_job
+from campaign.jobs.queues import WAITING, fetch_job, forget_job, status_of
 from campaign.jobs.step_jobs import QUEUES, step_queue
 from campaign.jobs.trouble import JITTER, LONGEST_PAUSE
 from campaign.records.names import Name
@@ -164,7 +164,7 @@ def _stuck(store: Store, connection: Redis) -> list[tuple[Job, str]]:
     found = []
     for step in due(progress) if progress else []:
         job = fetch_job(step.job_id(store.key), connection)
-        if job is None or (status := job.get_status()) not in WAITING:
+        if job is None or (status := status_of(job)) not in WAITING:
             continue
         queue = step_queue(store, step.queue, connection)
         if status == JobStatus.QUEUED and connection.lpos(queue.key, job.id) is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 from rq import Retry, Worker
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
@@ -50,8 +50,8 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
         job = StepJob.fetch(job_id, connection=connection)
     except NoSuchJobError:
         job = None
-    if job is not None:
-        status = job.get_status()
+    status = status_of(job)
+    if job is not None and status is not None:
         if status in WAITING:
             return None
         if status == JobStatus.FAILED:
@@ -86,7 +86,7 @@ def clear_failures(store: Store, connection: Redis) -> None:
             job = StepJob.fetch(step.job_id(store.key), connection=connection)
         except NoSuchJobError:
             continue
-        if job.get_status() == JobStatus.FAILED:
+        if status_of(job) == JobStatus.FAILED:
             _forget(job)
 
 
@@ -139,6 +139,14 @@ def _forget(job: Job) -> None:
     `Job.delete` also visits the job's executions, which the worker that has just finished it may be removing.
     """
     job.connection.delete(job.key)
+
+
+def status_of(job: Job | None) -> JobStatus | None:
+    """How a job is; None where there is none, or it was over and gone before it was asked."""
+    try:
+        return None if job is None else job.get_status()
+    except InvalidJobOperation:
+        return None
 
 
 def fetch_job(job_id: str, connection: Redis) -> Job | None:

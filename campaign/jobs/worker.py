@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from redis.exceptions import RedisError
 from rq import Queue, Worker
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
@@ -85,6 +86,15 @@ class CampaignWorker(Worker):
         logger.warning("step %s goes back on its queue: its worker ends", job.id)
 
 
+def _one_line(record: logging.LogRecord) -> bool:
+    """Has a Redis that is away be said in a line, without where in the code it was noticed."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, RedisError):
+        record.msg, record.args = "Redis: expected an answer, got %s; the worker ends, and is started again", (error,)
+        record.exc_info = record.exc_text = None
+    return True
+
+
 def work(folder: Path, queues: list[str], name: str | None = None, burst: bool = False) -> None:
     """Works until it is stopped, or with `burst` until the queues are empty."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -94,6 +104,7 @@ def work(folder: Path, queues: list[str], name: str | None = None, burst: bool =
         import ml_backend.detectors.torchvision.detector  # noqa: F401  # loaded once, not in each job's process
     if "default" in queues:
         import campaign.steps.verify  # noqa: F401  # likewise
+    logging.getLogger("rq.worker").addFilter(_one_line)
     worker = CampaignWorker(
         [step_queue(store, queue, connection) for queue in queues],
         connection=connection, name=name, job_class=StepJob, queue_class=StepQueue,

@@ -43,8 +43,15 @@ def back_up(store: Store, path: Path, passphrase: str, objects: bool = True, rep
     The database is read as of one moment. The folder is read after it, so that it holds all that the database names.
     """
     key = _seal_check(passphrase)
+    with partial_file(path) as partial:
+        partial.touch(mode=0o600)
+        made = _fill(store, partial, passphrase, key, objects, report)
+    return made
+
+
+def _fill(store: Store, path: Path, passphrase: str, key: bytes, objects: bool, report: Report | None) -> dict:
     rows: dict[str, int] = {}
-    with partial_file(path) as partial, tarfile.open(partial, "w") as archive:
+    with tarfile.open(path, "w") as archive:
         with _one_moment(store.engine) as connection:
             for table in _tables():
                 lines = io.BytesIO()

@@ -322,7 +322,18 @@ class Postgres:
             self.user = next((u.pw_name for u in pwd.getpwall() if u.pw_name in ("postgres", "nobody")), None)
         if self.user:
             shutil.chown(folder, self.user)
-        self._call("initdb", "-D", str(folder / "data"), "-U", "campaign", "--auth=trust", "--no-sync")
+        self._call(
+            "initdb",
+            "-D",
+            str(folder / "data"),
+            "-U",
+            "campaign",
+            "--auth=trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        )
         self.start()
 
     @staticmethod
