@@ -30,8 +30,7 @@ def begun(tmp_path, database):
     return store
 
 
-@pytest.mark.parametrize("to", ["same", "other"])
-@pytest.mark.parametrize("objects", [True, False])
+@pytest.mark.parametrize(("to", "objects"), [("same", False), ("other", True)])
 def test_a_restored_campaign_goes_on_to_the_same_end(begun, tmp_path, database, to, objects, request):
     if to == "other" and begun.engine.dialect.name == "sqlite":
         url = request.getfixturevalue("postgres_server").database("other")
