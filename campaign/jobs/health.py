@@ -90,7 +90,7 @@ def _row(job: Job, queue: str, state: State) -> JobRow:
 def reason(job: Job) -> str:
     """Why a job failed, the last line of it."""
     result = job.latest_result()
-    text = ((result.exc_string if result else None) or job.exc_info or "no reason kept").strip()
+    text = ((result.exc_string if result else None) or "no reason kept").strip()
     return text.splitlines()[-1][:500] if text else "no reason kept"
 
 

@@ -60,7 +60,13 @@ class CampaignWorker(Worker):
         if self.horse_pid:
             logger.warning("worker %s is to end: its step leaves off, or is ended after %d s", self.name, GRACE)
             self.kill_horse(signal.SIGTERM)
-            threading.Timer(GRACE, self.kill_horse, [signal.SIGKILL]).start()
+            timer = threading.Timer(GRACE, self._end_step)
+            timer.daemon = True
+            timer.start()
+
+    def _end_step(self) -> None:
+        if self.horse_pid:  # 0 once it is over, which would name the group of this process
+            self.kill_horse(signal.SIGKILL)
 
     def handle_work_horse_killed(self, job: Job, *rest: Any) -> None:
         """Says in the log what becomes of a step whose process was killed."""
