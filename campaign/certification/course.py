@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from campaign.certification.classes import CLASSES_SHARE, ClassOrders, ClassPromise, ClassTerms, class_promises
 from campaign.certification.passing import EYES_KNOWN, Passing, no_passing, passing
 from campaign.certification.promise import Frozen, Promise, Test, Voted, freeze, promise
 from campaign.certification.stopping import LEARNING_SHARE, OUTERMOST, is_worth_going_on
@@ -18,7 +19,7 @@ from campaign.quality.eyes import Eyes, fit_eyes
 from campaign.quality.measures import GoldMask, draw_gold, is_near
 from campaign.records.verdict import Verdict
 from campaign.search.sampling import draw_keys
-from campaign.search.selection import NONE, PER_IMAGE, Selection, gains, most_wanted, price_now, select
+from campaign.search.selection import NONE, PER_IMAGE, PerClass, Selection, gains, most_wanted, price_now, select
 from campaign.search.verifier import (
     Forest,
     Rows,
@@ -41,7 +42,7 @@ class Terms:
     """What is asked for, and at which price.
 
     `target` precision at error probability `alpha`; `price` correct masks that a question must bring; `budget` of
-    questions, None for no limit.
+    questions, None for no limit; `per_class` the precision of every class by itself, None for none.
     """
 
     target: float
@@ -50,6 +51,12 @@ class Terms:
     k_iou: float
     seed: int
     budget: int | None = None
+    per_class: float | None = None
+
+    @property
+    def alpha_of_all(self) -> float:
+        """The part of the error probability that is for all classes together as one set."""
+        return self.alpha if self.per_class is None else self.alpha * (1 - CLASSES_SHARE)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ class FirstJudge:
 class Outcome:
     """What a course came to: `inside` (n,) bool are the masks delivered, `draws` the questions asked for `promise`.
 
-    It is from the `frozen` order of the masks `rows` and those `voted` before.
+    It is from the `frozen` order of the masks `rows` and those `voted` before. `classes` are the promises of each.
     """
 
     inside: np.ndarray
@@ -169,6 +176,7 @@ class Outcome:
     frozen: Frozen
     rows: np.ndarray
     voted: Voted
+    classes: list[ClassPromise]
 
 
 class Course:
@@ -211,8 +219,14 @@ class Course:
         known_eyes = self.gold is not None and self.gold.shown >= EYES_KNOWN
         planned = self.passing if known_eyes else no_passing()
         self.beliefs = planned.beliefs(self.chance, self.unseen)
-        self.selection: Selection = select(self.beliefs, self.verdict, self.masks.pairs, self.terms.target)
+        self.selection = self._selected(self.terms.target)
         self.note(np.concatenate([self.selection.unasked, self.selection.kept]))
+
+    def _selected(self, target: float) -> Selection:
+        """The selection for a target over all."""
+        own = self.terms.per_class
+        per_class = None if own is None else PerClass(self.masks.rows.class_id, own)
+        return select(self.beliefs, self.verdict, self.masks.pairs, target, per_class)
 
     def note(self, inside: np.ndarray, draws: np.ndarray | None = None, bound: float | None = None) -> None:
         """Called with the rows that would be delivered whenever these are chosen, for whoever follows the course.
@@ -258,25 +272,30 @@ class Course:
     def certify(self) -> Outcome:
         """Freezes the order and asks for the promise, until that is not worth its price any more."""
         terms = self.terms
-        outer = select(self.beliefs, self.verdict, self.masks.pairs, terms.target - OUTERMOST)
+        outer = self._selected(terms.target - OUTERMOST)
         rows, kept = outer.unasked, self.selection.kept
         keys = draw_keys(terms.seed, 71, rows)
         frozen = freeze(
             self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), terms.target,
             min(self.selection.size, len(rows)), overlooked=self._overlooked(), missed=self._missed(),
         )  # fmt: skip
-        voted = Voted(self.unseen[kept])
+        voted, orders = Voted(self.unseen[kept]), self._class_orders(frozen, rows, kept)
         start = self.questions
         while True:
             self.passing = self._passing()
-            now = promise(frozen, self.verdict[rows], voted, self.passing, terms.alpha)
+            now = promise(frozen, self.verdict[rows], voted, self.passing, terms.alpha_of_all)
+            classes = self._class_promises(orders, rows, kept, now.size)
             inside = self._delivered(rows, kept, now)
             self.note(np.flatnonzero(inside), rows[frozen.order[: now.draws]], now.bound)
-            more = is_worth_going_on(frozen, self.verdict[rows], voted, self.passing, terms.alpha, terms.price, now)
-            if not more or (terms.budget is not None and self.questions >= terms.budget):
+            if terms.budget is not None and self.questions >= terms.budget:
                 break
-            self.ask(rows[frozen.order[now.draws : now.draws + max(4 * PAGE, now.draws // 10)]])
-        return Outcome(inside, now, self.questions - start, frozen, rows, voted)
+            if is_worth_going_on(frozen, self.verdict[rows], voted, self.passing, terms.alpha_of_all, terms.price, now):
+                self.ask(rows[frozen.order[now.draws : now.draws + max(4 * PAGE, now.draws // 10)]])
+            elif any(one.worth for one in classes):
+                self.ask(rows[_next_of_classes(classes, self.verdict[rows])])
+            else:
+                break
+        return Outcome(inside, now, self.questions - start, frozen, rows, voted, classes)
 
     def _delivered(self, rows: np.ndarray, kept: np.ndarray, now: Promise) -> np.ndarray:
         """What is delivered by a promise from the frozen masks `rows`, and those `kept` before, (n,) bool."""
@@ -286,6 +305,27 @@ class Course:
         inside[rows[self.verdict[rows] == Verdict.YES]] = True
         inside[kept] = True
         return inside
+
+    def _class_orders(self, frozen: Frozen, rows: np.ndarray, kept: np.ndarray) -> ClassOrders | None:
+        """What is frozen of each class; None where none has a target of its own."""
+        if self.terms.per_class is None:
+            return None
+        of_rows, of_kept = self.masks.rows.class_id[rows], self.masks.rows.class_id[kept]
+        ids, voted = np.unique(np.concatenate([of_rows, of_kept])), np.unique(of_kept, return_counts=True)
+        return ClassOrders(
+            frozen, of_rows, self.terms.per_class, tuple(ids.tolist()),
+            dict(zip(*(column.tolist() for column in voted), strict=True)),
+        )  # fmt: skip
+
+    def _class_promises(
+        self, orders: ClassOrders | None, rows: np.ndarray, kept: np.ndarray, size: int
+    ) -> list[ClassPromise]:
+        if orders is None:
+            return []
+        of_kept = self.masks.rows.class_id[kept]
+        voted = {c: Voted(self.unseen[kept[of_kept == c]]) for c in orders.voted}
+        terms = ClassTerms(self.terms.alpha * CLASSES_SHARE, self.terms.price)
+        return class_promises(orders, self.verdict[rows], voted, self.passing, terms, size)
 
     def bound_at(self, end: Outcome, alpha: float) -> float:
         """The precision that is certain of what is delivered in the end at another error probability."""
@@ -302,3 +342,9 @@ class Course:
             found = passing(eyes, masks.heldout_iou, unseen, masks.heldout.image, terms.k_iou, terms.seed)
             self._passed = eyes, found
         return self._passed[1]
+
+
+def _next_of_classes(classes: list[ClassPromise], verdict: np.ndarray) -> np.ndarray:
+    """The next draws of the classes that are worth going on with, some pages of each."""
+    parts = [one.due(verdict)[: max(4 * PAGE, one.draws // 10)] for one in classes if one.worth]
+    return np.concatenate(parts)

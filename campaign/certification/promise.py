@@ -197,15 +197,27 @@ class State:
 
 
 class Test:
-    """The evidence about all nested sets."""
+    """The evidence about all nested sets, or about those of the first `within` masks at most.
 
-    def __init__(self, frozen: Frozen, verdict: np.ndarray, voted: Voted, passing: Passing, alpha: float):
+    Draws count up to the first one among these without a verdict: those that fall outside say nothing of such sets.
+    """
+
+    def __init__(
+        self,
+        frozen: Frozen,
+        verdict: np.ndarray,
+        voted: Voted,
+        passing: Passing,
+        alpha: float,
+        within: int | None = None,
+    ):
         self.frozen, self.verdict, self.voted, self.passing = frozen, np.asarray(verdict), voted, passing
         self.limit = float(np.log(1 / (alpha * (1 - EYES_SHARE))))
         self.eyes_alpha = alpha * EYES_SHARE
-        answered = self.verdict[frozen.order] >= 0
-        count = int(np.argmin(answered)) if not answered.all() else len(frozen)
-        self.rows = frozen.order[:count]
+        order = frozen.order if within is None else frozen.order[frozen.order < within]
+        answered = self.verdict[order] >= 0
+        count = int(np.argmin(answered)) if not answered.all() else len(order)
+        self.rows, self.coming = order[:count], order[count:]
         self.wrong = self.verdict[self.rows] != Verdict.YES
         self._bins = passing.bins(frozen.unseen)
         self._width = len(passing.edges) + 1

@@ -69,6 +69,9 @@ def simulate(
     ] = None,
     precision: Annotated[float, typer.Option(help="Share of correct masks to promise; policy target.")] = 0.9,
     confidence: Annotated[float, typer.Option(help="Confidence of the promise.")] = 0.95,
+    precision_per_class: Annotated[
+        float | None, typer.Option(help="Share of each class by itself to promise as well; unset: none.")
+    ] = None,
     price: Annotated[float | None, typer.Option(help="Correct masks that a question must bring.")] = None,
     masks: Annotated[int, typer.Option(min=1, help="Masks of the simulated pool.")] = 100_000,
     classes: Annotated[int, typer.Option(min=1, help="Classes; their sizes are equal unless --skew.")] = 10,
@@ -115,6 +118,7 @@ def simulate(
         policy=policy, masks=masks, classes=classes, seed=seed, answer_error=answer_error, unsure=unsure, skew=skew,
         order=order, n_s=n_s, k_a=k_a, k_iou=k_iou, budget=budget, mixtures=mixtures, baselines=baselines,
         precision=precision, confidence=confidence, price=price, eye_cut=eye_cut, audit=audit, looked=looked,
+        precision_per_class=precision_per_class,
     )  # fmt: skip
     display = Display()
     if policy == TARGET:

@@ -6,11 +6,14 @@ p + μ (p − target), so masks are delivered from the chance at the cut on. A q
 yes with chance y, and is then correct with chance r, is worth y (r + μ (r − target)) instead, for a mask voted no is
 left out: nothing more for masks that are certain either way, most at the cut. Masks are asked about as long as one
 question is expected to bring more than its price in correct masks.
+
+Where every class is to be precise enough by itself as well, only the masks of a class most likely correct may be
+delivered, as far as the class stays precise enough; where that binds, slack of the class has a price of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +25,14 @@ PRICE = 0.6  # correct masks that a question must bring, by default
 FIRST_QUESTIONS = 150  # that are asked whatever they bring, in a pool of ten times as many
 PER_IMAGE = 2  # questions of an image before those of others
 _LEAST_GAP = 0.02  # between the target and the chance at the cut, for the value of slack
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """A target of precision for every class by itself: `class_id` (n,) of all masks."""
+
+    class_id: np.ndarray
+    target: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,9 @@ class Selection:
     `size` of them would be delivered unasked. `kept` are the rows voted yes that are delivered: all but those where a
     yes is worth too little. `cut` is the chance from which on masks are delivered, `value` the worth of slack, in
     correct masks.
+
+    With a target of every class, `class_cut` (n,) is the chance from which on masks of each mask's class may be
+    delivered, and `class_value` (n,) the worth of slack in it; those candidates that may not be come last.
     """
 
     candidates: np.ndarray
@@ -52,14 +66,27 @@ class Selection:
     kept: np.ndarray
     cut: float
     value: float
+    per_class: PerClass | None = None
+    class_cut: np.ndarray | None = None
+    class_value: np.ndarray | None = None
 
     @property
     def unasked(self) -> np.ndarray:
         """Rows that would be delivered without having been asked about."""
         return self.candidates[: self.size]
 
+    def delivers(self, chance: np.ndarray) -> np.ndarray:
+        """Which of all masks with such a chance of being correct, (n,), are delivered where they are voted yes."""
+        return chance >= (self.cut if self.class_cut is None else np.maximum(self.cut, self.class_cut))
 
-def select(beliefs: Beliefs, verdict: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], target: float) -> Selection:
+
+def select(
+    beliefs: Beliefs,
+    verdict: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray],
+    target: float,
+    per_class: PerClass | None = None,
+) -> Selection:
     """The largest set that is expected to be precise enough; `verdict` (n,) int8, `NONE` where there is none."""
     yes, known = verdict == Verdict.YES, verdict != NONE
     live = without_rivals(np.where(yes, 2.0, beliefs.correct), pairs, known & ~yes)
@@ -67,6 +94,12 @@ def select(beliefs: Beliefs, verdict: np.ndarray, pairs: tuple[np.ndarray, np.nd
     candidates = np.flatnonzero(live & ~known)
     candidates = candidates[np.argsort(-chance[candidates], kind="stable")]
     voted = np.flatnonzero(yes)
+    if per_class is not None:
+        return _select_by_class(chance, candidates, voted, target, per_class)
+    return _selected(chance, candidates, voted, target)
+
+
+def _selected(chance: np.ndarray, candidates: np.ndarray, voted: np.ndarray, target: float) -> Selection:
     both = np.sort(np.concatenate([chance[candidates], chance[voted]]))[::-1]
     affordable = np.flatnonzero(np.cumsum(both - target) >= 0)
     count = int(affordable[-1]) + 1 if len(affordable) else 0
@@ -76,12 +109,43 @@ def select(beliefs: Beliefs, verdict: np.ndarray, pairs: tuple[np.ndarray, np.nd
     return Selection(candidates, size, voted[chance[voted] >= cut], cut, at_cut / max(target - at_cut, _LEAST_GAP))
 
 
+def _select_by_class(
+    chance: np.ndarray, candidates: np.ndarray, voted: np.ndarray, target: float, per_class: PerClass
+) -> Selection:
+    """The selection among those masks of each class that leave it precise enough."""
+    cut = np.full(len(chance), np.inf)
+    doubted = np.zeros(len(chance))  # the chance of the first mask of the class that may not be delivered
+    rows = np.concatenate([candidates, voted])
+    rows = rows[np.lexsort((-chance[rows], per_class.class_id[rows]))]
+    own = per_class.class_id[rows]
+    start = np.flatnonzero(np.concatenate([[True], own[1:] != own[:-1]])) if len(rows) else np.zeros(0, np.int64)
+    ends = {}
+    for first, last in zip(start.tolist(), [*start[1:].tolist(), len(rows)], strict=True):
+        falling = chance[rows[first:last]]
+        affordable = np.flatnonzero(np.cumsum(falling - per_class.target) >= 0)
+        count = int(affordable[-1]) + 1 if len(affordable) else 0
+        ends[int(own[first])] = falling[count - 1] if count else np.inf, falling[count] if count < len(falling) else 0.0
+    for class_id, (at_cut, beyond) in ends.items():
+        here = per_class.class_id == class_id
+        cut[here], doubted[here] = at_cut, beyond
+    may = chance >= cut
+    chosen = _selected(chance, candidates[may[candidates]], voted[may[voted]], target)
+    # Slack of a class is worth something where masks are left out that would be delivered for the sake of all.
+    worth = doubted + chosen.value * (doubted - target)
+    value = np.where(worth > 0, worth / np.maximum(per_class.target - doubted, _LEAST_GAP), 0.0)
+    ordered = np.concatenate([chosen.candidates, candidates[~may[candidates]]])
+    return replace(chosen, candidates=ordered, per_class=per_class, class_cut=cut, class_value=value)
+
+
 def gains(beliefs: Beliefs, selection: Selection, target: float) -> np.ndarray:
     """What asking about each candidate is expected to bring, in correct masks, (m,) in the order of `candidates`."""
     rows, value = selection.candidates, selection.value
 
     def worth(chance: np.ndarray) -> np.ndarray:
-        return np.maximum(chance + value * (chance - target), 0.0)
+        own = chance + value * (chance - target)
+        if selection.per_class is not None and selection.class_value is not None:
+            own = own + selection.class_value[rows] * (chance - selection.per_class.target)
+        return np.maximum(own, 0.0)
 
     return beliefs.yes[rows] * worth(beliefs.right[rows]) - worth(beliefs.correct[rows])
 

@@ -32,8 +32,9 @@ BASELINES = ("verify every mask", "cascade", "universal threshold")
 class SimulationOptions:
     """What to simulate.
 
-    policy: target, adaptive, paper or curtailed. precision, confidence: what the target policy is to promise. order: of
-    the last two, one of score, bfs, dfs, dfs-score and oracle.
+    policy: target, adaptive, paper or curtailed. precision, confidence: what the target policy is to promise;
+    precision_per_class: of every class by itself, None for nothing. order: of the last two, one of score, bfs, dfs,
+    dfs-score and oracle.
     masks, classes: how many; skew: class sizes fall off as rank to the power of −skew. seed: of everything.
     answer_error, unsure: shares of wrong and of unsure answers; near: the share of the errors that falls on masks near
     where eyes cut, where all annotators err alike; eye_cut: that IoU, None for `k_iou`. users: annotators. gold:
@@ -78,6 +79,7 @@ class SimulationOptions:
     baselines: bool = False
     cache: Path | None = None
     eye_cut: float | None = None
+    precision_per_class: float | None = None
 
     def __post_init__(self) -> None:
         if self.order not in (*ORDERS, "oracle"):
@@ -94,6 +96,8 @@ class SimulationOptions:
         for name in ("precision", "confidence"):
             if not 0.5 <= getattr(self, name) < 1:
                 raise InputError(name, "a share of at least 0.5 and below 1", getattr(self, name))
+        if self.precision_per_class is not None and not 0 < self.precision_per_class < 1:
+            raise InputError("precision_per_class", "a share above 0 and below 1", self.precision_per_class)
         if self.policy != TARGET:
             make_policy(self.policy, self.n_s, self.k_a)
         self.annotators()

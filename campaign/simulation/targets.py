@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from campaign.certification.classes import ClassPromise
 from campaign.certification.course import Course, Gold, Masks, Outcome, Terms
 from campaign.certification.expectation import Chosen, Expected, Known, Tally, World, expected, like_pool
 from campaign.certification.passing import EYES_KNOWN, no_passing
@@ -119,7 +120,10 @@ def _table(
 
 @dataclass
 class TargetRun:
-    """What a simulated campaign came to: `questions` are all that people saw, `gold` and `draws` are parts of them."""
+    """What a simulated campaign came to: `questions` are all that people saw, `gold` and `draws` are parts of them.
+
+    `classes` says of each that was promised by itself: masks, precision, promised and met.
+    """
 
     questions: int
     gold: int
@@ -131,6 +135,7 @@ class TargetRun:
     inside: np.ndarray
     recall_promised: float | None
     course: list[Point]
+    classes: dict[int, dict[str, Any]]
 
     @property
     def precision(self) -> float:
@@ -150,7 +155,7 @@ class TargetCampaign(Course):
         annotators, seed = options.annotators(), options.seed
         terms = Terms(
             options.precision, share_of(1, 1 - options.confidence), PRICE if options.price is None else options.price,
-            options.k_iou, seed, options.budget,
+            options.k_iou, seed, options.budget, options.precision_per_class,
         )  # fmt: skip
         masks = Masks(pool.rows, pool.pairs, pool.heldout, pool.heldout_iou)
         self.pool, self.options = pool, options
@@ -183,7 +188,17 @@ class TargetCampaign(Course):
             self.questions, self.gold.shown if self.gold else 0, end.draws, int(end.inside.sum()),
             int(self.pool.correct[end.inside].sum()), end.promise, sum(self.pool.objects.values()), end.inside,
             None if recall is None else round(recall.overall.bound, 5), self.course,
+            {c.class_id: self._of_class(c, end.inside) for c in end.classes},
         )  # fmt: skip
+
+    def _of_class(self, promise: ClassPromise, inside: np.ndarray) -> dict[str, Any]:
+        """What is delivered of a class and what is promised of that: nothing where its target is not met."""
+        correct = self.pool.correct[inside & (self.pool.rows.class_id == promise.class_id)]
+        promised = promise.target if promise.met else None
+        return {
+            "masks": len(correct), "precision": round(float(correct.mean()), 5), "promised": promised,
+            "met": promise.met,
+        }  # fmt: skip
 
     def _recall(self, end: Outcome) -> Recall | None:
         """The bound on recall, half of the error probability its own, half the precision's."""
@@ -263,11 +278,16 @@ def simulate_target(options: SimulationOptions, pool: Pool, progress: Progress |
 
 
 def as_result(run: TargetRun, pool: Pool, options: SimulationOptions) -> dict[str, Any]:
-    """What is printed of a campaign that was run."""
+    """What is printed of a campaign that was run.
+
+    `classes` is how many there are, or what came of each where each has a target of its own.
+    """
     given = {f.name: getattr(options, f.name) for f in fields(options)}
     head = {"policy": options.policy, "pool": len(pool), "classes": len(np.unique(pool.rows.class_id))}
     head |= {"seed": options.seed, "answer_error": options.answer_error}
     names = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
+    if options.precision_per_class is not None:
+        head["classes"] = run.classes
     return head | summary(run, options.seconds_per_answer) | {
         "options": names, "course": [point.as_dict() for point in thinned(run.course)]
     }  # fmt: skip
