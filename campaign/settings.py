@@ -44,7 +44,10 @@ class SearchSettings(_Section):
         0.95, ge=0.5, lt=1, description="policy target: how certain the promise of that precision is to be"
     )
     precision_per_class: float | None = Field(
-        None, gt=0, lt=1, description="policy target: share of every class by itself that is to be correct; unset: none"
+        None,
+        gt=0.5,
+        lt=1,
+        description="policy target: share of every class by itself that is to be correct; unset: none",
     )
     price: float = Field(
         0.6, gt=0, le=100, description="policy target: correct masks that a question must bring to be asked"

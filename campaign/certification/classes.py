@@ -18,9 +18,10 @@ from functools import cached_property
 import numpy as np
 
 from campaign.certification.betting import Draws
-from campaign.certification.passing import Passing
+from campaign.certification.passing import Passing, passing
 from campaign.certification.promise import Frozen, State, Test, Voted
 from campaign.certification.stopping import GIVE_UP
+from campaign.quality.eyes import Eyes
 from campaign.records.verdict import Verdict
 
 # Of an attempt's error probability, to all classes together. It is shared out evenly among them (Bonferroni): they are
@@ -28,6 +29,7 @@ from campaign.records.verdict import Verdict
 CLASSES_SHARE = 0.5
 _STEPS = 100  # in which it is looked up how many more draws will do
 _SLOWER = 1.5  # times the variance: what betting needs beyond a normal bound of the same error
+_LEAST_HELDOUT = 20  # held-out masks of a class without which those of all classes must do for it
 _PRIOR = 30.0  # draws that the verifier's word on a class is worth
 
 
@@ -63,12 +65,11 @@ class ClassOrders:
     def _part(self, class_id: int, rows: np.ndarray) -> ClassOrder:
         whole, voted = self.all_classes, self.voted.get(class_id, 0)
         planned = int(np.searchsorted(rows, whole.planned))
-        # Where nothing is promised over all, what was planned is delivered.
-        sizes = np.unique(np.searchsorted(rows, [*whole.sizes.tolist(), min(whole.planned, len(whole))]))
+        sizes = np.unique(np.searchsorted(rows, whole.sizes))
         share = (planned + voted) / max(1, whole.planned + whole.voted)
         own = Frozen(
             whole.chance[rows], whole.unseen[rows], whole.keys[rows], sizes, planned, voted, self.target,
-            whole.overlooked * share,
+            whole.overlooked * share, whole.missed, float(GIVE_UP),
         )  # fmt: skip
         return ClassOrder(rows, own)
 
@@ -104,11 +105,49 @@ class ClassTerms:
     price: float
 
 
+@dataclass(frozen=True)
+class Heldout:
+    """Held-out masks, (h,) each: class, true IoU, the verifier's cross-fitted chance before any answer, image."""
+
+    class_id: np.ndarray
+    iou: np.ndarray
+    chance: np.ndarray
+    image: np.ndarray
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What annotators pass: of `all_classes`, and of the held-out masks of each class by themselves (`own`).
+
+    The same eyes pass more wrong masks of a class more of whose masks lie near the threshold, so a class has to stand
+    by both.
+    """
+
+    all_classes: Passing
+    own: Mapping[int, Passing]
+
+    def of_class(self, class_id: int) -> list[Passing]:
+        """By which a class has to stand."""
+        return [self.all_classes, *([self.own[class_id]] if class_id in self.own else [])]
+
+
+def passed_by_class(eyes: Eyes, of_all: Passing, heldout: Heldout, k_iou: float, seed: int) -> Passed:
+    """What annotators with these eyes pass of each class of which enough is held out."""
+    own = {}
+    for class_id, count in zip(*(c.tolist() for c in np.unique(heldout.class_id, return_counts=True)), strict=True):
+        if count >= _LEAST_HELDOUT:
+            here = heldout.class_id == class_id
+            own[class_id] = passing(
+                eyes, heldout.iou[here], heldout.chance[here], heldout.image[here], k_iou, seed + class_id
+            )
+    return Passed(of_all, own)
+
+
 def class_promises(
     orders: ClassOrders,
     verdict: np.ndarray,
     voted: Mapping[int, Voted],
-    passing: Passing,
+    passed: Passed,
     terms: ClassTerms,
     size: int,
 ) -> list[ClassPromise]:
@@ -122,10 +161,15 @@ def class_promises(
         part, elsewhere = orders.parts[class_id], voted.get(class_id, Voted(np.zeros(0)))
         within = int(np.searchsorted(part.rows, size))
         alpha = terms.alpha / len(orders.ids)
-        test = Test(part.frozen, verdict[part.rows], elsewhere, passing, alpha, within)
-        one = _promised(class_id, orders.target, test, within, part.rows, terms.price)
-        if one.masks:
-            found.append(one)
+        both = [
+            _promised(
+                class_id, Test(part.frozen, verdict[part.rows], elsewhere, passed_by, alpha, within), within,
+                part.rows, terms.price,
+            )
+            for passed_by in passed.of_class(class_id)
+        ]  # fmt: skip
+        if both[0].masks:
+            found.append(max(both, key=lambda one: np.inf if one.needed is None else one.needed))
     nothing = np.zeros(0, np.int64)
     for class_id in sorted(voted.keys() - set(orders.ids)):
         masks = len(voted[class_id].unseen) + voted[class_id].added - voted[class_id].removed
@@ -134,7 +178,7 @@ def class_promises(
     return found
 
 
-def _promised(class_id: int, target: float, test: Test, within: int, rows: np.ndarray, price: float) -> ClassPromise:
+def _promised(class_id: int, test: Test, within: int, rows: np.ndarray, price: float) -> ClassPromise:
     """The promise of a class of which the first `within` masks are delivered."""
     least = (test.frozen.planned + 1) // 2
     sizes = test.frozen.sizes[(test.frozen.sizes >= least) & (test.frozen.sizes <= within)]
@@ -151,6 +195,7 @@ def _promised(class_id: int, target: float, test: Test, within: int, rows: np.nd
             needed = _needed(test, now, state)
             break
     worth = needed is not None and 0 < needed <= GIVE_UP - len(test.rows) and price * needed <= _correct(test, within)
+    target = test.frozen.target
     return ClassPromise(class_id, target, masks, needed == 0, len(test.rows), needed, worth, rows[test.coming])
 
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from campaign.certification.classes import CLASSES_SHARE, ClassOrders, ClassPromise, ClassTerms, class_promises
+from campaign.certification.classes import (
+    CLASSES_SHARE,
+    ClassOrders,
+    ClassPromise,
+    ClassTerms,
+    Heldout,
+    Passed,
+    class_promises,
+    passed_by_class,
+)
 from campaign.certification.passing import EYES_KNOWN, Passing, no_passing, passing
 from campaign.certification.promise import Frozen, Promise, Test, Voted, freeze, promise
 from campaign.certification.stopping import LEARNING_SHARE, OUTERMOST, is_worth_going_on
@@ -197,6 +206,7 @@ class Course:
         self.judge = judge or Judge(masks, terms.k_iou, terms.seed)
         self.verdict = np.full(len(masks), NONE, np.int8)
         self._passed: tuple[Eyes, Passing] | None = None
+        self._by_class: Passed | None = None
         self.fit()
 
     @property
@@ -325,7 +335,16 @@ class Course:
         of_kept = self.masks.rows.class_id[kept]
         voted = {c: Voted(self.unseen[kept[of_kept == c]]) for c in orders.voted}
         terms = ClassTerms(self.terms.alpha * CLASSES_SHARE, self.terms.price)
-        return class_promises(orders, self.verdict[rows], voted, self.passing, terms, size)
+        return class_promises(orders, self.verdict[rows], voted, self._passed_by_class(), terms, size)
+
+    def _passed_by_class(self) -> Passed:
+        if self._passed is None:
+            return Passed(self.passing, {})
+        eyes, masks, terms = self._passed[0], self.masks, self.terms
+        if self._by_class is None or self._by_class.all_classes is not self.passing:
+            held = Heldout(masks.heldout.class_id, masks.heldout_iou, self.judge.heldout_unseen, masks.heldout.image)
+            self._by_class = passed_by_class(eyes, self.passing, held, terms.k_iou, terms.seed)
+        return self._by_class
 
     def bound_at(self, end: Outcome, alpha: float) -> float:
         """The precision that is certain of what is delivered in the end at another error probability."""

@@ -41,7 +41,8 @@ class Frozen:
     were right; `voted` how many masks were voted yes and kept before, `target` the share that is to be correct.
     `overlooked` is how many wrong masks votes are expected to overlook among those planned and voted, as far as gold
     said then, less the correct ones that they take for wrong: below 0 where annotators are strict or err. `missed` is
-    the share of no among their answers to masks that are correct beyond doubt.
+    the share of no among their answers to masks that are correct beyond doubt. Stakes are set for `plan` draws, or for
+    half of the masks where that is less.
     """
 
     chance: np.ndarray
@@ -53,6 +54,7 @@ class Frozen:
     target: float
     overlooked: float = 0.0
     missed: float = 0.0
+    plan: float = _PLANNED
 
     def __len__(self) -> int:
         return len(self.chance)
@@ -94,7 +96,7 @@ class Frozen:
     def aim(self, size: int) -> float:
         """The number of wrong masks among the first `size` against which stakes are set."""
         weight, _, _, _ = self._sums
-        drawn = min(_PLANNED, len(self) / 2) * self.weight[:size] * self.expected[:size] / weight[-1]
+        drawn = min(self.plan, len(self) / 2) * self.weight[:size] * self.expected[:size] / weight[-1]
         found = float(np.minimum(drawn, self.expected[:size]).sum())
         overlooked = self.overlooked * (size + self.voted) / max(1, self.planned + self.voted)
         return found + (1 - self.target) * (size - found + self.voted) - overlooked

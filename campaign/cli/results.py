@@ -82,6 +82,7 @@ def _certify_target(store: Store, wait: bool, json: bool) -> None:
     import time
 
     from campaign.cli.output import Display
+    from campaign.derived.classes import class_line
     from campaign.derived.delivery import promise_of
     from campaign.pages.promises import go_on_promising, open_draws
     from campaign.steps.verify import turn
@@ -101,6 +102,7 @@ def _certify_target(store: Store, wait: bool, json: bool) -> None:
             turn(store)
     promise = promise_of(store)
     text = promise["sentence"] + (f"; {promise['missing']}" if promise["missing"] else "")
+    text += "".join(f"\n{name}: {class_line(one)}" for name, one in promise["classes"].items())
     if waiting:
         text += f"\n{waiting} questions wait in Label Studio; then call this again"
     emit(promise | {"open_questions": waiting}, json, text)

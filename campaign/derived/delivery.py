@@ -45,7 +45,8 @@ def promise_of(store: Store, mask_ids: Any = None) -> dict[str, Any]:
 
     promise: dict[str, Any] = work_out(store)["promise"]
     if mask_ids is not None and promise["digest"] not in (None, digest_of(mask_ids)):
-        return promise | {"met": False, "precision_at_least": None, "missing": "it speaks of other masks than these"}
+        undone = {"met": False, "precision_at_least": None, "missing": "it speaks of other masks than these"}
+        return promise | undone | {"classes": {name: one | undone for name, one in promise["classes"].items()}}
     return promise
 
 
@@ -53,6 +54,7 @@ def work_out(store: Store) -> dict[str, Any]:
     """The figures as they stand."""
     import numpy as np
 
+    from campaign.derived.classes import classes_of
     from campaign.derived.columns import round_columns
     from campaign.derived.promises import standing
     from campaign.derived.selection import round_selection
@@ -60,7 +62,7 @@ def work_out(store: Store) -> dict[str, Any]:
 
     now, current = standing(store), store.rounds.newest()
     if now is not None:
-        parts = [_classes(store, now.mask_id)]
+        parts = [classes_of(store, now.mask_id)]
     else:
         parts = [store.datasets.read().class_id]
         if current is not None and current.stage in (Stage.VERIFY, Stage.PROPAGATE):
@@ -85,24 +87,6 @@ def _not_promised(store: Store, masks: int) -> dict[str, Any]:
     promise = {
         "target": search.precision, "confidence": search.confidence, "met": False, "masks": masks, "draws": 0,
         "sentence": NOT_YET, "missing": "the last round is to be verified first",
+        "classes": {},
     }  # fmt: skip
     return _with_questions(store, promise | nothing)
-
-
-def _classes(store: Store, mask_ids: Any) -> Any:
-    """The class of each mask; one that was drawn by hand has that of the mask it was."""
-    import numpy as np
-
-    from campaign.derived.answered import matched
-    from campaign.derived.columns import round_columns
-    from ml_backend.mask_ids import is_drawn
-
-    ids = mask_ids.copy()
-    drawn = is_drawn(ids)
-    if drawn.any():
-        ids[drawn] = store.drawings.origins(ids[drawn])
-    found = np.full(len(ids), -1, np.int64)
-    for row in store.rounds.all():
-        columns = round_columns(store).of_round(row.number)
-        found = np.maximum(found, matched(columns.mask_id, columns.class_id.astype(np.int64), ids, -1))
-    return found

@@ -43,7 +43,7 @@ def work_out(store: Store, round_number: int) -> dict[str, Any] | None:
     search = settings.search
     terms = Terms(
         search.precision, share_of(1, 1 - search.confidence), search.price, search.k_iou, settings.seed,
-        search.budget_questions,
+        search.budget_questions, search.precision_per_class,
     )  # fmt: skip
     found = outlook(known, terms)
     if found is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from campaign.certification.classes import CLASSES_SHARE, ClassOrders, ClassPromise, ClassTerms, class_promises
 from campaign.certification.promise import (
     Frozen,
     Promise,
@@ -26,10 +27,11 @@ from campaign.certification.promise import (
 )
 from campaign.certification.stopping import is_worth_going_on
 from campaign.dataset.propagation import drop_known
+from campaign.derived import classes as of_classes
 from campaign.derived.answered import answered
 from campaign.derived.corrections import counted_corrections
 from campaign.derived.eyes import campaign_eyes
-from campaign.derived.selection import lead_orders, shared_passing
+from campaign.derived.selection import lead_orders, passed_by_class, shared_passing
 from campaign.derived.spending import affordable
 from campaign.records.page import promise_kind
 from campaign.records.verdict import Verdict
@@ -50,7 +52,8 @@ class Attempt:
 
     `other_id` (m,), rising, are masks outside of it that are delivered if they are voted yes, where that leaves them as
     likely correct as the `cut`; `other_unseen` is their chance before any answer. Held-out masks (h,) are as the
-    verifier saw them then.
+    verifier saw them then. Where every class has a target of its own, `classes` is what was frozen of each, and
+    `other_class` (m,) and `heldout_class` (h,) the classes of the others and the held-out masks.
     """
 
     number: int
@@ -65,6 +68,9 @@ class Attempt:
     heldout_image: np.ndarray
     confidence: float
     cut: float
+    heldout_class: np.ndarray | None = None
+    classes: ClassOrders | None = None
+    other_class: np.ndarray | None = None
 
     @property
     def kind(self) -> str:
@@ -82,9 +88,11 @@ class Standing:
     """A promise and the exact set that it speaks of: `mask_id` (k,), rising.
 
     `voted` (k,) bool: a person said yes to the mask. `chance` (k,) is the verifier's, NaN where a mask was drawn by
-    hand or came in by the lead's order. `brought` are the masks that came in by that, without a verdict.
+    hand or came in by the lead's order. `brought` are the masks that came in by that, without a verdict. `classes` has
+    by name what is promised of each class by itself.
 
-    `stop` says why no more is asked, None where it is worth going on.
+    `stop` says why no more is asked, None where it is worth going on. `due` are the masks that are drawn next for
+    classes, the promise over all masks being settled.
     """
 
     attempt: Attempt
@@ -94,6 +102,8 @@ class Standing:
     chance: np.ndarray
     brought: np.ndarray
     stop: str | None
+    classes: dict[str, ClassPromise]
+    due: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
         """For programs: what is promised of which set."""
@@ -104,27 +114,42 @@ class Standing:
             "met": p.met,
             "precision_at_least": p.bound,
             "masks": len(self.mask_id),
-            "draws": p.draws,
+            "draws": self.draws,
             "attempt": self.attempt.number,
             "digest": digest_of(self.mask_id),
             "sentence": self.sentence(),
             "missing": self.missing(),
+            "classes": {name: of_classes.as_dict(one) for name, one in self.classes.items()},
         }
 
     def sentence(self) -> str:
         """The promise in words."""
-        p = self.promise
+        p, met = self.promise, [name for name, one in self.classes.items() if one.met]
+        each = ""
+        if met:
+            which = "each class" if len(met) == len(self.classes) else ", ".join(met)
+            each = f", and {self.classes[met[0]].target:g} or more of those of {which}"
         return (
             f"with {self.attempt.confidence:.0%} confidence, {p.bound:.3f} or more of these {len(self.mask_id)} masks "
-            f"are correct; {p.draws} masks, drawn by chance, were asked about for it{self._on_trust()}"
+            f"are correct{each}; {self.draws} masks, drawn by chance, were asked about for it{self._on_trust()}"
         )
 
     def _on_trust(self) -> str:
         """What the promise takes for granted: without held-out masks nothing shows what votes overlook."""
         return "" if len(self.attempt.heldout_iou) else "; no mask is held out, so annotators are taken at their word"
 
+    @property
+    def draws(self) -> int:
+        """The answers that count, those for all masks or, if more, those for the classes."""
+        return max(self.promise.draws, sum(one.draws for one in self.classes.values()))
+
     def missing(self) -> str | None:
-        """What is missing to the target, None where it is reached."""
+        """What is missing to the targets, None where they are reached."""
+        parts = [self._missing_over_all()]
+        parts += [f"{name}: {short}" for name, one in self.classes.items() if (short := of_classes.missing(one))]
+        return "; ".join(part for part in parts if part) or None
+
+    def _missing_over_all(self) -> str | None:
         p, target = self.promise, self.attempt.frozen.target
         if p.met:
             return None
@@ -164,9 +189,11 @@ def newest_attempt(store: Store) -> Attempt | None:
         )  # fmt: skip
         # What the lead brought in before is in every set: it is delivered in any case.
         order = replace(order, sizes=order.sizes[order.sizes >= facts["least"]])
+        frozen = arrays.pop("class_id", None)
         known.attempt = Attempt(
-            number, facts["round"], order, confidence=facts["confidence"], cut=facts["cut"], **arrays
-        )
+            number, facts["round"], order, confidence=facts["confidence"], cut=facts["cut"], **arrays,
+            classes=None if frozen is None else of_classes.class_orders(order, frozen, facts["per_class"]),
+        )  # fmt: skip
     return known.attempt
 
 
@@ -196,9 +223,14 @@ def standing(store: Store) -> Standing | None:
         added=len(extras.accepted) + len(extras.drawn),
     )
     error = share_of(attempt.number, 1 - attempt.confidence)
+    for_classes = 0.0 if attempt.classes is None else error * CLASSES_SHARE
+    error -= for_classes
     now = promise(attempt.frozen, verdict, voted, passed, error)
     more = is_worth_going_on(attempt.frozen, verdict, voted, passed, error, store.settings.search.price, now)
-    stop = _reason(attempt.frozen, now, more, None if open_ else left)
+    classes = _of_classes(store, attempt, verdict, (kept, gone, extras), for_classes, now.size)
+    going_on = [] if more else sorted((one for one in classes if one.worth), key=lambda one: (one.needed, one.class_id))
+    due = np.concatenate([_NO_IDS, *(attempt.mask_id[one.due(verdict)] for one in going_on)])
+    stop = _reason(attempt.frozen, now, more or bool(going_on), None if open_ else left)
     first = np.arange(len(verdict)) < now.size
     inside = ((first & (verdict == NONE)) | (verdict == Verdict.YES)) & ~gone
     brought = len(extras.drawn) + len(extras.accepted)
@@ -207,9 +239,43 @@ def standing(store: Store) -> Standing | None:
     said = np.concatenate([verdict[inside] == Verdict.YES, np.ones(int(kept.sum()), bool), of_extras])
     chance = np.concatenate([attempt.frozen.chance[inside], attempt.other_chance[kept], np.full(brought, np.nan)])
     ids, at = np.unique(ids, return_index=True)
-    found = Standing(attempt, replace(now, masks=len(ids)), ids, said[at], chance[at], extras.accepted, stop)
+    found = Standing(
+        attempt, replace(now, masks=len(ids)), ids, said[at], chance[at], extras.accepted, stop,
+        _by_name(store, classes, ids), due,
+    )  # fmt: skip
     known.standing = mark.digest(), eyes, found
     return found
+
+
+def _of_classes(
+    store: Store,
+    attempt: Attempt,
+    verdict: np.ndarray,
+    changes: tuple[np.ndarray, np.ndarray, _Extras],
+    alpha: float,
+    size: int,
+) -> list[ClassPromise]:
+    """The promises of the classes; `changes` are which others are kept, which masks are gone, and what came in."""
+    if attempt.classes is None or attempt.other_class is None:
+        return []
+    kept, gone, extras = changes
+    added = of_classes.classes_of(store, np.concatenate([extras.accepted, extras.drawn]))
+    voted = of_classes.voted_by_class(
+        attempt.other_unseen[kept], attempt.other_class[kept], attempt.classes.class_id[gone], added
+    )
+    terms = ClassTerms(alpha, store.settings.search.price)
+    passed = passed_by_class(store, attempt, campaign_eyes(store))
+    return class_promises(attempt.classes, verdict, voted, passed, terms, size)
+
+
+def _by_name(store: Store, classes: list[ClassPromise], mask_ids: np.ndarray) -> dict[str, ClassPromise]:
+    """Promises of the classes that any of these masks is of, which are as many as they are."""
+    if not classes:
+        return {}
+    ids, counts = np.unique(of_classes.classes_of(store, mask_ids), return_counts=True)
+    masks, names = dict(zip(ids.tolist(), counts.tolist(), strict=True)), store.classes()
+    here = [one for one in classes if one.class_id in masks]
+    return {names[one.class_id]: replace(one, masks=masks[one.class_id]) for one in here}
 
 
 def _reason(frozen: Frozen, now: Promise, more: bool, left: int | None) -> str | None:

@@ -13,10 +13,13 @@ from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
+from campaign.certification import classes
+from campaign.certification.classes import Passed
 from campaign.certification.expectation import like_pool
 from campaign.certification.passing import EYES_KNOWN, Passing, no_passing, passing
 from campaign.dataset.propagation import nearest_decided
 from campaign.derived.answered import answered
+from campaign.derived.classes import target_per_class
 from campaign.derived.columns import Columns, round_columns
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outlook import waiting
@@ -50,7 +53,8 @@ class RoundSelection:
     `chance` of a yes by the verifier; `unseen` is its chance before any answer. `verdict` by the answers of the round's
     own pages, `NONE` without one; `asked`: on a page. `accepted` and `rejected` by the lead; `rejected` are also those
     of a class that waits for the lead. What annotators pass of masks is looked up by `unseen`, for the `heldout_chance`
-    (h,) of held-out masks, whose `heldout_iou` is known, is of that kind; `heldout_now` is by all answers.
+    (h,) of held-out masks, whose `heldout_iou` is known, is of that kind; `heldout_class` is their class, and
+    `heldout_now` their chance by all answers.
     """
 
     columns: Columns
@@ -66,6 +70,7 @@ class RoundSelection:
     heldout_iou: np.ndarray
     heldout_chance: np.ndarray
     heldout_image: np.ndarray
+    heldout_class: np.ndarray
     seed: int
     heldout_now: np.ndarray
 
@@ -108,6 +113,7 @@ class Fit:
     heldout_iou: np.ndarray
     heldout_chance: np.ndarray
     heldout_image: np.ndarray
+    heldout_class: np.ndarray
     heldout_now: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
@@ -118,6 +124,7 @@ class _Known:
         self.fits: dict[int, Fit] = {}
         self.selections: dict[int, tuple[tuple, Eyes, RoundSelection]] = {}
         self.passing: tuple[Eyes, np.ndarray, Passing] | None = None
+        self.by_class: Passed | None = None
 
 
 def round_selection(store: Store, round_number: int) -> RoundSelection:
@@ -129,7 +136,8 @@ def round_selection(store: Store, round_number: int) -> RoundSelection:
     fit = _fitted(store, round_number, columns, verdict)
     stands = hashlib.blake2b(verdict.tobytes() + asked.tobytes()).digest()
     waits = waiting(store, round_number)
-    mark = fit.version, stands, orders, settings.precision, settings.confidence, tuple(sorted(waits))
+    targets = settings.precision, settings.precision_per_class
+    mark = fit.version, stands, orders, targets, settings.confidence, tuple(sorted(waits))
     before = known.selections.get(round_number)
     if before is not None and before[0] == mark and before[1] is eyes:
         return before[2]
@@ -137,10 +145,12 @@ def round_selection(store: Store, round_number: int) -> RoundSelection:
     rejected = rejected | (np.isin(columns.class_id, list(waits)) & ~accepted)
     gone = np.where(_out_of_the_way(columns, accepted, rejected, verdict), Verdict.NO, verdict)
     beliefs = planning_beliefs(store, fit, eyes)
-    chosen = select(beliefs, gone, columns.pairs, settings.precision)
+    per_class = target_per_class(store, columns.class_id)
+    chosen = select(beliefs, gone, columns.pairs, settings.precision, per_class)
     found = RoundSelection(
         columns, fit.chance, fit.unseen, verdict, asked, accepted, rejected, beliefs, chosen, settings.precision,
-        fit.heldout_iou, fit.heldout_chance, fit.heldout_image, store.settings.seed, fit.heldout_now,
+        fit.heldout_iou, fit.heldout_chance, fit.heldout_image, fit.heldout_class, store.settings.seed,
+        fit.heldout_now,
     )  # fmt: skip
     known.selections[round_number] = mark, eyes, found
     return found
@@ -167,6 +177,10 @@ class Heldout(Protocol):
     def heldout_image(self) -> np.ndarray:
         """Images."""
 
+    @property
+    def heldout_class(self) -> np.ndarray | None:
+        """Classes, None where that was not kept."""
+
 
 def shared_passing(store: Store, fit: Heldout, eyes: Eyes) -> Passing:
     """What annotators pass of masks like these; worked out once while eyes and masks stay the same."""
@@ -177,6 +191,18 @@ def shared_passing(store: Store, fit: Heldout, eyes: Eyes) -> Passing:
         found = passing(eyes, *columns, k_iou, store.settings.seed) if len(fit.heldout_iou) else no_passing()
         known.passing = eyes, fit.heldout_chance, found
     return known.passing[2]
+
+
+def passed_by_class(store: Store, fit: Heldout, eyes: Eyes) -> Passed:
+    """The same of each class by itself; worked out once while eyes and masks stay the same."""
+    known: _Known = store.companions.setdefault(_Known, _Known())
+    shared, settings = shared_passing(store, fit, eyes), store.settings
+    if known.by_class is None or known.by_class.all_classes is not shared:
+        known.by_class = Passed(shared, {})
+        if fit.heldout_class is not None:
+            held = classes.Heldout(fit.heldout_class, fit.heldout_iou, fit.heldout_chance, fit.heldout_image)
+            known.by_class = classes.passed_by_class(eyes, shared, held, settings.search.k_iou, settings.seed)
+    return known.by_class
 
 
 def _fitted(store: Store, round_number: int, columns: Columns, verdict: np.ndarray) -> Fit:
@@ -207,11 +233,11 @@ def _calibrated(
     """The verifier by these verdicts, in the order in which they came; its trees are grown on the first of them."""
     none = np.zeros(0, np.int64)
     unseen = _grown(store, round_number, columns, none, verdict)
-    held = unseen["heldout_iou"], unseen["heldout"], unseen["heldout_image"]
+    held = unseen["heldout_iou"], unseen["heldout"], unseen["heldout_image"], unseen["heldout_class"]
     if not len(rows):
         return Fit(version, unseen["pool"], unseen["pool"], *held, unseen["heldout"])
     trees = _grown(store, round_number, columns, rows[: growth_milestone(len(rows))], verdict)
-    pool, heldout = _seen(columns.class_id, columns.image), _seen(unseen["heldout_class"], held[2])
+    pool, heldout = _seen(columns.class_id, columns.image), _seen(held[3], held[2])
     forest = cast(Forest, _Crossed(trees["heldout"], trees["crossed"][rows]))
     correct = held[0] >= store.settings.search.k_iou
     verifier = calibrate(forest, heldout, correct, pool.select(rows), verdict[rows] == Verdict.YES)

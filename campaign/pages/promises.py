@@ -16,6 +16,7 @@ from campaign.certification.promise import share_of
 from campaign.certification.stopping import OUTERMOST
 from campaign.dataset.propagation import drop_duplicates
 from campaign.derived.answered import answered
+from campaign.derived.classes import classes_of, frozen_classes, target_per_class
 from campaign.derived.dataset import chosen_masks
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.promises import Attempt, Standing, attempt_path, newest_attempt, standing
@@ -60,15 +61,16 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
     stale = asked & (answered(store).of(ids, "round", 0) != round_number)
     settled = np.where((ordered | stale) & (verdict == NONE), Verdict.NO, verdict)
     beliefs = planning_beliefs(store, fit, campaign_eyes(store))
-    planned = select(beliefs, settled, pairs, settings.precision)
-    outer = select(beliefs, settled, pairs, settings.precision - OUTERMOST)
+    per_class = target_per_class(store, classes_of(store, ids))
+    planned = select(beliefs, settled, pairs, settings.precision, per_class)
+    outer = select(beliefs, settled, pairs, settings.precision - OUTERMOST, per_class)
     stay = _without_duplicates(store, ids, beliefs.correct, outer.unasked, planned.kept)
     rows, voted = outer.unasked[stay[outer.unasked]], planned.kept[stay[planned.kept]]
     stays = np.zeros(len(ids), bool)
     stays[rows] = stays[voted] = True
     others = _others(stays, asked, beliefs.correct, pairs)
     # Whose yes is worth too little is settled now: what gold says later must not let masks come and go.
-    others &= beliefs.right >= planned.cut
+    others &= planned.delivers(beliefs.right)
     others[rows] = False
     facts = {
         "target": settings.precision, "confidence": settings.confidence, "cut": planned.cut,
@@ -77,7 +79,7 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
         "missed": _missed(store),
     }  # fmt: skip
     frozen, seen = (_Masks(ids[r], beliefs.correct[r], fit.unseen[r]) for r in (rows, np.flatnonzero(others)))
-    return _freeze(store, 1, round_number, frozen, seen, fit, facts)
+    return _freeze(store, (1, round_number), frozen, seen, ids[voted], fit, facts)
 
 
 _NONE = np.zeros(0, np.int64)
@@ -139,19 +141,29 @@ def begin_again(store: Store, last: Standing) -> Attempt:
         "missed": _missed(store),
     }  # fmt: skip
     frozen = brought.beside(order.select(left))
-    return _freeze(store, old.number + 1, old.round_number, frozen, seen, old, facts)
+    return _freeze(store, (old.number + 1, old.round_number), frozen, seen, last.mask_id[last.voted], old, facts)
 
 
 def _freeze(
-    store: Store, number: int, round_number: int, frozen: _Masks, seen: _Masks, known: Heldout, facts: dict[str, Any]
+    store: Store,
+    place: tuple[int, int],
+    frozen: _Masks,
+    seen: _Masks,
+    kept: np.ndarray,
+    known: Heldout,
+    facts: dict[str, Any],
 ) -> Attempt:
+    """Stores an attempt, of a number and a round: what is frozen, and `kept`, by mask id, that was voted yes before."""
+    number, round_number = place
     path = attempt_path(store, number)
+    classes, own_facts = frozen_classes(store, frozen.mask_id, seen.mask_id, kept, known.heldout_class)
     arrays = {
         **frozen._asdict(), "other_id": seen.mask_id, "other_chance": seen.chance, "other_unseen": seen.unseen,
         "heldout_iou": known.heldout_iou, "heldout_chance": known.heldout_chance, "heldout_image": known.heldout_image,
+        **classes,
     }  # fmt: skip
     write_whole(path, lambda partial: np.savez(partial, **arrays))  # type: ignore[arg-type]
-    store.values.set(Key.PROMISE, {"attempt": number, "round": round_number, **facts})
+    store.values.set(Key.PROMISE, {"attempt": number, "round": round_number, **facts, **own_facts})
     share = share_of(number, 1 - facts["confidence"])
     store.log(
         f"promise {number}: {len(frozen.mask_id)} masks that nobody was asked about are frozen in their order, and "
@@ -175,11 +187,8 @@ def _universe(store: Store, round_number: int) -> tuple[np.ndarray, tuple[np.nda
     known += [round_selection(store, n) for n in np.unique(round_of(before)).tolist()] if len(before) else []
     own = np.concatenate([fit.chance, fit.unseen]).reshape(2, -1)
     chance, unseen = np.concatenate([np.stack(chances_of(store, before)), own], axis=1)
-    shared = Fit(
-        "", chance, unseen, *(
-            np.concatenate([getattr(k, f"heldout_{name}") for k in known]) for name in ("iou", "chance", "image")
-        )
-    )  # fmt: skip
+    names = ("iou", "chance", "image", "class")
+    shared = Fit("", chance, unseen, *(np.concatenate([getattr(k, f"heldout_{n}") for k in known]) for n in names))
     ordered = np.concatenate([np.zeros(len(before), bool), chosen.accepted | chosen.rejected])
     # Ids of earlier rounds are smaller, so that all are rising.
     first, second = (rows + len(before) for rows in chosen.columns.pairs)
@@ -212,9 +221,10 @@ def _without_duplicates(
     return kept
 
 
-def waiting_draws(store: Store, attempt: Attempt) -> np.ndarray:
-    """The masks that are drawn next and on no page yet, in their order."""
-    return attempt.drawn[~np.isin(attempt.drawn, answered(store).rows["mask"])]
+def waiting_draws(store: Store, now: Standing) -> np.ndarray:
+    """The masks that are drawn next and on no page yet, in their order: for classes, where that alone is left."""
+    drawn = now.due if len(now.due) else now.attempt.drawn
+    return drawn[~np.isin(drawn, answered(store).rows["mask"])]
 
 
 def draw_pages(store: Store, need: int) -> Iterator[NewPage]:
@@ -229,7 +239,7 @@ def draw_pages(store: Store, need: int) -> Iterator[NewPage]:
     now = standing(store)
     if now is None or now.stop is not None:
         return
-    waiting, size = waiting_draws(store, attempt), store.settings.page.page_size
+    waiting, size = waiting_draws(store, now), store.settings.page.page_size
     class_of = store.masks.read(waiting[: size * max(need, 1)]).class_id
     several = len(np.unique(class_of)) > 1
     count = size * max(need, len(store.classes()) if several else 1)
@@ -263,11 +273,12 @@ def go_on_promising(store: Store) -> int:
     """Draws more masks where the promise of a campaign that has ended does not stand; returns how many are open.
 
     As long as the newest attempt is worth going on with it goes on, and then another one is begun. A promise that
-    stands is left as it is, and so is a campaign that has promised nothing yet: its rounds see to that.
+    stands, that of each class too or no draws for it worth their price, is left as it is; and so is a campaign that has
+    promised nothing yet: its rounds see to that.
     """
     with store.locked():
         now = standing(store)
-        if now is None or now.promise.met:
+        if now is None or (now.promise.met and not len(now.due)):
             return 0
         waiting, _ = open_draws(store)
         if waiting:

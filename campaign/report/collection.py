@@ -11,6 +11,7 @@ import numpy as np
 
 from campaign.derived.answers import counted_answers
 from campaign.derived.certificates import standing_certificate
+from campaign.derived.classes import class_line
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
 from campaign.derived.eyes import campaign_eyes
@@ -112,8 +113,8 @@ def _certificate(store: Store, masks: DatasetMasks) -> dict[str, str]:
             "promise": promise["sentence"],
             "questions": f"{promise['questions']}, {promise['draws']} of them drawn by chance",
             "the set": promise["digest"],
-            "missing": promise["missing"],
-        }
+            "missing": None if promise["met"] and promise["classes"] else promise["missing"],
+        } | {f"class {name}": class_line(one) for name, one in promise["classes"].items()}
         return {k: v for k, v in words.items() if v is not None}
     return {k: str(v) for k, v in (standing_certificate(store, masks) or {}).items()}
 

@@ -24,6 +24,9 @@ NONE = -1  # verdict of a mask that has none
 PRICE = 0.6  # correct masks that a question must bring, by default
 FIRST_QUESTIONS = 150  # that are asked whatever they bring, in a pool of ten times as many
 PER_IMAGE = 2  # questions of an image before those of others
+# How much more precise than its target a large class is planned, times the deviation of one mask at it, and of how many
+# masks the half of that: what a few thousand draws can tell apart. Small classes are mostly drawn, and need none.
+_CLASS_MARGIN, _CLASS_HALF = 0.0875, 10_000
 _LEAST_GAP = 0.02  # between the target and the chance at the cut, for the value of slack
 
 
@@ -33,6 +36,11 @@ class PerClass:
 
     class_id: np.ndarray
     target: float
+
+    def planned(self, masks: int) -> float:
+        """How precise a class of so many masks is planned, so that its target can be proved."""
+        margin = _CLASS_MARGIN * np.sqrt(self.target * (1 - self.target)) * masks / (masks + _CLASS_HALF)
+        return self.target + min(float(margin), (1 - self.target) / 2)
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def _select_by_class(
     chance: np.ndarray, candidates: np.ndarray, voted: np.ndarray, target: float, per_class: PerClass
 ) -> Selection:
     """The selection among those masks of each class that leave it precise enough."""
-    cut = np.full(len(chance), np.inf)
+    cut = np.full(len(chance), per_class.target)
     doubted = np.zeros(len(chance))  # the chance of the first mask of the class that may not be delivered
     rows = np.concatenate([candidates, voted])
     rows = rows[np.lexsort((-chance[rows], per_class.class_id[rows]))]
@@ -122,9 +130,10 @@ def _select_by_class(
     ends = {}
     for first, last in zip(start.tolist(), [*start[1:].tolist(), len(rows)], strict=True):
         falling = chance[rows[first:last]]
-        affordable = np.flatnonzero(np.cumsum(falling - per_class.target) >= 0)
+        affordable = np.flatnonzero(np.cumsum(falling - per_class.planned(len(falling))) >= 0)
         count = int(affordable[-1]) + 1 if len(affordable) else 0
-        ends[int(own[first])] = falling[count - 1] if count else np.inf, falling[count] if count < len(falling) else 0.0
+        at_cut = min(falling[count - 1], per_class.target) if count else per_class.target  # as precise: never too much
+        ends[int(own[first])] = at_cut, falling[count] if count < len(falling) else 0.0
     for class_id, (at_cut, beyond) in ends.items():
         here = per_class.class_id == class_id
         cut[here], doubted[here] = at_cut, beyond

@@ -93,11 +93,10 @@ class SimulationOptions:
             raise InputError("k_iou", "an IoU above 0 and below 1", self.k_iou)
         if self.gold < 0:
             raise InputError("gold", "a whole number of at least 0", self.gold)
-        for name in ("precision", "confidence"):
-            if not 0.5 <= getattr(self, name) < 1:
-                raise InputError(name, "a share of at least 0.5 and below 1", getattr(self, name))
-        if self.precision_per_class is not None and not 0 < self.precision_per_class < 1:
-            raise InputError("precision_per_class", "a share above 0 and below 1", self.precision_per_class)
+        for name in ("precision", "confidence", "precision_per_class"):
+            value = getattr(self, name)
+            if value is not None and not 0.5 <= value < 1:
+                raise InputError(name, "a share of at least 0.5 and below 1", value)
         if self.policy != TARGET:
             make_policy(self.policy, self.n_s, self.k_a)
         self.annotators()
