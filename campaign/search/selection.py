@@ -139,6 +139,8 @@ def _select_by_class(
         cut[here], doubted[here] = at_cut, beyond
     may = chance >= cut
     chosen = _selected(chance, candidates[may[candidates]], voted[may[voted]], target)
+    if chosen.size == len(chosen.candidates):  # more slack over all would bring nothing
+        chosen = replace(chosen, value=0.0)
     # Slack of a class is worth something where masks are left out that would be delivered for the sake of all.
     worth = doubted + chosen.value * (doubted - target)
     value = np.where(worth > 0, worth / np.maximum(per_class.target - doubted, _LEAST_GAP), 0.0)

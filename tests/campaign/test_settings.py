@@ -14,6 +14,10 @@ from ml_backend.errors import InputError
         ({"name": "x", "search": {"k_a": 0.4}}, "search.k_a: expected a number above 0.5, got 0.4"),
         ({"name": "x", "search": {"k_a": 2}}, "search.k_a: expected a number of at most 1, got 2"),
         ({"name": "x", "search": {"k_a": "high"}}, "search.k_a: expected a number, got 'high'"),
+        (
+            {"name": "x", "search": {"precision_per_class": True}},
+            "search.precision_per_class: expected a number below 1, got True",
+        ),
         ({"name": "x", "search": {"n_s": 1.5}}, "search.n_s: expected a whole number, got 1.5"),
         ({"name": "x", "search": 3}, "search: expected a group of settings, got 3"),
         ({"name": "x", "sead": 1}, "sead: expected a known setting (the nearest is seed), got 1"),

@@ -8,7 +8,7 @@ from pycocotools import mask as mask_util
 
 from campaign.records.verdict import Verdict
 from campaign.search.rivals import Overlaps, overlaps_of, without_rivals
-from campaign.search.selection import NONE, Beliefs, gains, most_wanted, select
+from campaign.search.selection import NONE, Beliefs, PerClass, gains, most_wanted, select
 from ml_backend.predictions import Predictions
 
 NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -49,6 +49,35 @@ def test_nothing_is_delivered_where_nothing_is_good_enough():
     assert selection.size == 0 and not len(selection.kept)
     empty = select(sure(np.zeros(0)), np.zeros(0, np.int8), NO_PAIRS, 0.9)
     assert empty.size == 0 and not len(gains(sure(np.zeros(0)), empty, 0.9))
+
+
+def test_of_each_class_only_the_likeliest_masks_are_delivered_that_leave_it_precise_enough():
+    chance = np.array([0.99, 0.98, 0.97, 0.99, 0.7, 0.6, 0.5, 0.5])
+    class_id = np.array([1, 1, 1, 1, 2, 2, 2, 3])
+    alone = select(sure(chance), np.full(8, NONE), NO_PAIRS, 0.8)
+    each = select(sure(chance), np.full(8, NONE), NO_PAIRS, 0.8, PerClass(class_id, 0.65))
+    assert sorted(alone.unasked.tolist()) == list(range(8))
+    assert each.unasked.tolist() == [0, 3, 1, 2, 4], "0.65 of two of class 2 would be just enough, and not to be proved"
+    assert sorted(each.candidates.tolist()) == list(range(8))
+    verdict = np.full(8, NONE, np.int8)
+    verdict[5] = Verdict.YES
+    assert each.delivers(np.where(class_id == 3, 0.6, chance)).tolist() == [True] * 5 + [False] * 3
+    more = select(sure(chance), verdict, NO_PAIRS, 0.8, PerClass(class_id, 0.65))
+    assert 6 in more.unasked and more.kept.tolist() == [5], "a mask voted yes makes room in its class"
+
+
+def test_a_question_is_worth_most_at_the_cut_of_a_class_that_binds():
+    chance = np.concatenate([np.linspace(0.5, 0.999, 500), np.linspace(0.9, 0.999, 500)])
+    class_id, none = np.repeat([1, 2], 500), np.full(1000, NONE)
+    per_class = PerClass(class_id, 0.9)
+    chosen = select(sure(chance), none, NO_PAIRS, 0.8, per_class)
+    gain = gains(sure(chance), chosen, 0.8)
+    own = class_id[chosen.candidates] == 1
+    best = chance[chosen.candidates][own][gain[own].argmax()]
+    cut = chance[chosen.unasked][class_id[chosen.unasked] == 1].min()
+    assert cut > 0.75 and best == pytest.approx(cut, abs=0.03)
+    assert (gain >= -1e-12).all() and gain[~own].max() < 0.1 * gain.max()
+    assert len(chosen.unasked) < select(sure(chance), none, NO_PAIRS, 0.8).size
 
 
 def test_a_question_is_worth_most_at_the_cut_and_nothing_where_the_answer_is_known():

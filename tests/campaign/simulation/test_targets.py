@@ -37,6 +37,16 @@ def test_a_higher_target_delivers_fewer_and_better_masks(pool):
     assert low.masks > high.masks and low.precision < high.precision
 
 
+def test_each_class_may_have_a_target_of_its_own(pool):
+    result = simulate_target(replace(SMALL, precision_per_class=0.85), pool)
+    assert set(result["classes"]) == {0, 1} and result["options"]["precision_per_class"] == 0.85
+    assert sum(one["masks"] for one in result["classes"].values()) == result["masks"]
+    assert any(one["met"] for one in result["classes"].values())
+    for one in result["classes"].values():
+        assert one["promised"] == (0.85 if one["met"] else None)
+        assert not one["met"] or one["precision"] >= 0.85
+
+
 def test_a_lower_price_asks_more_and_obtains_more(pool):
     dear, cheap = (run_target(pool, replace(SMALL, price=price)) for price in (2.0, 0.3))
     assert cheap.questions > dear.questions and cheap.correct > dear.correct
@@ -70,6 +80,8 @@ def test_pools_in_which_all_or_no_mask_is_correct_end(pool, correct):
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(InputError, match=r"precision: expected a share of at least 0\.5 and below 1, got 1\.2"):
         SimulationOptions(policy="target", precision=1.2)
+    with pytest.raises(InputError, match=r"precision_per_class: expected a share of at least 0\.5 and below 1, got 1"):
+        SimulationOptions(policy="target", precision_per_class=1)
 
 
 def test_recall_is_bounded_by_what_people_find():
