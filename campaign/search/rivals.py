@@ -77,15 +77,18 @@ def without_rivals(rank: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], gone:
 
     `gone` (n,) bool are masks that are known to be wrong: they are not chosen and stand in nobody's way.
     """
-    n = len(rank)
-    place = np.empty(n, np.int64)
-    place[np.lexsort((np.arange(n), -rank))] = np.arange(n)
-    kept = ~gone
     a, b = pairs
-    ahead = place[a] < place[b]
+    kept = ~gone
+    there = kept[a] & kept[b]
+    a, b = a[there], b[there]
+    ahead = (rank[a] > rank[b]) | ((rank[a] == rank[b]) & (a < b))
     better, worse = np.where(ahead, a, b), np.where(ahead, b, a)
-    order = np.argsort(place[better], kind="stable")
-    for high, low in zip(better[order].tolist(), worse[order].tolist(), strict=True):
-        if kept[high]:
-            kept[low] = False
+    # All at once whose better rivals are all decided, instead of one after the other: there are millions of pairs, and
+    # rivals of rivals of rivals are few.
+    while len(better):
+        waits = np.zeros(len(kept), bool)
+        waits[worse] = True
+        kept[worse[~waits[better]]] = False
+        there = kept[better] & kept[worse]
+        better, worse = better[there], worse[there]
     return kept

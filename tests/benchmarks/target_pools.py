@@ -37,9 +37,9 @@ def without_second(correct: np.ndarray, class_id: int) -> np.ndarray:
 
 
 def made_up(
-    class_id: int, quality: np.ndarray, correct: np.ndarray, score: np.ndarray, rng: np.random.Generator, image: int
+    class_id: int, quality: np.ndarray, correct: np.ndarray, score: np.ndarray, rng: np.random.Generator, first: int
 ) -> Predictions:
-    """n masks of a class: `quality` (n,) of their groups, whether `correct` (n,), scores (n,), the first `image`."""
+    """n masks of a class: `quality` (n,) of their groups, whether `correct` (n,), scores (n,), the `first` image."""
     from pycocotools import mask as mask_util
 
     n = len(correct)
@@ -54,7 +54,7 @@ def made_up(
         mask[y : y + h, x : x + w] = 1
         encoded[i] = mask_util.encode(mask)["counts"]
     in_class = (n + OF_IMAGE - 1) // OF_IMAGE
-    image = image + (class_id - 1) // CLASSES * in_class + row // OF_IMAGE
+    image = first + (class_id - 1) // CLASSES * in_class + row // OF_IMAGE
     axis = np.random.default_rng((class_id, 9)).normal(0, 0.6, FEATURES)  # along which good groups lie
     told = np.log(quality / (1 - quality))[:, None] * axis
     features = told + np.where(correct, 0.15, -0.15)[:, None] + rng.normal(0, 1.0, (n, FEATURES))

@@ -160,3 +160,18 @@ def test_the_best_of_rivals_is_chosen_and_a_wrong_one_stands_in_nobodys_way():
 
 def test_no_pairs_of_no_masks():
     assert not len(Overlaps.none().rivals(0.5, 0.8)[0])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rivals_are_chosen_one_after_the_other_the_best_first(seed):
+    rng = np.random.default_rng(seed)
+    n, m = 60, int(rng.integers(0, 200))
+    a, b = np.sort(rng.integers(0, n, (2, m)), axis=0)
+    a, b = a[a != b], b[a != b]
+    rank, gone = rng.integers(0, 6, n) / 5, rng.random(n) < 0.2  # many ties
+    kept = ~gone
+    for row in np.lexsort((np.arange(n), -rank)).tolist():
+        if kept[row]:
+            others = np.concatenate([b[a == row], a[b == row]])
+            kept[[o for o in others.tolist() if (-rank[o], o) > (-rank[row], row)]] = False
+    assert (without_rivals(rank, (a, b), gone) == kept).all()
