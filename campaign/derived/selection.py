@@ -38,6 +38,7 @@ from campaign.search.selection import (
     price_now,
     select,
 )
+from campaign.search.stock import AHEAD_SHARE
 from campaign.search.verifier import Forest, Rows, calibrate, grow, growth_milestone, milestone
 from campaign.store import Store
 from campaign.store import models as m
@@ -81,10 +82,11 @@ class RoundSelection:
         chosen[self.selection.unasked] = chosen[self.selection.kept] = True
         return np.flatnonzero(chosen)
 
-    def wanted(self, price: float) -> tuple[np.ndarray, np.ndarray]:
+    def wanted(self, price: float, ahead: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(rows, gains) of the masks that are worth a question at that price, the best first; none was asked about.
 
-        Where next to nothing is held out, nothing is known until some masks were asked about; they are drawn by chance.
+        After them come up to `ahead` masks that bring less, but a share of the price, `AHEAD_SHARE`. Where next to
+        nothing is held out, nothing is known until some masks were asked about; they are drawn by chance.
         """
         free = ~self.asked[self.selection.candidates]
         gain = gains(self.beliefs, self.selection, self.target)
@@ -96,7 +98,11 @@ class RoundSelection:
             return rows[order], gain[free][order]
         gain = np.where(free, gain, -1.0)
         price = price_now(price, int(self.asked.sum()), len(gain))
-        order = most_wanted(gain, self.columns.image[self.selection.candidates], price, PER_IMAGE)
+        image = self.columns.image[self.selection.candidates]
+        order = most_wanted(gain, image, price, PER_IMAGE)
+        if ahead > 0:
+            less = most_wanted(np.where(gain < price, gain, -1.0), image, AHEAD_SHARE * price, PER_IMAGE)
+            order = np.concatenate([order, less[:ahead]])
         return self.selection.candidates[order], gain[order]
 
 

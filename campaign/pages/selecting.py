@@ -22,23 +22,26 @@ from campaign.pages.promises import draw_pages
 from campaign.pages.sheets import sheet
 from campaign.records.page import NewPage
 from campaign.search.selection import NONE
+from campaign.search.stock import pages_ahead, pages_wanted
+from campaign.search.verifier import milestone
 from campaign.store import Store
 
-LEAST_PAGES, PAGES_EACH = 4, 2  # that lie ready: at all, and for each annotator at work
 AT_WORK = 600.0  # seconds before the newest answer in which somebody answered who is at work
 
 
 def plan_for_target(store: Store, round_number: int) -> Iterator[NewPage]:
     """New pages of a round, as many as should lie ready. What they hold follows from the facts alone."""
-    people = at_work(store)
-    need = max(LEAST_PAGES, PAGES_EACH * people) - open_pages(store)
+    people, lying, size = at_work(store), open_pages(store), store.settings.page.page_size
     attempt = newest_attempt(store)
-    if need <= 0:
+    if attempt is not None:
+        need = pages_wanted(people, None, 0, size) - lying
+        if need > 0 and attempt.round_number == round_number:
+            yield from draw_pages(store, need)
         return
-    if attempt is None:
+    chosen = round_selection(store, round_number)
+    need = pages_wanted(people, int(chosen.asked.sum()), len(chosen.selection.candidates), size) - lying
+    if need > 0:
         yield from _question_pages(store, round_number, need, people)
-    elif attempt.round_number == round_number:
-        yield from draw_pages(store, need)
 
 
 def at_work(store: Store) -> int:
@@ -56,9 +59,12 @@ def open_pages(store: Store) -> int:
     return len(np.unique(rows["page"][rows["verdict"] == NONE]))
 
 
-def wanted(store: Store, round_number: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, gains) of the round's masks that are worth a question and can be afforded, the best first."""
-    rows, gain = round_selection(store, round_number).wanted(store.settings.search.price)
+def wanted(store: Store, round_number: int, ahead: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, gains) of the round's masks that are worth a question and can be afforded, the best first.
+
+    With up to `ahead` of those that bring less after them.
+    """
+    rows, gain = round_selection(store, round_number).wanted(store.settings.search.price, ahead)
     left = round_budget(store, round_number)
     if left is None:
         return rows, gain
@@ -69,17 +75,25 @@ def wanted(store: Store, round_number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _question_pages(store: Store, round_number: int, need: int, people: int) -> Iterator[NewPage]:
-    """Full pages, those that bring most first; part-filled ones only where somebody would find none."""
+    """Full pages, those that bring most first; part-filled ones only where somebody would find none.
+
+    What is worth a question may not fill them, at the end of a step of learning: then they are filled with the masks
+    that come next, but for the end of a round.
+    """
     rows, gain = wanted(store, round_number)
+    lying, size = open_pages(store), store.settings.page.page_size
+    short = need - len(rows) // size
+    if short > 0 and (len(rows) or is_fit_awaited(store, round_number)):
+        more = pages_ahead(known_answers(store, round_number), lying + need - short, size)
+        rows, gain = wanted(store, round_number, min(short, more) * size)
     if not len(rows):
         return
-    chosen, size, gold = round_selection(store, round_number), store.settings.page.page_size, GoldPlan(store)
+    chosen, gold = round_selection(store, round_number), GoldPlan(store)
     queue: dict[int, list[tuple[float, int]]] = defaultdict(list)
     for class_id, mask, worth in zip(
         chosen.columns.class_id[rows].tolist(), chosen.columns.mask_id[rows].tolist(), gain.tolist(), strict=True
     ):
         queue[class_id].append((worth, mask))
-    lying = open_pages(store)
     for made in range(need):
         ranked = sorted(queue, key=lambda c: (-sum(worth for worth, _ in queue[c][:size]), c))
         full = next((c for c in ranked if len(queue[c]) >= size - gold.quota(size, c)), None)
@@ -93,6 +107,19 @@ def _question_pages(store: Store, round_number: int, need: int, people: int) -> 
         queue[class_id] = own[places:]
         if not queue[class_id]:
             del queue[class_id]
+
+
+def known_answers(store: Store, round_number: int) -> int:
+    """How many masks of a round have a verdict by its own pages."""
+    return int((round_selection(store, round_number).verdict != NONE).sum())
+
+
+def is_fit_awaited(store: Store, round_number: int) -> bool:
+    """Whether the open pages of the last round will have the verifier fitted anew, which may well want more."""
+    if round_number < store.settings.rounds.rounds:
+        return False
+    known = known_answers(store, round_number)
+    return milestone(known + open_pages(store) * store.settings.page.page_size) != milestone(known)
 
 
 def nothing_more(store: Store, round_number: int) -> bool:

@@ -167,7 +167,12 @@ def price_now(price: float, asked: int, candidates: int) -> float:
     They show how the pool differs from the held-out images, and what annotators' answers are worth, before an order is
     frozen.
     """
-    return 0.0 if asked < min(FIRST_QUESTIONS, candidates // 10) else price
+    return 0.0 if asked < first_questions(candidates) else price
+
+
+def first_questions(candidates: int) -> int:
+    """How many questions are asked whatever they bring."""
+    return min(FIRST_QUESTIONS, candidates // 10)
 
 
 def most_wanted(gain: np.ndarray, image: np.ndarray, price: float, per_image: int) -> np.ndarray:

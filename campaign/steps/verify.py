@@ -17,7 +17,6 @@ from campaign.derived.live import live
 from campaign.derived.outlook import all_wait
 from campaign.derived.pace import work
 from campaign.derived.promises import newest_attempt, standing
-from campaign.derived.selection import round_selection
 from campaign.derived.spending import follows
 from campaign.label_studio.client import Client
 from campaign.pages.completeness import ask_what_is_missing, publish_complete, read_complete
@@ -30,11 +29,9 @@ from campaign.pages.promises import begin_promise
 from campaign.pages.publishing import publish_missing
 from campaign.pages.qualification import read_tests
 from campaign.pages.readback import read_back
-from campaign.pages.selecting import nothing_more, open_pages
+from campaign.pages.selecting import is_fit_awaited, nothing_more, open_pages
 from campaign.pages.watching import ask_again, keep_watch
 from campaign.records.stage import Stage
-from campaign.search.selection import NONE
-from campaign.search.verifier import milestone
 from campaign.store import Store
 
 
@@ -137,10 +134,8 @@ def is_promise_due(store: Store, round_number: int) -> bool:
     """
     if newest_attempt(store) is not None or not nothing_more(store, round_number):
         return False
-    if open_ := open_pages(store):
-        known = int((round_selection(store, round_number).verdict != NONE).sum())
-        soon = milestone(known + open_ * store.settings.page.page_size)
-        return round_number >= store.settings.rounds.rounds and soon == milestone(known)
+    if open_pages(store):
+        return round_number >= store.settings.rounds.rounds and not is_fit_awaited(store, round_number)
     if round_number >= store.settings.rounds.rounds:
         return True
     return not follows(store, round_number, len(obtained(store, round_number)))

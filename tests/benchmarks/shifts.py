@@ -199,5 +199,5 @@ class _OneByOne(_Desk):
 
 @contextmanager
 def _one_page_at_a_time() -> Iterator[None]:
-    with mock.patch.multiple(selecting, LEAST_PAGES=1, PAGES_EACH=0):
+    with mock.patch.multiple(selecting, pages_wanted=lambda *_: 1, pages_ahead=lambda *_: 0):
         yield

@@ -10,8 +10,9 @@ at a campaign's own predictions, whose `--truth` is known:
 prints for so many people what share of their time they waited, and how many more questions they answered than the same
 people where nothing is asked ahead: a page at a time, and a turn after each.
 
-Under the others, a wait is a turn at the end that publishes under one page per class that is still searching (`waits`),
-or per class of the campaign (`waits_of_all`). The same trees and answers serve both ways, and both come to the same decisions.
+Under the others, a wait is a turn at the end that publishes under one page per class that is still searching
+(`waits`), or per class of the campaign (`waits_of_all`). The same trees and answers serve both ways, and both come to
+the same decisions.
 """
 
 from __future__ import annotations
