@@ -106,6 +106,9 @@ class PageSettings(_Section):
 
     page_size: int = Field(15, ge=1, le=15, description="masks on one page; one key each")
     public_url: str = Field("http://127.0.0.1:9090", description="address at which annotators' browsers reach us")
+    this_machine_without_password: bool = Field(
+        False, description="programs on this machine need no password; only where no reverse proxy runs on it"
+    )
     url_days: float = Field(30, gt=0, description="days that a crop's signed address stays valid")
     single_classes: list[str] = Field([], description="difficult classes, asked one mask at a time in its whole image")
     single_audits: bool = Field(False, description="audits ask one mask at a time in its whole image")
@@ -132,13 +135,18 @@ class QualitySettings(_Section):
 class JobSettings(_Section):
     """Queues, shards and time limits."""
 
-    redis_url: str | None = Field(None, description="Redis of the queues; unset: an embedded one in the folder")
-    database_url: str | None = Field(None, description="SQL database; unset: SQLite in the folder")
+    redis_url: str | None = Field(
+        None, description="Redis of the queues, its password elsewhere; unset: an embedded one in the folder"
+    )
+    database_url: str | None = Field(
+        None, description="SQL database, its password elsewhere; unset: SQLite in the folder"
+    )
     shard_images: int = Field(32, ge=1, description="images of one shard of predictions")
     train_timeout: int = Field(7 * 86400, ge=60, description="seconds")
     job_timeout: int = Field(3600, ge=10, description="seconds, for every other job")
     retries: int = Field(3, ge=0, le=20, description="times that a failed job is run again")
     retry_seconds: float = Field(5, ge=0, description="pause before the first of these; each further one is doubled")
+    json_logs: bool = Field(False, description="log lines are JSON objects, one a line, for programs that collect them")
     poll_seconds: float = Field(5, gt=0, description="pause between two looks at what webhooks may have missed")
 
 

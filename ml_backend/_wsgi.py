@@ -24,10 +24,19 @@ from ml_backend.server.access import Access
 from ml_backend.server.app import create_app
 from ml_backend.server.push import PushThread
 
+# Waives the password for programs on this machine; only where no reverse proxy runs on it.
+OPEN_HERE = "CAMPAIGN_THIS_MACHINE_WITHOUT_PASSWORD"
+
 
 def make_app(user: str | None = None, password: str | None = None) -> Flask:
-    """The server for one checkpoint, with the model loaded. Basic auth from BASIC_AUTH_USER and _PASS by default."""
+    """The server for one checkpoint, with the model loaded. Basic auth from BASIC_AUTH_USER and _PASS by default.
+
+    Raises InputError where there is neither that nor the word that programs on this machine need none.
+    """
     user, password = user or os.environ.get("BASIC_AUTH_USER"), password or os.environ.get("BASIC_AUTH_PASS")
+    open_here = os.environ.get(OPEN_HERE) == "1"
+    if not (user and password) and not open_here:
+        raise InputError("BASIC_AUTH_USER and BASIC_AUTH_PASS", f"a user and a password, or {OPEN_HERE}=1", "neither")
     MaskModel.backend = backend = default_backend()
     backend.model.detector()  # Label Studio waits 3 s for /setup, which answers the model's version
     depth = backend.enqueue.depth if isinstance(backend.enqueue, PushThread) else None
@@ -36,6 +45,7 @@ def make_app(user: str | None = None, password: str | None = None) -> Flask:
         queue_depth=depth,
         access=Access(
             basic_auth=(user, password) if user and password else None,
+            this_machine=open_here,
             webhook_secret=os.environ.get("CAMPAIGN_WEBHOOK_SECRET"),
         ),
     )

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any
+
+# Characters of each part of an error's line: what others wrote must not fill the log.
+LONGEST = 500
+# Of a database or a queue the password may hold what an address should have quoted.
+_PASSWORDS = (
+    re.compile(r"((?:rediss?|postgres\w*|mysql|mariadb)(?:\+\w+)?://[^\s:@/]*:)\S+(?=@)", re.IGNORECASE),
+    re.compile(r"(\w://[^\s:@/]*:)[^\s@/]+(?=@)"),
+    re.compile(r"([?&](?:ssl)?password=)[^\s&'\"]+", re.IGNORECASE),
+)
+
+
+def without_passwords(text: str) -> str:
+    """A text to be shown, with the passwords left out of the addresses in it.
+
+    >>> without_passwords("redis://:s3cret@queue:6379/0 does not answer")
+    'redis://:***@queue:6379/0 does not answer'
+    """
+    for pattern in _PASSWORDS:
+        text = pattern.sub(r"\1***", text)
+    return text
+
+
+def _fit(text: object) -> str:
+    """What an error says of one thing: without passwords, and no longer than a person reads."""
+    shown = str(text)
+    if len(shown) > LONGEST:
+        shown = f"{shown[:LONGEST]} … ({len(shown)} characters)"
+    return without_passwords(shown)
 
 
 class InputError(ValueError):
@@ -15,7 +44,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, thing: object, expected: str, got: object):
-        self.thing, self.expected, self.got = str(thing), expected, str(got)
+        self.thing, self.expected, self.got = _fit(thing), _fit(expected), _fit(got)
         super().__init__(" ".join(f"{self.thing}: expected {expected}, got {self.got}".split()))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from campaign.store.addresses import ADDRESSES, from_folder, given_address, has_password
 from ml_backend.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(help="The campaign folder.")]
@@ -34,13 +35,23 @@ def settings_from(pairs: list[str]) -> dict[str, Any]:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
                 raise typer.BadParameter(f"--set: expected a setting's name, got {name}")
+        if isinstance(value, str) and name.startswith("jobs.") and has_password(value):
+            hint = f"an address without its password, and the whole of it in ${ADDRESSES.get(last, 'CAMPAIGN_...')}"
+            raise InputError(f"--set {name}", hint, "one with a password, which every user of this machine can see")
         section[last] = value
     return values
 
 
+def add_addresses(values: dict[str, Any]) -> None:
+    """Takes the addresses of database and queues from the environment or $CAMPAIGN_SECRETS where they are there."""
+    for name in ADDRESSES:
+        if url := given_address(name):
+            values.setdefault("jobs", {})[name] = url
+
+
 def ask_token() -> str:
     """The token of Label Studio from the environment, or from a prompt that does not show it."""
-    if token := os.environ.get(TOKEN):
+    if token := os.environ.get(TOKEN) or from_folder("label_studio_token"):
         return token
     if not sys.stdin.isatty():
         raise InputError("Label Studio token", f"${TOKEN} to be set", "nothing")

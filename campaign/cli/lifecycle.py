@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from campaign.cli.arguments import Folder, Json, ask_token, settings_from
+from campaign.cli.arguments import Folder, Json, add_addresses, ask_token, settings_from
 from campaign.cli.output import emit
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ def init(
 ) -> None:
     """Start a campaign from COCO files, or beside a running Label Studio.
 
-    The token of Label Studio is taken from $LABEL_STUDIO_API_KEY, or asked for.
+    The token of Label Studio is taken from $LABEL_STUDIO_API_KEY, or asked for. Addresses with passwords are taken from
+    $CAMPAIGN_DATABASE_URL and $CAMPAIGN_REDIS_URL, or the files of $CAMPAIGN_SECRETS.
     """
     from campaign.steps.create import create_from_files, create_from_label_studio
 
     values = settings_from(set_ or [])
     values.setdefault("name", name or folder.resolve().name)
+    add_addresses(values)
     token = None
     if label_studio is not None:
         values.setdefault("label_studio", {})["url"] = label_studio

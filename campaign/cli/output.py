@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from campaign.jobs.supervisor import Supervisor
     from ml_backend.detector import Progress
 
@@ -19,16 +21,23 @@ def emit(value: Any, as_json: bool, text: str | None = None) -> None:
     print(json.dumps(value, default=str, allow_nan=False) if as_json else text if text is not None else value)
 
 
+def plain(value: object, style: str = "") -> Text:
+    """A text to be shown as it is: what others named themselves is no markup, and moves no cursor."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value)), style)
+
+
 def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     """Prints names and values in two columns, at any width."""
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+    shown = Table(title=plain(title, "bold"), show_header=False, title_justify="left", title_style="bold")
     shown.add_column(no_wrap=True, style="cyan")
     shown.add_column(overflow="fold")
     for name, value in rows:
-        shown.add_row(name, str(value))
+        shown.add_row(plain(name), plain(value))
     Console().print(shown)
 
 
@@ -49,7 +58,8 @@ class Display:
         self._bars = None
         if self.console.is_terminal:
             self._bars = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn(),
+                TimeElapsedColumn(),
                 console=self.console,
             )  # fmt: skip
             self._bar = self._bars.add_task("starting", total=None)
@@ -65,14 +75,14 @@ class Display:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(plain(text), soft_wrap=True)
 
     def show(self, what: str, done: int, total: int) -> None:
         """Shows that `done` of `total` of something is finished; a total of 0 is not known."""
         if self._bars is not None:
             if what != self._last[0]:
                 if self._last[0]:
-                    self.say(f"[green]✓[/green] {self._last[0]}")
+                    self.say(f"✓ {self._last[0]}")
                 self._bars.reset(self._bar, description=what, total=total or None, completed=done)
             self._bars.update(self._bar, total=total or None, completed=done)
             self._last = (what, 0.0, done)

@@ -116,9 +116,10 @@ def _print(name: str, figures: Team) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from campaign.cli.output import plain
     from campaign.derived.team import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money
 
-    shown = Table(title=name, title_justify="left", title_style="bold")
+    shown = Table(title=plain(name, "bold"), title_justify="left", title_style="bold")
     for column in (
         "annotator",
         "answers",
@@ -133,7 +134,7 @@ def _print(name: str, figures: Team) -> None:
         shown.add_column(column, justify="left" if column == "annotator" else "right", overflow="fold")
     for u in figures.users:
         shown.add_row(
-            u.name, str(u.answers), str(u.withdrawn), str(u.gold.asked), _share(u.gold.sensitivity),
+            plain(u.name), str(u.answers), str(u.withdrawn), str(u.gold.asked), _share(u.gold.sensitivity),
             _share(u.gold.specificity), _plain(u.agreement.kappa), _plain(u.pace.per_answer),
             _hours(figures, u.seconds),
         )  # fmt: skip
@@ -143,7 +144,7 @@ def _print(name: str, figures: Team) -> None:
     console.print(shown)
     for u in figures.users:
         for flag in (*u.flags, *([] if u.trusted else ["does not count until more gold is answered right"])):
-            console.print(f"{u.name}: {flag}", highlight=False)
+            console.print(plain(f"{u.name}: {flag}"))
     if figures.eyes.answers:
         console.print(_eyes(figures))
     costs = Table(title="time and cost by class", title_justify="left", title_style="bold")
@@ -151,7 +152,7 @@ def _print(name: str, figures: Team) -> None:
         costs.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
     for c in figures.classes:
         costs.add_row(
-            c.name, str(c.pace.answers), str(c.drawn.answers), _hours(figures, c.seconds), str(c.masks),
+            plain(c.name), str(c.pace.answers), str(c.drawn.answers), _hours(figures, c.seconds), str(c.masks),
             _plain(c.seconds_per_mask), *([money(figures.cost(c.seconds_per_mask))] if figures.wage else []),
         )  # fmt: skip
     console.print(costs)
@@ -168,6 +169,8 @@ def _print(name: str, figures: Team) -> None:
 def _eyes(figures: Team) -> Table:
     from rich.table import Table
 
+    from campaign.cli.output import plain
+
     shown = Table(title=f"yes by true IoU (correct from {figures.k_iou:g})", title_justify="left", title_style="bold")
     for column in ("annotator", "gold", "cut", "width", "passes", "misses"):
         shown.add_column(column, justify="left" if column == "annotator" else "right", overflow="fold")
@@ -175,7 +178,7 @@ def _eyes(figures: Team) -> Table:
     curves.append(("all", figures.eyes.answers, figures.eyes.crowd, *figures.eyes.cut_interval))
     for name, answers, eye, low, high in curves:
         shown.add_row(
-            name, str(answers), f"{eye.cut:.3f} ({low:.3f}–{high:.3f})", f"{eye.width:.3f}",
+            plain(name), str(answers), f"{eye.cut:.3f} ({low:.3f}–{high:.3f})", f"{eye.width:.3f}",
             f"{eye.pass_rate:.1%}", f"{eye.miss_rate:.1%}",
         )  # fmt: skip
     return shown

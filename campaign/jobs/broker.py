@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 
 from campaign.jobs.processes import die_with_parent
 from campaign.store import Store
+from campaign.store.addresses import without_password
 from ml_backend.errors import InputError, Unavailable
 from ml_backend.files import write_whole
 
 EMBEDDED = "redis.json"
-PASSWORD = "CAMPAIGN_REDIS_PASSWORD"
 
 
 class RedisUnavailable(Unavailable):
@@ -30,8 +30,8 @@ class RedisUnavailable(Unavailable):
 
 def redis_url(store: Store) -> str:
     """The address of the campaign's Redis. Raises InputError where the embedded one is not running."""
-    if store.settings.jobs.redis_url:
-        return store.settings.jobs.redis_url
+    if url := store.address("redis_url"):
+        return url
     path = store.folder / EMBEDDED
     if not path.exists():
         raise InputError("embedded Redis", f"`campaign run {store.folder}` to be running", "no Redis")
@@ -39,20 +39,15 @@ def redis_url(store: Store) -> str:
 
 
 def connect(store: Store) -> Redis:
-    """A connection to the campaign's Redis, with the password of its address or else of the environment.
-
-    Raises InputError where it does not answer.
-    """
+    """A connection to the campaign's Redis. Raises InputError where it does not answer."""
     url = redis_url(store)
-    # An embedded one has no password, and refuses whoever sends one.
-    password = os.environ.get(PASSWORD) if store.settings.jobs.redis_url else None
     try:
-        connection = Redis.from_url(url, password=password, socket_connect_timeout=5, health_check_interval=30)
+        connection = Redis.from_url(url, socket_connect_timeout=5, health_check_interval=30)
         connection.ping()
     except RedisError as error:
-        raise RedisUnavailable(f"Redis {_shown(url)}", "a Redis that answers", error) from None
+        raise RedisUnavailable(f"Redis {without_password(url)}", "a Redis that answers", error) from None
     except ValueError as error:
-        raise InputError(f"Redis {_shown(url)}", "a Redis that answers", error) from None
+        raise InputError(f"Redis {without_password(url)}", "a Redis that answers", error) from None
     return connection
 
 
@@ -63,7 +58,7 @@ def broker(store: Store) -> Iterator[Redis]:
     It listens on a Unix socket that only its owner may open and keeps nothing on disk: jobs are planned again from
     the store.
     """
-    if store.settings.jobs.redis_url:
+    if store.address("redis_url"):
         yield connect(store)
         return
     with tempfile.TemporaryDirectory(prefix="campaign-redis-") as folder:
@@ -141,8 +136,3 @@ def _await(connection: Redis, process: subprocess.Popen) -> None:
                 break
             time.sleep(0.05)
     raise InputError("embedded Redis", "a server that starts", f"exit status {process.poll()}")
-
-
-def _shown(url: str) -> str:
-    """The address without its password, which may stand in its query, too."""
-    return url.rpartition("@")[2].partition("?")[0]

@@ -15,6 +15,7 @@ from campaign.steps.rounds import StepName, run_step
 from campaign.store import Store
 from ml_backend.detector import Progress
 from ml_backend.errors import InputError, Unavailable
+from ml_backend.logs import log_about
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,11 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
     job = get_current_job()
     try:
         store = Store.open(folder)
-        run_step(store, name, round_number, *args, report=report_progress())
+        about = {"round": round_number, "step": str(name), "job": job.id if job is not None else None}
+        with log_about(campaign=store.settings.name, **about):
+            logger.info("begins")
+            run_step(store, name, round_number, *args, report=report_progress())
+            logger.info("is done")
         forget_trouble(store)
     except Unavailable as error:
         wait_for(folder, name, job, error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from campaign.jobs.broker import connect
 from campaign.jobs.processes import ask_to_stop, die_with_parent, is_asked_to_stop
 from campaign.jobs.step_jobs import StepJob, StepQueue, refusal, step_queue
 from campaign.store import Store
+from ml_backend.logs import configure_logs, process_about
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,9 @@ def _one_line(record: logging.LogRecord) -> bool:
 
 def work(folder: Path, queues: list[str], name: str | None = None, burst: bool = False) -> None:
     """Works until it is stopped, or with `burst` until the queues are empty."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     store = Store.open(folder)
+    configure_logs(store.settings.jobs.json_logs)
+    process_about(campaign=store.settings.name)
     connection = connect(store)
     if "gpu" in queues:
         import ml_backend.detectors.torchvision.detector  # noqa: F401  # loaded once, not in each job's process

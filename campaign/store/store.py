@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 
 from campaign.settings import SPLITS, CampaignSettings, Split, parse_settings
 from campaign.store import models as m
+from campaign.store.addresses import ADDRESSES, from_folder, parted, whole_address
 from campaign.store.answers import Answers
 from campaign.store.aside import Aside
 from campaign.store.course import Points
@@ -39,7 +40,8 @@ from ml_backend.masks.coco import CocoDataset
 FORMAT = 1
 SETTINGS_FILE = "campaign.json"
 SECRETS_FILE = "secrets.json"
-SECRET_NAMES = ("crop_key", "webhook_secret", "backend_password", "lead_password", "label_studio_token")
+MADE_SECRETS = ("crop_key", "webhook_secret", "backend_password", "lead_password")
+SECRET_NAMES = (*MADE_SECRETS, "label_studio_token", *ADDRESSES)
 
 
 class Store:
@@ -51,7 +53,7 @@ class Store:
 
     def __init__(self, folder: Path, settings: CampaignSettings, key: str, read_only: bool = False):
         self.folder, self.settings, self.key = folder, settings, key
-        self.engine = open_database(settings.jobs.database_url, folder, read_only)
+        self.engine = open_database(self.address("database_url"), folder, read_only)
         # Whoever only reads works views out for itself and keeps them as long as the store is open.
         self._scratch = TemporaryDirectory(prefix="campaign-views-") if read_only else None
         self.session = Sessions(self.engine, f"database of {folder}")
@@ -95,8 +97,11 @@ class Store:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             got = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise InputError(path, f"format {FORMAT}", got)
-        settings = _with_policy(content.get("settings", {}))
-        return cls(folder, parse_settings(settings, path), str(content.get("key")), read_only)
+        settings = parse_settings(_with_policy(content.get("settings", {})), path)
+        settings.jobs, secret = parted(settings.jobs)
+        if secret:  # of a campaign made before passwords had a place of their own
+            _move_passwords(folder, content, secret)
+        return cls(folder, settings, str(content.get("key")), read_only)
 
     @classmethod
     def create(
@@ -136,6 +141,10 @@ class Store:
         source_tasks: dict[tuple[Split, int], int], secret_values: dict[str, str],
     ) -> Store:  # fmt: skip
         key = secrets.token_hex(6)
+        jobs, addresses = parted(settings.jobs)
+        settings = settings.model_copy(update={"jobs": jobs})
+        made = {name: secrets.token_urlsafe(24) for name in MADE_SECRETS}
+        save_secrets(folder, made | addresses | secret_values)
         store = cls(folder, settings, key)
         if store.values.get(Key.CAMPAIGN) is not None:
             raise InputError(f"database of {folder}", "an empty database", "one that a campaign uses")
@@ -161,10 +170,7 @@ class Store:
                 else:
                     _renumber(data, ids, classes).save(folder / f"{split}.json")
             session.add(m.Meta(name="campaign", value={"key": key, "name": settings.name}))
-        made = {name: secrets.token_urlsafe(24) for name in SECRET_NAMES if name != "label_studio_token"}
-        store.save_secrets(made | secret_values)
-        content = {"format": FORMAT, "key": key, "settings": settings.model_dump(mode="json")}
-        write_whole(folder / SETTINGS_FILE, lambda p: p.write_text(json.dumps(content, indent=2) + "\n"))
+        _save_settings(folder, {"format": FORMAT, "key": key, "settings": settings.model_dump(mode="json")})
         return store
 
     @contextmanager
@@ -184,14 +190,14 @@ class Store:
     # Secrets and the log
 
     def secret(self, name: str) -> str:
-        """A secret of this campaign; the Label Studio token from $LABEL_STUDIO_API_KEY first.
+        """A secret of this campaign; one in the folder $CAMPAIGN_SECRETS first, and $LABEL_STUDIO_API_KEY before it.
 
         Raises InputError where it is not known.
         """
         if name == "label_studio_token" and os.environ.get("LABEL_STUDIO_API_KEY"):
             return os.environ["LABEL_STUDIO_API_KEY"]
         path = self.folder / SECRETS_FILE
-        value = json.loads(path.read_text()).get(name) if path.exists() else None
+        value = from_folder(name) or _secrets(self.folder).get(name)
         if not value:
             hint = "$LABEL_STUDIO_API_KEY or `campaign init`" if name == "label_studio_token" else str(path)
             raise InputError(f"secret {name}", f"a value from {hint}", "none")
@@ -199,14 +205,14 @@ class Store:
 
     def save_secrets(self, values: dict[str, str]) -> None:
         """Adds to the secrets, in a file only its owner can read."""
-        path = self.folder / SECRETS_FILE
-        old = json.loads(path.read_text()) if path.exists() else {}
+        save_secrets(self.folder, values)
 
-        def write(partial: Path) -> None:
-            partial.touch(mode=0o600)
-            partial.write_text(json.dumps(old | values, indent=2) + "\n")
+    def address(self, name: str) -> str | None:
+        """The address `jobs.database_url` or `jobs.redis_url` with its password, None where none is set.
 
-        write_whole(path, write)
+        It is for whoever connects; what is shown, logged or passed on is the setting.
+        """
+        return whole_address(name, self.settings.jobs, _secrets(self.folder))
 
     def log(self, text: str) -> None:
         """Adds a line to the campaign's log."""
@@ -236,6 +242,44 @@ class Store:
     def classes(self) -> dict[int, str]:
         """{category id: name}, by id."""
         return self.images.classes()
+
+
+def save_secrets(folder: Path, values: dict[str, str]) -> None:
+    """Adds to the secrets of the campaign in a folder, in a file only its owner can read."""
+    known = _secrets(folder)
+
+    def write(partial: Path) -> None:
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(known | values, indent=2) + "\n")
+
+    write_whole(folder / SECRETS_FILE, write)
+
+
+def _secrets(folder: Path) -> dict[str, str]:
+    path = folder / SECRETS_FILE
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(path, "the secrets of a campaign", type(error).__name__) from None
+    if not isinstance(content, dict):
+        raise InputError(path, "the secrets of a campaign", type(content).__name__)
+    return content
+
+
+def _move_passwords(folder: Path, content: dict[str, Any], addresses: dict[str, str]) -> None:
+    """Takes the passwords of addresses out of the settings' file, once they are kept where only the owner reads."""
+    with file_lock(folder / ".secrets.lock"):
+        save_secrets(folder, addresses)
+        jobs, _ = parted(CampaignSettings.model_validate(content["settings"]).jobs)
+        public = {name: getattr(jobs, name) for name in addresses}
+        content["settings"]["jobs"] |= public
+        _save_settings(folder, content)
+
+
+def _save_settings(folder: Path, content: dict[str, Any]) -> None:
+    write_whole(folder / SETTINGS_FILE, lambda p: p.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 def _with_policy(settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 from flask import Flask
-from gunicorn.app.base import BaseApplication
 
 from campaign.pages.completeness import shown_masks
 from campaign.records.page import PageKind
@@ -24,6 +23,7 @@ from campaign.store import Store
 from campaign.store.shards import read_shard
 from ml_backend.detector import Detector
 from ml_backend.errors import InputError
+from ml_backend.logs import configure_logs, process_about
 from ml_backend.mask_ids import is_drawn
 from ml_backend.predictions import Predictions
 from ml_backend.server.app import Access, MaskView, PartView, create_app
@@ -203,8 +203,8 @@ class CampaignBackend(Backend):
 def build_app(folder: str | Path) -> Flask:
     """The campaign's web server as a WSGI application.
 
-    Label Studio names itself by basic auth, user "campaign" and the secret `backend_password`. Where the campaign is
-    for this machine alone, its programs need none.
+    Label Studio names itself by basic auth, user "campaign" and the secret `backend_password`. Programs on this machine
+    need none where `page.this_machine_without_password` says so.
     """
     from campaign.jobs.broker import connect
     from campaign.jobs.queues import enqueue_due, waiting
@@ -234,7 +234,7 @@ def build_app(folder: str | Path) -> Flask:
             return 0  # without Redis there is no queue
 
     backend.train = train
-    local = urlparse(store.settings.page.public_url).hostname in ("127.0.0.1", "localhost", "::1")
+    waived = store.settings.page.this_machine_without_password
     app = create_app(
         StoreCrops(store),
         secret=store.secret("crop_key"),
@@ -242,44 +242,21 @@ def build_app(folder: str | Path) -> Flask:
         on_event=Waker(store),
         training=training,
         queue_depth=queue_depth,
-        access=Access(("campaign", store.secret("backend_password")), local, store.secret("webhook_secret")),
+        access=Access(("campaign", store.secret("backend_password")), waived, store.secret("webhook_secret")),
     )
     mount(app, store)
     return app
-
-
-class Server(BaseApplication):
-    """Gunicorn with one process and several threads, which share the decoded images."""
-
-    def __init__(self, folder: Path, host: str, port: int, threads: int):
-        self.folder, self.host, self.port, self.threads = folder, host, port, threads
-        super().__init__()
-
-    def load_config(self) -> None:
-        """Passes the options on to Gunicorn, as far as its version knows them."""
-        for name, value in {
-            "bind": f"{self.host}:{self.port}",
-            "workers": 1,
-            "threads": self.threads,
-            "worker_class": "gthread",
-            "timeout": 120,
-            "accesslog": None,
-            "loglevel": "warning",
-            "control_socket_disable": True,
-        }.items():
-            if name in self.cfg.settings:
-                self.cfg.set(name, value)
-
-    def load(self) -> Flask:
-        """Returns the application that the process serves."""
-        return build_app(self.folder)
 
 
 def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, threads: int = 32) -> None:
     """Serves until it is stopped. Raises InputError where the port is taken or the folder no campaign."""
     import socket
 
+    from campaign.web.gateway import Server
+
     store = Store.open(folder)
+    configure_logs(store.settings.jobs.json_logs)
+    process_about(campaign=store.settings.name)
     port = port or urlparse(store.settings.page.public_url).port or 80
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

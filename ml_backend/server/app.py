@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from flask import Flask, Response, abort, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from ml_backend.errors import InputError
+from ml_backend.logs import say_about
 from ml_backend.masks.rendering import ImageCache
 from ml_backend.server.access import Access
 from ml_backend.server.backend import Backend, project_number
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 
 __all__ = ["ACTIONS", "Access", "CropSource", "Limits", "MaskView", "PartView", "create_app"]
 
+REQUEST_HEADER = "X-Request-ID"  # of a proxy, or made here: it stands in the log beside what happened
 MAX_NAME = 64  # characters of "<id>.<time of creation>"
 # The events of Label Studio; anything else is answered, so that it is not sent again, and ignored.
 ACTIONS = frozenset(
@@ -87,7 +91,7 @@ def create_app(
         on_event: takes a webhook's (action, payload) and must return at once.
         training: what /is_training answers for a project's id, {"is_training": bool, ...}.
         queue_depth: jobs that wait, for the metrics.
-        access: who may ask; by default programs on this machine.
+        access: who may ask; by default nobody.
         limits: of requests and of memory.
 
     Raises InputError where there is a source and nothing to sign addresses with.
@@ -239,9 +243,17 @@ def _measure(app: Flask, metrics: Metrics) -> None:
     @app.before_request
     def begin() -> None:
         g.begin = time.perf_counter()
+        given = request.headers.get(REQUEST_HEADER, "")
+        g.request_id = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else secrets.token_hex(8)
+        say_about(request=g.request_id)
+
+    @app.teardown_request
+    def forget(_error: BaseException | None) -> None:
+        say_about(request=None)
 
     @app.after_request
     def end(response: Response) -> Response:
+        response.headers[REQUEST_HEADER] = g.get("request_id", "")
         route = request.url_rule.rule if request.url_rule else "none"
         metrics.requests.labels(route, str(response.status_code)).inc()
         metrics.latency.labels(route).observe(time.perf_counter() - g.get("begin", time.perf_counter()))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import socket
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse, urlsplit
 
 import requests
 import urllib3
@@ -24,6 +25,11 @@ from ml_backend.server.addresses import ImageHosts
 
 CONNECT_SECONDS = 5.0
 _PART = 1 << 16
+# Below Label Studio's address: uploads, local files, the proxy of cloud storage, addresses signed for it.
+_FILE_ROUTE = re.compile(
+    r"/(data/upload/[0-9]+/[^/]+|data/local-files/?|storage-data/uploaded/?"
+    r"|(tasks|projects)/[0-9]+/(presign|resolve)/?)"
+)
 
 
 class LimitedSession(requests.Session):
@@ -64,7 +70,7 @@ class LimitedSession(requests.Session):
         try:
             response = super().get(url, **kwargs)
             length = response.headers.get("Content-Length", "")
-            body, size = io.BytesIO(), int(length) if length.isdigit() and len(length) < 19 else 0
+            body, size = io.BytesIO(), int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
             if size <= self.max_bytes:
                 size = 0
                 for part in _parts(response):
@@ -85,6 +91,12 @@ class LimitedSession(requests.Session):
             raise InputError("image", f"at most {self.max_bytes} bytes", f"{size} bytes or more")
         _set_body(response, body.getvalue())
         return response
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        """As the base class does, at every redirect too; the token goes to Label Studio's own files only."""
+        if not is_file_route(request.url or "", self.hosts.label_studio):
+            request.headers.pop("Authorization", None)
+        return super().send(request, **kwargs)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Where `resp` leads to. Its body is left unread: nobody looks at it, and it may be endless."""
@@ -119,6 +131,45 @@ class LimitedSession(requests.Session):
             for each in self._sockets:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
+
+
+def is_file_route(url: str, label_studio: str) -> bool:
+    """Whether `url` is one at which the Label Studio at this address hands out files, and no other of its routes.
+
+    A path that a server in between may read as another one is none.
+
+    >>> is_file_route("http://ls:8080/data/upload/1/a.png", "http://ls:8080")
+    True
+    >>> is_file_route("http://ls:8080/data/upload/%2e%2e/api/projects", "http://ls:8080")
+    False
+    """
+    try:
+        parts, own = urlsplit(url), urlsplit(label_studio)
+        same = (parts.scheme, parts.hostname, parts.port) == (own.scheme, own.hostname, own.port)
+    except ValueError:
+        return False
+    if not own.hostname or not same or parts.username is not None or not is_plain_path(parts.path):
+        return False
+    base = own.path.rstrip("/")
+    return parts.path.startswith(base) and _FILE_ROUTE.fullmatch(unquote(parts.path[len(base) :])) is not None
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path is the same to whoever reads it: no dots that lead upwards, nothing encoded twice or unprintable.
+
+    >>> [is_plain_path(path) for path in ("/data/upload/1/a%20b.png", "/data/../api", "/data/%252e%252e/api", "/a//b")]
+    [True, False, False, False]
+    """
+    once = unquote(path)
+    steps = once.split("/")
+    return (
+        unquote(once) == once
+        and once.isprintable()
+        and "\\" not in once
+        and "%2f" not in path.lower()
+        and not any(step in (".", "..") for step in steps)
+        and "" not in steps[1:-1]
+    )
 
 
 def _parts(response: requests.Response) -> Iterator[bytes]:

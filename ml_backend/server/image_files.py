@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 
 from ml_backend.errors import FetchError, InputError
 from ml_backend.server.addresses import ImageHosts
-from ml_backend.server.downloads import LimitedSession
+from ml_backend.server.downloads import LimitedSession, is_plain_path
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,11 @@ class ImageFiles:
         if not isinstance(url, str) or not url.strip():
             raise InputError("image", "an address", repr(url))
         try:
-            scheme = urlparse(url).scheme
+            scheme, path = urlparse(url).scheme, urlparse(url).path
         except ValueError as error:
             raise InputError("image", "an address", error) from None
+        if not scheme and not is_plain_path(path):
+            raise InputError("image", "an address without steps upwards", _shown(url))
         inside = url.startswith(("/data/", "data/", "/upload", "upload", "/storage-data/", "storage-data/"))
         if not inside and scheme not in ("http", "https", "s3", "gs", "azure-blob"):
             raise InputError("image", "an address in Label Studio, cloud storage or on the web", _shown(url))

@@ -7,6 +7,7 @@ the end of a span of time: how long a picture takes tells nothing of where its i
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -211,7 +212,7 @@ def _grant(secret: str, kind: Kind, token: str) -> Grant:
 def _window(text: str, width: int, height: int) -> tuple[int, int, int, int]:
     """A part "x0,y0,x1,y1" of an image, in pixels."""
     parts = text.split(",")
-    if len(parts) != 4 or not all(part.isdigit() for part in parts):
+    if len(parts) != 4 or not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
         abort(400, "window: expected x0,y0,x1,y1, got something else")
     x0, y0, x1, y1 = (int(part) for part in parts)
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):

@@ -221,7 +221,7 @@ def backend_added_ms(detector: Any, folder: Path, repeat: int = 9) -> tuple[floa
     """Milliseconds that `/predict` takes over the model's own time for one 1024x1024 image, median; CPU too."""
     from PIL import Image
 
-    from ml_backend.server.app import create_app
+    from ml_backend.server.app import Access, create_app
     from ml_backend.server.backend import Backend
     from ml_backend.server.image_files import ImageFiles
     from tests.ml_backend.file_server import serve_folder
@@ -234,7 +234,9 @@ def backend_added_ms(detector: Any, folder: Path, repeat: int = 9) -> tuple[floa
     config = f'<View><Image name="img" value="$image"/><BrushLabels name="b" toName="img">{labels}</BrushLabels></View>'
     os.environ["CAMPAIGN_IMAGE_HOSTS"] = "127.0.0.1"
     with serve_folder(folder) as (url, _):
-        client = create_app(backend=Backend(watched, ImageFiles(folder / "cache"))).test_client()
+        client = create_app(
+            backend=Backend(watched, ImageFiles(folder / "cache")), access=Access(this_machine=True)
+        ).test_client()
         task = {"id": 1, "data": {"image": f"{url}/{path.name}"}}
         added = []
         for _ in range(repeat + 1):

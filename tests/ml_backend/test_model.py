@@ -14,7 +14,7 @@ import requests
 
 import ml_backend
 from ml_backend.model import MaskModel, default_backend, project_number
-from ml_backend.server.app import create_app
+from ml_backend.server.app import Access, create_app
 from ml_backend.server.backend import Backend
 from ml_backend.server.image_files import ImageFiles
 from tests.ml_backend.bright_objects import BrightModel, draw_spots
@@ -64,7 +64,7 @@ def stock_client(tmp_path):
 
 
 def our_client(_tmp_path):
-    return create_app(backend=MaskModel.backend).test_client()
+    return create_app(backend=MaskModel.backend, access=Access(this_machine=True)).test_client()
 
 
 @pytest.fixture(params=[stock_client, our_client], ids=["stock", "ours"])
@@ -193,6 +193,7 @@ def test_label_studio_ml_starts_the_folder(tmp_path, web):
         "CAMPAIGN_CHECKPOINT": str(checkpoint),
         "CAMPAIGN_DETECTOR": "coco-results",
         "CAMPAIGN_IMAGE_CACHE": str(tmp_path / "images"),
+        "CAMPAIGN_THIS_MACHINE_WITHOUT_PASSWORD": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     command = [sys.executable, "-m", "label_studio_ml.server", "start", str(folder), "-p", str(port)]

@@ -173,20 +173,20 @@ def test_the_password_of_redis_is_in_the_address_or_the_environment(store, monke
         jobs = store.settings.jobs
 
         settings = store.settings
-        for url, secret, reached in [
+        for url, given, reached in [
             (socket, None, False),
-            (socket, "a secret", True),
-            (socket, "another", False),
+            (socket, f"{socket}?password=a%20secret", True),
+            (socket, f"{socket}?password=another", False),
             (f"{socket}?password=a%20secret", None, True),
             (f"{socket}?password=another", None, False),
         ]:
             monkeypatch.setattr(
                 store, "settings", settings.model_copy(update={"jobs": jobs.model_copy(update={"redis_url": url})})
             )
-            if secret:
-                monkeypatch.setenv("CAMPAIGN_REDIS_PASSWORD", secret)
+            if given:
+                monkeypatch.setenv("CAMPAIGN_REDIS_URL", given)
             else:
-                monkeypatch.delenv("CAMPAIGN_REDIS_PASSWORD", raising=False)
+                monkeypatch.delenv("CAMPAIGN_REDIS_URL", raising=False)
             if reached:
                 assert connect(store).ping()
             else:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from math import ceil
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, abort, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import TooManyRequests
 
 from campaign.store import Store
+from campaign.web.lead.sessions import Sessions, Throttle
 from ml_backend.errors import InputError
 
 USER = "lead"
 SECRET = "lead_password"
 STATIC = ("lead.style", "lead.icon")
 OPEN = ("lead.log_in", *STATIC)  # without a login
+MOST_FORM_BYTES = 64 << 10
 
 
 def lead_password(store: Store) -> str:
@@ -40,20 +44,22 @@ def protect(app: Flask, pages: Blueprint, store: Store) -> None:
         SESSION_COOKIE_PATH="/lead",
         SESSION_COOKIE_SECURE=store.settings.page.public_url.startswith("https:"),
     )
-    _guard(pages)
-    _add_login(pages, password)
+    sessions = Sessions()
+    _guard(pages, sessions)
+    _add_login(pages, password, sessions)
 
     @pages.context_processor
     def form() -> dict[str, str]:
         return {"token": _token(), "campaign": store.settings.name}
 
 
-def _guard(pages: Blueprint) -> None:
+def _guard(pages: Blueprint, sessions: Sessions) -> None:
     """Refuses requests without a session or with another site's form, and tells browsers what pages may load."""
 
     @pages.before_request
     def check() -> ResponseReturnValue | None:
-        if request.endpoint not in OPEN and not session.get("lead"):
+        request.max_content_length = MOST_FORM_BYTES
+        if request.endpoint not in OPEN and not sessions.is_open(session.get("lead")):
             if request.method != "GET":
                 abort(401)
             return redirect(url_for("lead.log_in", then=request.full_path.rstrip("?")))
@@ -74,23 +80,32 @@ def _guard(pages: Blueprint) -> None:
         return response
 
 
-def _add_login(pages: Blueprint, password: str) -> None:
+def _add_login(pages: Blueprint, password: str, sessions: Sessions) -> None:
     """Adds the page on which the lead logs in, and the way out."""
+    throttle = Throttle()
 
     @pages.route("/login", methods=["GET", "POST"])
     def log_in() -> ResponseReturnValue:
         then = _own(request.values.get("then", ""))
         if request.method == "GET":
             return render_template("login.html", then=then, wrong=False)
+        peer = request.remote_addr or ""
+        if seconds := throttle.wait(peer):
+            raise TooManyRequests(
+                f"Too many wrong passwords: try again in {seconds:.0f} seconds.", retry_after=ceil(seconds)
+            )
         right = [_same(request.form.get("user", ""), USER), _same(request.form.get("password", ""), password)]
         if not all(right):
+            throttle.failed(peer)
             return render_template("login.html", then=then, wrong=True), 401
+        sessions.end(session.get("lead"))
         session.clear()
-        session["lead"] = True
+        session["lead"] = sessions.begin()
         return redirect(then or url_for("lead.overview"))
 
     @pages.post("/logout")
     def log_out() -> ResponseReturnValue:
+        sessions.end(session.get("lead"))
         session.clear()
         return redirect(url_for("lead.log_in"))
 
@@ -105,7 +120,13 @@ def _same(given: str, wanted: str) -> bool:
 
 def _own(address: str) -> str:
     """An address on the lead's page, or nothing: a link must not lead elsewhere after the login."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
+    # What splits an address leaves out line ends, which a header must not hold.
+    if not address.isprintable() or " " in address:
+        return ""
     if parts.scheme or parts.netloc or "\\" in address or not parts.path.startswith("/lead/"):
         return ""
     return address

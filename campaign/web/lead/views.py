@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from flask import Blueprint, Flask, Response, abort, g, redirect, render_template, request, send_file, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter, ValidationError
 
 from campaign.derived import outlook
 from campaign.derived.status import status
@@ -44,10 +45,24 @@ ICON = (
 )
 
 
+class IdConverter(BaseConverter):
+    """Numbers as the database holds them: Latin digits, below 2^63. Anything else is no page of ours."""
+
+    regex = "[0-9]{1,19}"
+
+    def to_python(self, value: str) -> int:
+        """The number in an address."""
+        number = int(value)
+        if number >= 1 << 63:
+            raise ValidationError
+        return number
+
+
 def mount(app: Flask, store: Store) -> None:
     """Adds the lead's page to the campaign's server."""
     import scipy.special  # noqa: F401  # takes a third of a second: here, rather than while the lead waits
 
+    app.url_map.converters["id"] = IdConverter
     pages = Blueprint("lead", __name__, url_prefix="/lead", template_folder=".")
     protect(app, pages, store)
     _one_at_a_time(pages)
@@ -200,7 +215,7 @@ class Figures:
 
 
 def _add_explorer(pages: Blueprint, store: Store) -> None:
-    @pages.get("/trees/<int:round_number>/<int:class_id>")
+    @pages.get("/trees/<id:round_number>/<id:class_id>")
     def tree(round_number: int, class_id: int) -> str:
         explorer = _explorer(store, round_number, class_id)
         blocks, rows = explorer.icicle()
@@ -216,7 +231,7 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
             rounds=[r.number for r in store.rounds.all() if any(t.masks for t in store.trees.rows(r.number))],
         )
 
-    @pages.get("/clusters/<int:round_number>/<int:class_id>/<int:cluster>")
+    @pages.get("/clusters/<id:round_number>/<id:class_id>/<id:cluster>")
     def cluster(round_number: int, class_id: int, cluster: int) -> str:
         explorer = _explorer(store, round_number, class_id)
         view = _or_404(explorer.cluster, cluster)
@@ -231,7 +246,7 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
             can_edit=store.settings.label_studio.url is not None,
         )
 
-    @pages.get("/masks/<int:mask_id>")
+    @pages.get("/masks/<id:mask_id>")
     def mask(mask_id: int) -> str:
         facts = _or_404(lambda i: mask_facts(store, i), mask_id)
         try:
@@ -252,7 +267,7 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
 
 
 def _add_changes(pages: Blueprint, store: Store) -> None:
-    route = "/clusters/<int:round_number>/<int:class_id>/<int:cluster>/change"
+    route = "/clusters/<id:round_number>/<id:class_id>/<id:cluster>/change"
 
     @pages.get(route)
     def preview(round_number: int, class_id: int, cluster: int) -> str:
@@ -279,7 +294,7 @@ def _add_corrections(pages: Blueprint, store: Store) -> None:
             editing.publish_edits(store, client)
         return render_template("correction.html", new=new, url=project_url(store, Screen.EDIT), back=back)
 
-    @pages.post("/clusters/<int:round_number>/<int:class_id>/<int:cluster>/edit")
+    @pages.post("/clusters/<id:round_number>/<id:class_id>/<id:cluster>/edit")
     def edit_cluster(round_number: int, class_id: int, cluster: int) -> str:
         count = request.form.get("count", type=int) or 0
         if not 0 < count <= MOST_EDITS:
@@ -288,7 +303,7 @@ def _add_corrections(pages: Blueprint, store: Store) -> None:
         address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
         return put_up(ids, address)
 
-    @pages.post("/masks/<int:mask_id>/edit")
+    @pages.post("/masks/<id:mask_id>/edit")
     def edit_mask(mask_id: int) -> str:
         _or_404(lambda i: mask_facts(store, i), mask_id)
         if is_drawn(mask_id) or is_heldout(mask_id):

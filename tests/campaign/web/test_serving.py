@@ -22,7 +22,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("public_url", "environ", "password", "status"),
     [
-        ("http://localhost:9090", {}, None, 200),
+        ("http://localhost:9090", {}, None, 401),
+        ("http://localhost:9090", {}, "right", 200),
         ("http://localhost:9090", OUTSIDE, None, 401),
         ("http://localhost:9090", OUTSIDE, "right", 200),
         ("http://localhost:9090", OUTSIDE, "wrong", 401),
@@ -47,7 +48,10 @@ def test_without_redis_an_answer_waits_and_training_is_refused_in_a_line(folder,
     Waker(store)("ANNOTATION_CREATED", {})
     assert "waits for the next poll" in caplog.text
     client = build_app(folder).test_client()
-    assert client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}}).status_code == 503
+    body = {"action": "START_TRAINING", "project": {"id": 7}}
+    auth = ("campaign", Store.open(folder).secret("backend_password"))
+    assert client.post("/webhook", json=body).status_code == 401
+    assert client.post("/webhook", json=body, auth=auth).status_code == 503
 
 
 def test_the_source_project_is_reached_as_the_campaign_does(folder):

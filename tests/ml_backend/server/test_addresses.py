@@ -50,8 +50,8 @@ def names(monkeypatch):
         ("64:ff9b::7f00:1", "loopback"),
         ("64:ff9b::808:808", "public"),
         ("2002:a00:1::", "private"),
-        ("169.254.169.254", "reserved"),
-        ("fe80::1%eth0", "reserved"),
+        ("169.254.169.254", "metadata"),
+        ("fe80::1%eth0", "metadata"),
         ("0.0.0.0", "reserved"),
         ("::", "reserved"),
         ("224.0.0.1", "reserved"),
@@ -90,7 +90,9 @@ def test_images_lie_where_label_studio_lies_or_in_public(host, label_studio, nam
     monkeypatch.setenv("CAMPAIGN_IMAGE_HOSTS", named)
     hosts = ImageHosts(label_studio)
     if addresses is None:
-        with pytest.raises(FetchError, match=r"CAMPAIGN_IMAGE_HOSTS, got one at a (private|loopback|reserved) address"):
+        with pytest.raises(
+            FetchError, match=r"CAMPAIGN_IMAGE_HOSTS, got one at a (private|loopback|reserved|metadata) address"
+        ):
             hosts.resolve(host, 80)
     else:
         assert hosts.resolve(host, 80) == addresses

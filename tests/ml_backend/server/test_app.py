@@ -29,6 +29,7 @@ CONFIG = (
     '<Label value="apple"/><Label value="pear"/></BrushLabels></View>'
 )
 OUTSIDE = {"REMOTE_ADDR": "10.1.2.3"}
+OPEN = Access(this_machine=True)
 
 
 class Folder:
@@ -185,8 +186,9 @@ PROTECTED = [
 @pytest.mark.parametrize(
     ("settings", "request_", "let_in"),
     [
-        ({}, {}, True),
-        ({}, {"environ_base": OUTSIDE}, False),
+        ({}, {}, False),
+        ({"this_machine": True}, {}, True),
+        ({"this_machine": True}, {"environ_base": OUTSIDE}, False),
         ({"basic_auth": ("ls", "pw")}, {}, False),
         ({"basic_auth": ("ls", "pw")}, {"auth": ("ls", "pw"), "environ_base": OUTSIDE}, True),
         ({"basic_auth": ("ls", "pw")}, {"auth": ("ls", "no")}, False),
@@ -198,10 +200,10 @@ PROTECTED = [
         ({"basic_auth": ("ls", "pw"), "this_machine": True}, {"auth": ("ls", "pw"), "environ_base": OUTSIDE}, True),
         ({"basic_auth": ("ls", "pw"), "this_machine": True}, {"auth": ("ls", "no")}, False),
         # A proxy on this machine asks for others, and a page of another host may ask through a browser here.
-        ({}, {"headers": {"X-Forwarded-For": "8.8.8.8"}}, False),
-        ({}, {"headers": {"Host": "evil.example"}}, False),
-        ({}, {"headers": {"Host": "[::1]:9090"}}, True),
-        ({}, {"headers": {"Host": "["}}, False),
+        ({"this_machine": True}, {"headers": {"X-Forwarded-For": "8.8.8.8"}}, False),
+        ({"this_machine": True}, {"headers": {"Host": "evil.example"}}, False),
+        ({"this_machine": True}, {"headers": {"Host": "[::1]:9090"}}, True),
+        ({"this_machine": True}, {"headers": {"Host": "["}}, False),
     ],
 )
 def test_label_studio_is_let_in_and_others_are_not(backend, method, path, settings, request_, let_in):
@@ -258,7 +260,7 @@ def test_a_training_that_cannot_start_is_no_error_of_the_server(backend):
         raise InputError("/secret/redis", "a Redis that answers", "none")
 
     backend.train = train
-    answer = create_app(backend=backend).test_client().post("/webhook", json={"action": "START_TRAINING"})
+    answer = create_app(access=OPEN, backend=backend).test_client().post("/webhook", json={"action": "START_TRAINING"})
     assert answer.status_code == 503
     assert "secret" not in answer.text
 
@@ -274,27 +276,31 @@ def test_a_training_that_cannot_start_is_no_error_of_the_server(backend):
     ],
 )
 def test_a_webhook_of_any_shape_is_answered(body, status):
-    assert create_app(on_event=lambda *_: None).test_client().post("/webhook", **body).status_code == status
+    assert (
+        create_app(access=OPEN, on_event=lambda *_: None).test_client().post("/webhook", **body).status_code == status
+    )
 
 
 def test_an_event_that_fails_is_no_traceback(caplog):
     def fail(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
-    answer = create_app(on_event=fail).test_client().post("/webhook", json={"action": "ANNOTATION_CREATED"})
+    answer = (
+        create_app(access=OPEN, on_event=fail).test_client().post("/webhook", json={"action": "ANNOTATION_CREATED"})
+    )
     assert answer.status_code == 500 and "secret" not in answer.text and "/secret/path" in caplog.text
 
 
 @pytest.mark.parametrize("body", [{"json": {}}, {"json": {"tasks": 5}}, {"json": []}, {"data": b"\xff"}])
 def test_a_malformed_predict_is_a_400(backend, body):
-    assert create_app(backend=backend).test_client().post("/predict", **body).status_code == 400
+    assert create_app(access=OPEN, backend=backend).test_client().post("/predict", **body).status_code == 400
 
 
 @pytest.mark.parametrize(
     "body", [b"[" * 100_000 + b"]" * 100_000, b'{"tasks":' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
 )
 def test_a_body_nested_without_end_is_a_400(backend, body):
-    client = create_app(backend=backend).test_client()
+    client = create_app(access=OPEN, backend=backend).test_client()
     assert client.post("/predict", data=body, content_type="application/json").status_code == 400
 
 
@@ -315,7 +321,7 @@ def test_a_body_nested_without_end_is_a_400(backend, body):
     ],
 )
 def test_a_predict_of_any_shape_is_answered(backend, change):
-    client = create_app(backend=backend).test_client()
+    client = create_app(access=OPEN, backend=backend).test_client()
     for project in ("1.2", "1" * 5000):
         setup = {"project": project, "schema": CONFIG, "hostname": "\ud800", "access_token": "t"}
         assert client.post("/setup", json=setup).status_code == 200
@@ -346,14 +352,14 @@ def test_tasks_come_with_all_that_was_predicted_before(tmp_path):
     data = {"image": "http://127.0.0.1:9/a.png", "predictions": "x"}
     tasks = [{"id": i, "data": data, "annotations": old, "predictions": old, "drafts": old} for i in range(1, 161)]
     body = {"tasks": tasks, "project": "1.2", "label_config": CONFIG}
-    answer = create_app(backend=backend).test_client().post("/predict", json=body)
+    answer = create_app(access=OPEN, backend=backend).test_client().post("/predict", json=body)
     assert answer.status_code == 200 and answer.json["results"] == [[]] * 160
     assert queued == [{"id": i, "data": data} for i in range(1, 161)]
 
 
 def test_metrics_count_what_happened(backend, tmp_path):
     draw_spots(tmp_path / "a.png")
-    app = create_app(backend=backend, queue_depth=lambda: 3)
+    app = create_app(access=OPEN, backend=backend, queue_depth=lambda: 3)
     client = app.test_client()
     with serve_folder(tmp_path) as (url, _):
         tasks = [{"id": 1, "data": {"image": f"{url}/a.png"}}, {"id": 2, "data": {}}]
@@ -378,13 +384,13 @@ def test_a_queue_that_is_away_does_not_break_the_metrics():
     def away() -> int:
         raise ConnectionError
 
-    assert "campaign_queue_depth NaN" in create_app(queue_depth=away).test_client().get("/metrics").text
+    assert "campaign_queue_depth NaN" in create_app(access=OPEN, queue_depth=away).test_client().get("/metrics").text
 
 
 def test_training_status_is_answered():
-    app = create_app(training=lambda project: {"is_training": True, "project": project})
+    app = create_app(access=OPEN, training=lambda project: {"is_training": True, "project": project})
     assert app.test_client().get("/is_training?project=31.179").json == {"is_training": True, "project": 31}
-    assert create_app().test_client().get("/is_training").json == {"is_training": False}
+    assert create_app(access=OPEN).test_client().get("/is_training").json == {"is_training": False}
 
 
 def test_no_secret_stands_in_the_log(backend, caplog, tmp_path):
@@ -412,7 +418,7 @@ def test_no_secret_stands_in_the_log(backend, caplog, tmp_path):
 
 
 def test_projects_of_two_label_studios_may_have_one_number(backend):
-    client = create_app(backend=backend).test_client()
+    client = create_app(access=OPEN, backend=backend).test_client()
     for project, token in (("31.111", "first"), ("31.222", "second")):
         setup = {"project": project, "schema": CONFIG, "hostname": f"http://{token}", "access_token": token}
         client.post("/setup", json=setup)
@@ -430,7 +436,7 @@ def test_health_is_answered_while_the_model_works(tmp_path):
     draw_spots(tmp_path / "a.png")
     gate = Gate()
     backend = Backend(BrightModel(gate), ImageFiles(tmp_path / "cache"))
-    server = make_server("127.0.0.1", 0, create_app(backend=backend), threaded=True)
+    server = make_server("127.0.0.1", 0, create_app(access=OPEN, backend=backend), threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
