@@ -52,6 +52,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit.py $(UV) constraints.txt
 
 # Rewrites the pins from pyproject.toml; the result names versions only, never where they come from.
 constraints: install
