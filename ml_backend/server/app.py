@@ -9,6 +9,7 @@
 | POST /setup, /predict | Label Studio | the ML backend protocol |
 | POST /webhook | Label Studio | annotation events, "Start training" |
 | GET /is_training, /metrics | Label Studio, Prometheus | training status, metrics |
+| GET /openapi.json | as /metrics | these routes, as they are |
 
 It knows nothing of campaigns: where masks lie, what an event leads to and which model predicts is passed to it.
 """
@@ -33,6 +34,7 @@ from ml_backend.masks.rendering import ImageCache
 from ml_backend.server.access import Access
 from ml_backend.server.backend import Backend, project_number
 from ml_backend.server.metrics import Metrics
+from ml_backend.server.openapi import describe
 from ml_backend.server.pictures import CropSource, MaskView, PartView, add_pictures
 
 log = logging.getLogger(__name__)
@@ -145,6 +147,11 @@ def _add_status(
         if backend is not None:
             metrics.model.info({"version": backend.model.version})
         return Response(metrics.text(), mimetype="text/plain; version=0.0.4")
+
+    @app.get("/openapi.json")
+    def show_description() -> Response:
+        access.require()
+        return jsonify(describe(app))
 
     @app.get("/is_training")
     def is_training() -> Response:

@@ -204,9 +204,12 @@ def class_colour(number: int) -> tuple[int, int, int]:
 
 def _grant(secret: str, kind: Kind, token: str) -> Grant:
     try:
-        return read(secret, kind, token)
+        grant = read(secret, kind, token)
     except (TokenError, ValueError):
         abort(403)
+    if not 0 <= grant.key < 1 << 63:  # as no database numbers anything
+        abort(404)
+    return grant
 
 
 def _window(text: str, width: int, height: int) -> tuple[int, int, int, int]:

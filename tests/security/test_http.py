@@ -72,6 +72,8 @@ def test_a_number_that_no_database_holds_is_no_page(browser, store):
     for number in (2**63 - 1, 2**62, 2**50):
         for path in (f"trees/{number}/1", f"trees/1/{number}", f"clusters/1/1/{number}", f"masks/{number}"):
             assert browser.get(f"/lead/{path}").status_code == 404, path
+        for path in (f"clusters/{number}/1/0", f"clusters/1/{number}/0", "clusters/1/77/0", "clusters/0/1/0"):
+            assert browser.get(f"/lead/{path}/change?kind=accept").status_code == 404, path
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,10 @@ from campaign.web.lead.changes import KINDS, decide, foresee
 from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
 from campaign.web.lead.eyes import eye_plot
 from campaign.web.lead.login import STATIC, protect
+from campaign.web.lead.operations import OPERATIONS
 from ml_backend.errors import InputError
 from ml_backend.mask_ids import is_drawn, is_heldout
+from ml_backend.server.openapi import add_operations
 from ml_backend.server.signing import crop_url
 
 WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
@@ -90,6 +92,7 @@ def mount(app: Flask, store: Store) -> None:
         return render_template("trouble.html", title="That cannot be", reason=str(error)), 400
 
     app.register_blueprint(pages)
+    add_operations(app, OPERATIONS)
     app.jinja_env.get_template("overview.html")  # compiled here for the same reason
 
 
@@ -271,6 +274,7 @@ def _add_changes(pages: Blueprint, store: Store) -> None:
 
     @pages.get(route)
     def preview(round_number: int, class_id: int, cluster: int) -> str:
+        _check_tree(store, round_number, class_id)
         kind = _kind(request.args.get("kind"))
         change = foresee(store, round_number, class_id, cluster, kind)
         explorer = _explorer(store, round_number, class_id)
@@ -280,6 +284,7 @@ def _add_changes(pages: Blueprint, store: Store) -> None:
 
     @pages.post(route)
     def change(round_number: int, class_id: int, cluster: int) -> ResponseReturnValue:
+        _check_tree(store, round_number, class_id)
         kind = _kind(request.form.get("kind"))
         decide(store, round_number, class_id, cluster, kind, store.classes().get(class_id, ""))
         address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
@@ -315,6 +320,12 @@ def _explorer(store: Store, round_number: int, class_id: int) -> ClassExplorer:
     try:
         return ClassExplorer(store, round_number, class_id)
     except KeyError:
+        abort(404)
+
+
+def _check_tree(store: Store, round_number: int, class_id: int) -> None:
+    """Ends the request with 404 where the round has no tree of the class."""
+    if class_id not in {tree.class_id for tree in store.trees.rows(round_number)}:
         abort(404)
 
 
