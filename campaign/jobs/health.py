@@ -118,7 +118,8 @@ def release_scheduled(store: Store, connection: Redis) -> list[str]:
     for name in QUEUES:
         queue = step_queue(store, name, connection)
         registry = ScheduledJobRegistry(queue=queue)
-        for raw, at in connection.zrange(registry.key, 0, -1, withscores=True):
+        waiting: list = connection.zrange(registry.key, 0, -1, withscores=True)
+        for raw, at in waiting:
             job_id = raw.decode()
             if not job_id.startswith(f"{store.key}-") or now < at <= now + LONGEST_PAUSE * (1 + JITTER):
                 continue

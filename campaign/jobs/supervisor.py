@@ -137,7 +137,7 @@ class Supervisor:
             for number in range(default_workers):
                 run.children.append(_worker(store, "default", number, {}))
             try:
-                recover(connection, gone_workers(connection))  # of a run that was killed
+                recover(store, connection, gone_workers(connection))  # of a run that was killed
                 for child in run.children:
                     child.start()
                 clear_failures(store, connection)

@@ -22,7 +22,7 @@ def pause_before(attempt: int, first: float = FIRST_PAUSE) -> int:
     True
     """
     pause = min(first * 2.0 ** min(attempt, 30), LONGEST_PAUSE)
-    return round(pause * random.uniform(1 - JITTER, 1 + JITTER))
+    return round(pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - it keeps no secret
 
 
 def advice(error: BaseException, folder: object) -> str:

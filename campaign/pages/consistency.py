@@ -8,8 +8,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 
 from campaign.derived.consistency import Finding, Report, local_findings, pages_of
+from campaign.derived.showing import shown_pages, task_name
+from campaign.label_studio.annotations import page_name
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.drawing import parse_drawn
 from campaign.label_studio.readback import parse_task, read_tasks
@@ -54,7 +57,7 @@ def findings(store: Store, client: Client | None, report: Report | None = None, 
 def remote_findings(store: Store, client: Client) -> list[Finding]:
     """What does not fit between the campaign and Label Studio, project by project."""
     found: list[Finding] = []
-    known: dict[int, tuple[str, list[m.Page]]] = {}
+    known: dict[int, tuple[Screen, list[m.Page]]] = {}
     for screen in Screen:
         pages, project = pages_of(store, screen), store.values.project(screen)
         if project is not None:
@@ -73,20 +76,23 @@ def remote_findings(store: Store, client: Client) -> list[Finding]:
     return found
 
 
-def _project(store: Store, client: Client, project: int, screen: str, pages: list[m.Page]) -> Iterable[Finding]:
+def _project(store: Store, client: Client, project: int, screen: Screen, pages: list[m.Page]) -> Iterable[Finding]:
     tasks: dict[str, list[int]] = defaultdict(list)
     for task in client.tasks(project, "id,meta"):
-        key = (task.get("meta") or {}).get("key")
-        if isinstance(key, str):
-            tasks[key].append(int(task["id"]))
+        if (name := page_name(task)) is not None:
+            tasks[name].append(int(task["id"]))
         else:
             yield Finding(f"task {task['id']}", f"of project {project} is no page", "delete it in Label Studio")
     answered = {f.page_key for f in store.answers.rows([p.key for p in pages])}
     answered |= {d.page_key for d in store.drawings.standing()}
     for page in pages:
-        held = tasks.pop(page.key, [])
+        held = tasks.pop(task_name(page), [])
         thing = f"page {page.key}"
-        if len(held) > 1:
+        if page.task_id in held and len(held) > 1:
+            others = _numbers([task for task in held if task != page.task_id])
+            problem = f"of project {project} calls itself page {page.key}, which is task {page.task_id}"
+            yield Finding(f"task {others}", problem, "delete it in Label Studio")
+        elif len(held) > 1:
             yield Finding(thing, f"is in Label Studio {len(held)} times: {_numbers(held)}", "campaign publish --again")
         if page.task_id is None and held:
             yield Finding(thing, f"is task {held[0]}, and not noted as published", "campaign sync")
@@ -98,11 +104,11 @@ def _project(store: Store, client: Client, project: int, screen: str, pages: lis
     yield from _facts(store, client, project, screen)
 
 
-def _facts(store: Store, client: Client, project: int, screen: str) -> Iterable[Finding]:
+def _facts(store: Store, client: Client, project: int, screen: Screen) -> Iterable[Finding]:
     """Annotations that are not facts as they are, and facts whose annotation is gone."""
     new: dict[tuple[int, str], str] = {}
     if screen in QUESTIONS:
-        snapshots, _ = read_tasks(client, project, parse_task)
+        snapshots = read_tasks(client, project, partial(shown_pages, store), parse_task).tasks
         rows = facts(store, snapshots)
         known = {
             (a.annotation_id, a.mask_id, a.answered_at, a.verdict)
@@ -112,8 +118,8 @@ def _facts(store: Store, client: Client, project: int, screen: str) -> Iterable[
             if (r["annotation_id"], r["mask_id"], r["answered_at"], r["verdict"]) not in known:
                 new[r["annotation_id"], r["page_key"]] = str(r["verdict"])
     else:
-        drawn, _ = read_tasks(client, project, parse_drawn)
-        rows = _DRAWN[Screen(screen)](store, drawn)
+        drawn = read_tasks(client, project, partial(shown_pages, store), parse_drawn).tasks
+        rows = _DRAWN[screen](store, drawn)
         held = _drawings(store)
         for r in rows:
             if (r["annotation_id"], r["answered_at"], str(r["state"])) not in held:

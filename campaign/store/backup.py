@@ -22,6 +22,7 @@ from typing import Any
 from sqlalchemy import DateTime, Engine, create_engine, insert, select, text
 
 from campaign.store import models as m
+from campaign.store.addresses import has_password, without_password
 from campaign.store.database import HEAD, open_database
 from campaign.store.store import SECRETS_FILE, SETTINGS_FILE, Store
 from ml_backend.errors import InputError
@@ -73,8 +74,8 @@ def _fill(store: Store, path: Path, passphrase: str, key: bytes, objects: bool, 
             if report:
                 report("files", done + 1, len(files))
         manifest = {
-            "format": FORMAT, "schema": HEAD, "key": store.key, "name": store.settings.name, "folder": str(store.folder),
-            "rows": rows, "objects": listed, "with_objects": objects,
+            "format": FORMAT, "schema": HEAD, "key": store.key, "name": store.settings.name,
+            "folder": str(store.folder), "rows": rows, "objects": listed, "with_objects": objects,
         }  # fmt: skip
         _add(archive, MANIFEST, json.dumps(manifest).encode())
     return manifest
@@ -104,11 +105,34 @@ def _restored(
     manifest = _read_json(archive, MANIFEST, path)
     if manifest.get("format") != FORMAT or manifest.get("schema") != HEAD:
         raise InputError(path, f"format {FORMAT}, schema {HEAD}", f"{manifest.get('format')}, {manifest.get('schema')}")
-    secrets = _unseal(_read(archive, SEALED, path), passphrase)
+    secrets = json.loads(_unseal(_read(archive, SEALED, path), passphrase))
+    secrets.pop("database_url", None)
+    secrets |= {"database_url": url} if url and has_password(url) else {}
     if (folder / SETTINGS_FILE).exists():
         raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
     if manifest["with_objects"] and folder.exists() and any(folder.iterdir()):
         raise InputError(folder, "an empty or new folder", "a folder that holds other files")
+    _restore_objects(archive, path, folder, manifest, report)
+    content = _read_json(archive, SETTINGS_FILE, path)
+    content["settings"]["jobs"]["database_url"] = url and without_password(url)
+    places = {manifest["folder"] + ".images": f"{folder}.images", manifest["folder"]: str(folder)} | moved
+    engine = open_database(url, folder)
+    _check_empty(engine)
+    with engine.begin() as connection:
+        _restore_rows(archive, path, connection, places)
+        _set_sequences(connection)
+    engine.dispose()
+    with partial_file(folder / SECRETS_FILE) as partial:
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(secrets, indent=2) + "\n")
+    with partial_file(folder / SETTINGS_FILE) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+    return Store.open(folder)
+
+
+def _restore_objects(
+    archive: tarfile.TarFile, path: Path, folder: Path, manifest: dict[str, Any], report: Report | None
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for done, (name, known) in enumerate(manifest["objects"].items()):
         target = folder / name
@@ -120,29 +144,18 @@ def _restored(
             raise InputError(target, f"the file of {known['bytes']} bytes that the backup names", "none or another")
         if report:
             report("files", done + 1, len(manifest["objects"]))
-    content = _read_json(archive, SETTINGS_FILE, path)
-    content["settings"]["jobs"]["database_url"] = url
-    places = {manifest["folder"] + ".images": f"{folder}.images", manifest["folder"]: str(folder)} | moved
-    engine = open_database(url, folder)
-    _check_empty(engine)
-    with engine.begin() as connection:
-        for table in _tables():
-            rows: list[dict] = []
-            for line in _read(archive, f"database/{table.name}.jsonl", path).splitlines():
-                rows.append(_rich(table, json.loads(line), places))
-                if len(rows) == PORTION:
-                    connection.execute(insert(table), rows)
-                    rows = []
-            if rows:
+
+
+def _restore_rows(archive: tarfile.TarFile, path: Path, connection: Any, places: dict[str, str]) -> None:
+    for table in _tables():
+        rows: list[dict] = []
+        for line in _read(archive, f"database/{table.name}.jsonl", path).splitlines():
+            rows.append(_rich(table, json.loads(line), places))
+            if len(rows) == PORTION:
                 connection.execute(insert(table), rows)
-        _set_sequences(connection)
-    engine.dispose()
-    with partial_file(folder / SECRETS_FILE) as partial:
-        partial.touch(mode=0o600)
-        partial.write_bytes(secrets)
-    with partial_file(folder / SETTINGS_FILE) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-    return Store.open(folder)
+                rows = []
+        if rows:
+            connection.execute(insert(table), rows)
 
 
 def copy_database(source: Engine, url: str) -> None:
@@ -193,7 +206,8 @@ def _set_sequences(connection: Any) -> None:
                 text("SELECT pg_get_serial_sequence(:t, :c)"), {"t": f'"{table.name}"', "c": column.name}
             ).scalar()
             if name:
-                newest = f'SELECT setval(:s, COALESCE((SELECT max("{column.name}") FROM "{table.name}"), 1))'
+                # Names of our own tables.
+                newest = f'SELECT setval(:s, COALESCE((SELECT max("{column.name}") FROM "{table.name}"), 1))'  # noqa: S608
                 connection.execute(text(newest), {"s": name})
 
 

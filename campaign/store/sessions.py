@@ -32,7 +32,7 @@ class Sessions:
             with self._make.begin() as session:
                 yield session
         except SQLAlchemyError as error:
-            away = isinstance(error, (OperationalError, InterfaceError)) or getattr(error, "connection_invalidated", 0)
+            away = isinstance(error, (OperationalError, InterfaceError)) or getattr(error, "connection_invalidated", False)
             kind = DatabaseUnavailable if away else InputError
             raise kind(self._thing, "to be readable and writable", reason_of(error)) from error
 

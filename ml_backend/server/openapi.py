@@ -47,7 +47,7 @@ class Operation:
     body: Schema | None = None
 
 
-_VIEW = {"view": {"enum": ["image", "edit"]}, "size": {"type": "integer", "minimum": 32, "maximum": 2048}}
+_VIEW: dict[str, Schema] = {"view": {"enum": ["image", "edit"]}, "size": {"type": "integer", "minimum": 32, "maximum": 2048}}
 _TASKS: Schema = {"type": "array", "items": {"type": "object", "properties": {"id": ID, "data": OBJECT}}}
 # Of this package's own server. Who adds routes adds theirs with `add_operations`.
 OPERATIONS: dict[str, Operation] = {
@@ -57,7 +57,7 @@ OPERATIONS: dict[str, Operation] = {
     "GET /metrics": Operation("metrics", "basic", {200: "text/plain"}),
     "GET /is_training": Operation("whether a round is being trained", "basic", query={"project": TEXT}),
     "GET /crops/<token>.jpg": Operation(
-        "a mask with context", "token", {200: "image/*"}, query=_VIEW | {"fill": {"enum": ["0", "1"]}}
+        "a mask with context", "token", {200: "image/*"}, query={**_VIEW, "fill": {"enum": ["0", "1"]}}
     ),
     "GET /images/<token>": Operation(
         "an image", "token", {200: "*/*", 206: "*/*", 304: "*/*"}, (412, 416),

@@ -80,10 +80,10 @@ def fork(work: Callable[[], Any], log: Path | None = None) -> int:
 
 def _close_locks() -> None:
     """A process that is started, as workers are, holds no lock of the one that starts it."""
-    for name in os.listdir("/proc/self/fd"):
+    for file in list(Path("/proc/self/fd").iterdir()):
         with suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{name}").endswith(".lock"):
-                os.close(int(name))
+            if file.readlink().suffix == ".lock":
+                os.close(int(file.name))
 
 
 class Forked:
