@@ -32,7 +32,8 @@ class Sessions:
             with self._make.begin() as session:
                 yield session
         except SQLAlchemyError as error:
-            away = isinstance(error, (OperationalError, InterfaceError)) or getattr(error, "connection_invalidated", False)
+            away = isinstance(error, (OperationalError, InterfaceError))
+            away = away or getattr(error, "connection_invalidated", False)
             kind = DatabaseUnavailable if away else InputError
             raise kind(self._thing, "to be readable and writable", reason_of(error)) from error
 
