@@ -161,7 +161,8 @@ def put_aside(
             }  # fmt: skip
             if a.sound and a not in own:
                 rows.append(said | {"reason": Reason.CHANGED.value})
-            elif a.sound and newest[a.user][1] != a.id:
+                continue
+            if a.sound and newest[a.user][1] != a.id:
                 rows.append(said | {"reason": Reason.DOUBLED.value})
             if a.unknown:
                 rows.append(said | {"reason": Reason.UNKNOWN.value, "what": str(a.unknown)[:LONGEST]})

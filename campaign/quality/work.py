@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 FAST_PAGES, PATTERN_PAGES, UNTOUCHED_PAGES = 3, 5, 3  # pages before a flag is raised
-RATIO = 10.0  # times the usual seconds of an answer are believed at most, and the same part of them at least
+RATIO = 3.0  # times the usual seconds of an answer are believed at most, and the same part of them at least
 SHORT = 60.0  # seconds of a page that are believed whatever is usual
 LONGEST_GAP = 60.0  # seconds between two pages; more is a break and no part of the work
 PLACES = 64  # of a page that `marked` tells apart
