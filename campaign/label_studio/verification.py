@@ -127,9 +127,15 @@ def ensure_webhook(client: Client, project_id: int, url: str, secret: str | None
         ) from None
 
 
-def publish_pages(client: Client, project_id: int, pages: Iterable[Page], **options: Any) -> dict[str, int]:
+def publish_pages(
+    client: Client,
+    project_id: int,
+    pages: Iterable[Page],
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> dict[str, int]:
     """The task of each page, {key: task id}; `publish_tasks` for pages of questions."""
-    return publish_tasks(client, project_id, page_tasks(pages), **options)
+    return publish_tasks(client, project_id, page_tasks(pages), progress, **options)
 
 
 def page_tasks(pages: Iterable[Page]) -> dict[str, dict[str, Any]]:

@@ -466,3 +466,34 @@ def test_every_route_and_setting_is_documented(folder, backend):
     sources = " ".join(p.read_text() for p in Path(ml_backend.__file__).parent.rglob("*.py"))
     names = set(re.findall(r'(?:environ\.get\(|environ\[|HOSTS = )"(\w+)"', sources)) - {"MODEL_DIR"}
     assert len(names) >= 9 and all(f"`{name}`" in text for name in names), names
+
+
+class Counting(Folder):
+    """The same, with pages, which notes what is looked up."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.asked: list[int] = []
+
+    def page(self, number: int) -> list[int]:
+        return {5: [1, 2]}.get(number, [])
+
+    def mask(self, mask_id: int) -> MaskView:
+        self.asked.append(mask_id)
+        return super().mask(mask_id)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_the_crops_of_a_page_are_drawn_together_whichever_is_asked_for_first(folder, first):
+    source = Counting(folder.path)
+    client = create_app(source, secret=SECRET).test_client()
+    paths = {i: path_of(crop_url("http://h", SECRET, i, time.time() + 9, page=5)) for i in (1, 2, 3)}
+    statuses = {i: client.get(paths[i]).status_code for i in (first, 3 - first, 3)}
+    assert statuses == {1: 200, 2: 404, 3: 404}, "the second is not of its image's size, the third not on the page"
+    assert source.asked == [1, 2]
+    # A size of one's own is drawn like any other, and a view of one alone after the others.
+    for query in ("?size=257", "?size=300", "?size=512"):
+        assert client.get(paths[first] + query).status_code == statuses[first]
+    assert source.asked == [1, 2] * 2
+    client.get(paths[first] + "?view=edit")
+    assert source.asked[:4] == [1, 2] * 2 and source.asked[4:] in ([], [1], [2])
