@@ -10,13 +10,15 @@ OUT ?= demo-out
 UV := $(BIN)/uv
 # Tests run in so many processes side by side, each with its share of the cores; long files are begun first.
 WORKERS ?= 2
+SEED ?= 0
+CASES ?= 100000
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 # Tests and campaigns start hundreds of processes: each would compile all that it imports, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE := 1
 export LABEL_STUDIO_COMMAND ?= $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 
-.PHONY: demo test test-fast lint clean install pointrend constraints
+.PHONY: demo test test-fast fuzz lint clean install pointrend constraints
 
 install: $(VENV)/.installed
 
@@ -46,6 +48,10 @@ test: install
 # The tests without Label Studio, Chromium and training: a few minutes.
 test-fast: install
 	$(PYTEST) -m "not label_studio and not browser and not slow"
+
+# Seeded cases against everything that takes something from outside, all surfaces together.
+fuzz: install
+	$(BIN)/python -m tests.security.fuzz --seed $(SEED) --cases $(CASES)
 
 lint: install
 	$(BIN)/ruff check .
