@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,10 +77,14 @@ def read_rgb(path: str | Path) -> np.ndarray:
     Of an animation the first picture; 16 bits are scaled to 8, transparent pixels are white. Raises InputError where
     the file is missing, of no format in `FORMATS`, unreadable, truncated, or over `MAX_PIXELS`.
     """
-    with _opened(path) as image, _budget.hold(_BYTES_PER_PIXEL * image.width * image.height):
-        orientation = _orientation(image)
-        image.load()
-        return _upright(_rgb8(image), orientation)
+    with ExitStack() as held:
+        with _opened(path) as image:
+            held.enter_context(_budget.hold(_BYTES_PER_PIXEL * image.width * image.height))
+            orientation = _orientation(image)
+            image.load()
+            pixels = _rgb8(image)
+        del image  # before its pixels are copied once more
+        return _upright(pixels, orientation)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
