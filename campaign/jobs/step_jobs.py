@@ -41,17 +41,15 @@ _ARGUMENTS: dict[StepName, tuple[type, ...]] = {StepName.DETECT: (str, int, int)
 
 
 class StepJob(Job):
-    """A job of RQ whose content is JSON and whose function is always `tasks.perform`."""
+    """A job of RQ whose content is JSON and which names no function; a worker's jobs have theirs."""
 
     def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: object = None):
         super().__init__(id, connection, JSONSerializer)
 
     @property
     def func(self) -> Callable:
-        """The one function that jobs run, whatever name Redis holds."""
-        from campaign.jobs.tasks import perform
-
-        return perform
+        """None: a name from Redis is never looked up."""
+        raise TypeError(f"job {self.id}: expected a worker's job, got one that is looked at only")
 
     def refresh(self) -> None:
         """Reads the job from Redis. Raises NoSuchJobError where there is none, or none that can be read."""

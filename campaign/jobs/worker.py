@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rq.serializers import JSONSerializer
 from campaign.jobs.broker import connect
 from campaign.jobs.processes import ask_to_stop, die_with_parent, is_asked_to_stop
 from campaign.jobs.step_jobs import StepJob, StepQueue, refusal, step_queue
+from campaign.jobs.tasks import perform
 from campaign.store import Store
 from ml_backend.logs import configure_logs, process_about
 
@@ -25,6 +27,15 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT = 10  # seconds; a job whose worker's machine died is found after this and RQ's own minute
 GRACE = 20  # seconds that a step has to leave off when its worker is to end; all is over within 30
+
+
+class RunnableJob(StepJob):
+    """A job whose function is `tasks.perform`, whatever name Redis holds."""
+
+    @property
+    def func(self) -> Callable:
+        """The one function that jobs run."""
+        return perform
 
 
 class CampaignWorker(Worker):
@@ -115,7 +126,7 @@ def work(folder: Path, queues: list[str], name: str | None = None, burst: bool =
     logging.getLogger("rq.worker").addFilter(_one_line)
     worker = CampaignWorker(
         [step_queue(store, queue, connection) for queue in queues],
-        connection=connection, name=name, job_class=StepJob, queue_class=StepQueue,
+        connection=connection, name=name, job_class=RunnableJob, queue_class=StepQueue,
         serializer=JSONSerializer, job_monitoring_interval=HEARTBEAT,
     )  # fmt: skip
     worker.store = store
