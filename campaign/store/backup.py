@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import DateTime, Engine, create_engine, insert, select, text
+from sqlalchemy import DateTime, Engine, create_engine, func, insert, select, text
 
 from campaign.store import models as m
 from campaign.store.addresses import has_password, without_password
@@ -112,14 +112,19 @@ def _restored(
         raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
     if manifest["with_objects"] and folder.exists() and any(folder.iterdir()):
         raise InputError(folder, "an empty or new folder", "a folder that holds other files")
-    _restore_objects(archive, path, folder, manifest, report)
+    folder.mkdir(parents=True, exist_ok=True)
+    _restore_objects(archive, manifest, path, folder, report)
     content = _read_json(archive, SETTINGS_FILE, path)
     content["settings"]["jobs"]["database_url"] = url and without_password(url)
     places = {manifest["folder"] + ".images": f"{folder}.images", manifest["folder"]: str(folder)} | moved
     engine = open_database(url, folder)
     _check_empty(engine)
     with engine.begin() as connection:
-        _restore_rows(archive, path, connection, places)
+        for table in _tables():
+            lines = _read(archive, f"database/{table.name}.jsonl", path).splitlines()
+            for start in range(0, len(lines), PORTION):
+                rows = [_rich(table, json.loads(line), places) for line in lines[start : start + PORTION]]
+                connection.execute(insert(table), rows)
         _set_sequences(connection)
     engine.dispose()
     with partial_file(folder / SECRETS_FILE) as partial:
@@ -130,10 +135,7 @@ def _restored(
     return Store.open(folder)
 
 
-def _restore_objects(
-    archive: tarfile.TarFile, path: Path, folder: Path, manifest: dict[str, Any], report: Report | None
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _restore_objects(archive: tarfile.TarFile, manifest: dict, path: Path, folder: Path, report: Report | None) -> None:
     for done, (name, known) in enumerate(manifest["objects"].items()):
         target = folder / name
         if not target.resolve().is_relative_to(folder):
@@ -144,18 +146,6 @@ def _restore_objects(
             raise InputError(target, f"the file of {known['bytes']} bytes that the backup names", "none or another")
         if report:
             report("files", done + 1, len(manifest["objects"]))
-
-
-def _restore_rows(archive: tarfile.TarFile, path: Path, connection: Any, places: dict[str, str]) -> None:
-    for table in _tables():
-        rows: list[dict] = []
-        for line in _read(archive, f"database/{table.name}.jsonl", path).splitlines():
-            rows.append(_rich(table, json.loads(line), places))
-            if len(rows) == PORTION:
-                connection.execute(insert(table), rows)
-                rows = []
-        if rows:
-            connection.execute(insert(table), rows)
 
 
 def copy_database(source: Engine, url: str) -> None:
@@ -206,9 +196,8 @@ def _set_sequences(connection: Any) -> None:
                 text("SELECT pg_get_serial_sequence(:t, :c)"), {"t": f'"{table.name}"', "c": column.name}
             ).scalar()
             if name:
-                # Names of our own tables.
-                newest = f'SELECT setval(:s, COALESCE((SELECT max("{column.name}") FROM "{table.name}"), 1))'  # noqa: S608
-                connection.execute(text(newest), {"s": name})
+                newest = connection.execute(select(func.max(column))).scalar() or 1
+                connection.execute(text("SELECT setval(:s, :n)"), {"s": name, "n": newest})
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The matrix: a seed chooses a campaign, its machines and what befalls them; nothing may be lost or doubled."""
+"""The matrix: a seed chooses a campaign, its machines and what befalls them; then nothing may be lost or doubled."""
 
 from __future__ import annotations
 
