@@ -135,7 +135,9 @@ def _hours(points: Sequence[Point], end: float) -> Above:
     unit, name = (hours, "hours") if hours[-1] >= 2 else (hours * 60, "minutes")
     at = ticks(0.0, max(float(unit[-1]), 1e-6), 5)
     keep, first = np.unique(unit, return_index=True)
-    return Above([(float(np.interp(v, keep, x[first])), f"{v:g}") for v in at if v > 0 or x[0] == 0], f"{name} of work")
+    return Above(
+        [(float(np.interp(v, keep, x[first])), f"{v:g}") for v in at if v > 0 or x[0] == 0], f"{name} of answering"
+    )
 
 
 def _questions(point: Point) -> float:

@@ -31,7 +31,7 @@ def a_course() -> list[Point]:
 def test_the_panel_has_band_bound_target_mark_and_two_scales():
     svg = ElementTree.fromstring(precision_panel(a_course()))
     texts = [e.text for e in svg.iter("text")]
-    assert {"target 90 %", "order frozen", "minutes of work", "questions answered, gold included"} <= set(texts)
+    assert {"target 90 %", "order frozen", "minutes of answering", "questions answered, gold included"} <= set(texts)
     assert len(list(svg.iter("polygon"))) == 1 and len(list(svg.iter("polyline"))) == 2
     assert "expected, 90 % interval 91.0 % (86.0 to 94.0); promised at least 90.0 %" in svg.get("aria-label")
     numbers = [float(v) for e in svg.iter("polyline") for p in e.get("points").split() for v in p.split(",")]

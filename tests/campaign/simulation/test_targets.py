@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from campaign.cli import app
 from campaign.simulation.missing import simulated_recall
 from campaign.simulation.study import SimulationOptions
 from campaign.simulation.targets import Pool, run_target, sampled_pool, simulate_target
@@ -93,3 +96,48 @@ def test_recall_is_bounded_by_what_people_find():
     assert found is not None
     assert found.overall.bound <= inside.mean() == pytest.approx(found.overall.estimate, abs=0.1)
     assert simulated_recall(image, inside, np.full(2000, 0.9), objects, 10, 0, 1.0, 0.025, 0.95, 0.0, 1) is None
+
+
+def test_the_course_says_what_was_expected_and_promised_beside_the_truth(pool):
+    points = run_target(pool, SMALL).course
+    before = [p for p in points if p.attempt is None]
+    after = points[len(before) :]
+    assert before and before[0].questions == 0 and all(p.promised is None for p in before)
+    assert after and all(p.attempt == 1 and p.promised is not None for p in after)
+    assert [p.questions for p in points] == sorted(p.questions for p in points)
+    for point in points:
+        assert point.precision.low <= point.precision.value <= point.precision.high
+        assert abs(point.precision.value - point.true_precision) < 0.1
+        assert point.seconds == point.questions * SMALL.seconds_per_answer
+    assert points[-1].looked == 40 and points[-1].recall_promised <= points[-1].true_recall
+    shown = simulate_target(SMALL, pool)["course"]
+    assert [p["questions"] for p in shown] == [p.questions for p in points]
+    assert {"true_precision", "true_recall", "hours", "promised", "precision"} <= set(shown[0])
+
+
+SIMULATED = ["simulate", "--masks", "600", "--classes", "1", "--looked", "10"]
+
+
+def test_the_picture_is_drawn_and_the_numbers_are_printed(tmp_path):
+    given = ["--plot", str(tmp_path / "new" / "course.svg"), "--plots", str(tmp_path / "plots"), "--json"]
+    done = CliRunner().invoke(app, [*SIMULATED, *given])
+    assert done.exit_code == 0, done.output
+    assert "svg" in (tmp_path / "new" / "course.svg").read_text()[:300]
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {"target.png", "simulation.json"}
+    result = json.loads(done.stdout)
+    assert result["course"][-1]["questions"] == result["questions"]
+    assert json.loads((tmp_path / "plots" / "simulation.json").read_text()) == result
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--plot", "course.jpeg"], r"expected a file \.png, \.svg or \.pdf, got course\.jpeg"),
+        (["--plot", "course.png", "--policy", "paper"], r"expected policy target, got paper"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn_are_refused_before_the_work(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*SIMULATED, *given], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert done.exit_code == 2 and not list(tmp_path.iterdir())
+    assert re.search(message, " ".join(done.output.replace("│", " ").split()))
