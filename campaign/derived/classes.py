@@ -9,8 +9,7 @@ import numpy as np
 
 from campaign.certification.classes import ClassOrders, ClassPromise
 from campaign.certification.promise import Frozen, Voted
-from campaign.derived.answered import matched
-from campaign.derived.columns import round_columns
+from campaign.derived.columns import column_of
 from campaign.search.selection import PerClass
 from campaign.store import Store
 from ml_backend.mask_ids import is_drawn
@@ -22,11 +21,7 @@ def classes_of(store: Store, mask_ids: np.ndarray) -> np.ndarray:
     drawn = is_drawn(ids)
     if drawn.any():
         ids[drawn] = store.drawings.origins(ids[drawn])
-    found = np.full(len(ids), -1, np.int64)
-    for row in store.rounds.all() if len(ids) else ():
-        columns = round_columns(store).of_round(row.number)
-        found = np.maximum(found, matched(columns.mask_id, columns.class_id.astype(np.int64), ids, -1))
-    return found
+    return column_of(store, ids, "class_id")
 
 
 def target_per_class(store: Store, class_id: np.ndarray) -> PerClass | None:

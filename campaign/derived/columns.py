@@ -144,3 +144,13 @@ def round_columns(store: Store) -> RoundColumns:
     """The columns of a campaign's rounds."""
     known: RoundColumns = store.companions.setdefault(RoundColumns, RoundColumns(store))
     return known
+
+
+def column_of(store: Store, mask_ids: np.ndarray, name: str) -> np.ndarray:
+    """A column of whole numbers, `class_id` or `image`, of predictions of any rounds, (n,); -1 of masks of no tree."""
+    found = np.full(len(mask_ids), -1, np.int64)
+    for row in store.rounds.all():
+        columns = round_columns(store).of_round(row.number)
+        here = np.flatnonzero(np.isin(mask_ids, columns.mask_id))
+        found[here] = getattr(columns, name)[np.searchsorted(columns.mask_id, mask_ids[here])]
+    return found

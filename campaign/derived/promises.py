@@ -29,6 +29,7 @@ from campaign.certification.stopping import is_worth_going_on
 from campaign.dataset.propagation import drop_known
 from campaign.derived import classes as of_classes
 from campaign.derived.answered import answered
+from campaign.derived.columns import column_of
 from campaign.derived.corrections import counted_corrections
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.selection import lead_orders, passed_by_class, shared_passing
@@ -347,5 +348,7 @@ def _new_ones(store: Store, mask_ids: np.ndarray, there: np.ndarray) -> np.ndarr
     pairs = overlaps_of(masks).rivals(iou, COVERED)
     rank = masks.score.astype(np.float64) + 2 * is_drawn(masks.mask_id)
     masks = masks.select(without_rivals(rank, pairs, np.zeros(len(masks), bool)))
-    near = store.masks.read(there)
+    # Of all that is frozen only what lies in their images is read; masks of no tree may lie in any.
+    image = column_of(store, there, "image")
+    near = store.masks.read(there[np.isin(image, masks.image_id) | (image < 0)])
     return drop_known(masks, near.select(np.isin(near.image_id, masks.image_id)), iou, COVERED).mask_id

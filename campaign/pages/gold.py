@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -40,6 +42,7 @@ class GoldPlan:
         self._free: dict[int, list[GoldMask]] = defaultdict(list)
         self._reserve: dict[int, list[GoldMask]] = defaultdict(list)
         self._known: dict[int, GoldMask] = {}
+        self._shown: dict[int, tuple[int, dict[str, Any]]] = {}  # what masks show, as far as it was read
         # Held-out masks come first: nobody has seen them, while a confirmed one may come to who confirmed it.
         for masks, place in ((gold_supply(store), self._free), (confirmed(store), self._reserve)):
             for mask in masks:
@@ -87,19 +90,41 @@ class GoldPlan:
                 break
             taken = {mask.mask_id for mask in more}
             self._free[class_id] = [mask for mask in free if mask.mask_id not in taken]
-            for mask in more:
-                if not self._is_seen(mask, used):
-                    used[mask.mask_id] = mask
-                    drawn.append(mask)
+            for mask in self._fresh(more, used):
+                used[mask.mask_id] = mask
+                drawn.append(mask)
         self.pages += 1
         self.waiting += sum(not mask.near for mask in drawn)
         return {mask.mask_id: mask.truth.word for mask in drawn}
 
-    def _is_seen(self, mask: GoldMask, used: dict[int, GoldMask]) -> bool:
-        """Whether gold used before shows the same thing: rounds predict the same objects again."""
-        same = [other for other in used if self._known.get(other, mask).image_id == mask.image_id]
-        masks = self.store.masks.read([mask.mask_id, *same])
-        alike = np.flatnonzero(masks.image_id[1:] == mask.image_id) + 1
-        rles = masks.rles()
-        overlaps = mask_util.iou([rles[0]], [rles[i] for i in alike], [0] * len(alike)) if len(alike) else np.zeros(0)
+    def _fresh(self, more: list[GoldMask], used: dict[int, GoldMask]) -> Iterator[GoldMask]:
+        """Those that show nothing that gold used before shows: rounds predict the same objects again.
+
+        None shows what one before it does. Masks are read only where another one lies in the same image, all at once.
+        """
+        beside: dict[int, list[int]] = {mask.image_id: [] for mask in more}
+        for other in used:
+            if other not in self._known:  # of an image that is not known: it may be any
+                for masks in beside.values():
+                    masks.append(other)
+            elif (image := self._known[other].image_id) in beside:
+                beside[image].append(other)
+        in_image = Counter(mask.image_id for mask in more)
+        crowded = [mask for mask in more if beside[mask.image_id] or in_image[mask.image_id] > 1]
+        self._read({i for mask in crowded for i in (mask.mask_id, *beside[mask.image_id])})
+        for mask in more:
+            if not self._is_seen(mask, beside[mask.image_id]):
+                beside[mask.image_id].append(mask.mask_id)
+                yield mask
+
+    def _is_seen(self, mask: GoldMask, others: list[int]) -> bool:
+        rles = [rle for other in others for image, rle in [self._shown[other]] if image == mask.image_id]
+        if not rles:
+            return False
+        overlaps = mask_util.iou([self._shown[mask.mask_id][1]], rles, [0] * len(rles))
         return bool((np.asarray(overlaps) >= ALIKE).any())
+
+    def _read(self, mask_ids: set[int]) -> None:
+        new = sorted(mask_ids - self._shown.keys())
+        masks = self.store.masks.read(new)
+        self._shown |= dict(zip(new, zip(masks.image_id.tolist(), masks.rles(), strict=True), strict=True))

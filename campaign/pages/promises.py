@@ -17,6 +17,7 @@ from campaign.certification.stopping import OUTERMOST
 from campaign.dataset.propagation import drop_duplicates
 from campaign.derived.answered import answered
 from campaign.derived.classes import classes_of, frozen_classes, target_per_class
+from campaign.derived.columns import column_of
 from campaign.derived.dataset import chosen_masks
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.promises import Attempt, Standing, attempt_path, newest_attempt, standing
@@ -240,11 +241,11 @@ def draw_pages(store: Store, need: int) -> Iterator[NewPage]:
     if now is None or now.stop is not None:
         return
     waiting, size = waiting_draws(store, now), store.settings.page.page_size
-    class_of = store.masks.read(waiting[: size * max(need, 1)]).class_id
+    class_of = column_of(store, waiting[: size * max(need, 1)], "class_id")
     several = len(np.unique(class_of)) > 1
     count = size * max(need, len(store.classes()) if several else 1)
     waiting = waiting[: count if left is None else min(count, left)]
-    classes, gold = store.masks.read(waiting).class_id, GoldPlan(store)
+    classes, gold = column_of(store, waiting, "class_id"), GoldPlan(store)
     is_last = len(waiting) < count
     for class_id in sorted(set(classes.tolist())):
         own, first = waiting[classes == class_id].tolist(), True

@@ -252,7 +252,7 @@ def draw_gold(
         if mask.class_id == class_id and mask.mask_id not in used:
             free[mask.truth, _step(mask, k_iou)].append(mask)
     for masks in free.values():
-        masks.sort(key=lambda m: stable_hash(seed, m.mask_id), reverse=True)
+        masks.sort(key=lambda m: _place_of(seed, m.mask_id), reverse=True)
     so_far = Counter((mask.truth, _step(mask, k_iou)) for mask in used.values())
     drawn: list[GoldMask] = []
     while len(drawn) < count and any(free.values()):
@@ -268,6 +268,12 @@ def draw_gold(
         so_far[kind] += 1
         drawn.append(free[kind].pop())
     return drawn
+
+
+@lru_cache(maxsize=1 << 18)
+def _place_of(seed: int, mask_id: int) -> int:
+    """The place of gold in the order in which it is drawn: remembered, for every page looks at all of it."""
+    return stable_hash(seed, mask_id)
 
 
 @lru_cache(maxsize=2)
