@@ -7,7 +7,6 @@ order in which they came, so that the same facts give the same verifier, whateve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
@@ -22,6 +21,7 @@ from campaign.derived.answered import answered
 from campaign.derived.classes import target_per_class
 from campaign.derived.columns import Columns, round_columns
 from campaign.derived.eyes import campaign_eyes
+from campaign.derived.forests import said, said_unseen
 from campaign.derived.outlook import waiting
 from campaign.quality.eyes import Eyes
 from campaign.records.decision import Kind
@@ -39,7 +39,7 @@ from campaign.search.selection import (
     select,
 )
 from campaign.search.stock import AHEAD_SHARE
-from campaign.search.verifier import Forest, Rows, calibrate, grow, growth_milestone, milestone
+from campaign.search.verifier import Forest, Rows, calibrate, milestone
 from campaign.store import Store
 from campaign.store import models as m
 
@@ -237,46 +237,17 @@ def _calibrated(
     store: Store, round_number: int, columns: Columns, version: str, rows: np.ndarray, verdict: np.ndarray
 ) -> Fit:
     """The verifier by these verdicts, in the order in which they came; its trees are grown on the first of them."""
-    none = np.zeros(0, np.int64)
-    unseen = _grown(store, round_number, columns, none, verdict)
-    held = unseen["heldout_iou"], unseen["heldout"], unseen["heldout_image"], unseen["heldout_class"]
+    unseen = said_unseen(store, round_number, columns)
+    held = unseen.heldout_iou, unseen.heldout, unseen.heldout_image, unseen.heldout_class
     if not len(rows):
-        return Fit(version, unseen["pool"], unseen["pool"], *held, unseen["heldout"])
-    trees = _grown(store, round_number, columns, rows[: growth_milestone(len(rows))], verdict)
-    pool, heldout = _seen(columns.class_id, columns.image), _seen(held[3], held[2])
-    forest = cast(Forest, _Crossed(trees["heldout"], trees["crossed"][rows]))
-    correct = held[0] >= store.settings.search.k_iou
+        return Fit(version, unseen.pool, unseen.pool, *held, unseen.heldout)
+    trees = said(store, round_number, columns, rows, verdict)
+    pool, heldout = _seen(columns.class_id, columns.image), _seen(unseen.heldout_class, unseen.heldout_image)
+    forest = cast(Forest, _Crossed(trees.heldout, trees.crossed[rows]))
+    correct = unseen.heldout_iou >= store.settings.search.k_iou
     verifier = calibrate(forest, heldout, correct, pool.select(rows), verdict[rows] == Verdict.YES)
-    now = like_pool(trees["heldout"], correct, verifier.calibration)
-    return Fit(version, verifier.chances(pool, trees["pool"]), unseen["pool"], *held, now)
-
-
-def _grown(
-    store: Store, round_number: int, columns: Columns, rows: np.ndarray, verdict: np.ndarray
-) -> dict[str, np.ndarray]:
-    """What trees say that are grown on these verdicts: of the pool, of it without their images, and of held-out masks.
-
-    Without any verdict it is what is thought of masks before any answer: answers tell what annotators say, and cannot
-    tell what they pass.
-    """
-    k_iou, seed = store.settings.search.k_iou, store.settings.seed
-    told = hashlib.blake2b(repr((FORM, columns.version, k_iou, seed)).encode(), digest_size=16)
-    told.update(rows.tobytes() + verdict[rows].tobytes())
-
-    def grow_them() -> dict[str, np.ndarray]:
-        inputs = round_columns(store).inputs(round_number)
-        pool, correct = inputs.pool, inputs.heldout_iou >= k_iou
-        forest = grow(inputs.heldout, correct, pool.select(rows), verdict[rows] == Verdict.YES, seed)
-        of_heldout = forest.crossed(inputs.heldout, np.zeros(len(inputs.heldout), bool))
-        told_apart = {
-            "heldout_iou": inputs.heldout_iou, "heldout_image": inputs.heldout.image,
-            "heldout_class": inputs.heldout.class_id,
-        }  # fmt: skip
-        crossed = forest.crossed(pool, np.ones(len(pool), bool))
-        return {"pool": forest.chances(pool), "crossed": crossed, "heldout": of_heldout, **told_apart}
-
-    kind = "trees" if len(rows) else "unseen"
-    return _kept(store, kind, round_number, told.hexdigest(), grow_them)
+    now = like_pool(trees.heldout, correct, verifier.calibration)
+    return Fit(version, verifier.chances(pool, trees.pool), unseen.pool, *held, now)
 
 
 class _Crossed(NamedTuple):
@@ -293,18 +264,6 @@ class _Crossed(NamedTuple):
 def _seen(class_id: np.ndarray, image: np.ndarray) -> Rows:
     """Masks without what trees see of them."""
     return Rows(np.zeros((len(image), 0), np.float32), class_id, image)
-
-
-def _kept(
-    store: Store, kind: str, round_number: int, version: str, work_out: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Columns from their snapshot, worked out and kept where there is none of that version."""
-    name = f"{kind}/{round_number}"
-    arrays = store.views.kept(name, version)
-    if arrays is None:
-        arrays = work_out()
-        store.views.keep(name, version, arrays)
-    return arrays
 
 
 # Orders of the lead

@@ -239,6 +239,16 @@ def next_milestone(answers: int) -> int:
     return next(known for known in _milestones(answers) if known > answers)
 
 
+def milestones_until(answers: int) -> list[int]:
+    """The numbers of answers at which the verifier is fitted, up to a fit on all of these."""
+    return [*(known for known in _milestones(answers) if known < answers), answers]
+
+
+def stands_alone(correct: np.ndarray) -> bool:
+    """Whether a class has known masks enough, of either kind, for trees of its own; whether each is `correct`, (n,)."""
+    return len(correct) >= _OWN_MODEL and min(correct.sum(), (~correct).sum()) >= _OWN_KIND
+
+
 def _milestones(beyond: int) -> list[int]:
     """All of them up to the first one beyond a number of answers."""
     known = [0, _FIRST, 2 * _FIRST]
@@ -283,10 +293,10 @@ def _folds(rows: Rows, of_answers: np.ndarray, seed: int) -> np.ndarray:
 def _grown(rows: Rows, target: np.ndarray, seed: int) -> dict[int | None, object]:
     """Boosted trees for each class with masks enough, under None those for all masks together."""
     trees: dict[int | None, object] = {}
-    classes, counts = np.unique(rows.class_id, return_counts=True)
-    for class_id, count in zip(classes.tolist(), counts.tolist(), strict=True):
+    classes = np.unique(rows.class_id)
+    for class_id in classes.tolist():
         own = rows.class_id == class_id
-        if len(classes) > 1 and count >= _OWN_MODEL and min(target[own].sum(), (~target[own]).sum()) >= _OWN_KIND:
+        if len(classes) > 1 and stands_alone(target[own]):
             trees[class_id] = _boosted(rows.inputs[own], target[own], seed)
     if len(target) >= _LEAST and 0 < target.sum() < len(target) and len(trees) < len(classes):
         table = np.column_stack([rows.inputs, rows.class_id]).astype(np.float32)

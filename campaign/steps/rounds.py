@@ -215,9 +215,12 @@ def _cluster(store: Store, round_number: int, args: tuple, report: Report | None
 
 
 def _open(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
+    from campaign.derived.forests import prepare
     from campaign.steps.forecast import forecast
 
     forecast(store, round_number)
+    if store.settings.search.policy == "target":
+        prepare(store, round_number)
     store.rounds.advance(round_number, Stage.CLUSTER, Stage.VERIFY)
 
 

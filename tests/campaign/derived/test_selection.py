@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
+from campaign.derived import forests, selection
 from campaign.derived import live as live_module
-from campaign.derived import selection
 from campaign.derived.answered import answered
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.columns import round_columns
@@ -86,9 +86,9 @@ def test_of_rivals_one_is_delivered(store, truth):
 
 def test_verdicts_come_in_at_once_and_fits_at_milestones(store, truth, monkeypatch):
     fitted, grown = [], []
-    fit, grow = selection.calibrate, selection.grow
+    fit, grow = selection.calibrate, forests.grow
     monkeypatch.setattr(selection, "calibrate", lambda *args: fitted.append(len(args[3])) or fit(*args))
-    monkeypatch.setattr(selection, "grow", lambda *args: grown.append(len(args[2])) or grow(*args))
+    monkeypatch.setattr(forests, "grow", lambda *args: grown.append(len(args[2])) or grow(*args))
     chance = round_selection(store, 1).chance
     for page in store.pages.rows():
         answer(store, page.key, truth)
