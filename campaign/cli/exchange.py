@@ -13,6 +13,7 @@ from campaign.cli.output import emit
 if TYPE_CHECKING:
     from campaign.dataset.choice import Choice
     from campaign.steps.export import Exported
+    from campaign.store import Store
 
 
 def export(
@@ -33,6 +34,15 @@ def export(
     ] = None,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too, below images/.")] = False,
     card: Annotated[bool, typer.Option(help="Write a data card beside it.")] = True,
+    to_label_studio: Annotated[
+        bool, typer.Option("--to-label-studio", help="Into the source project as predictions, instead of a file.")
+    ] = False,
+    as_annotations: Annotated[
+        bool, typer.Option("--as-annotations", help="With --to-label-studio: as annotations, too.")
+    ] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="With --to-label-studio: take out again exactly what was written.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write the masks as COCO, YOLO or Parquet, each with what it rests on."""
@@ -44,8 +54,13 @@ def export(
         raise typer.BadParameter(f"--format: expected coco, yolo or parquet, got {format_}")
     if polygons and format_ != Format.COCO:
         raise typer.BadParameter(f"--polygons: expected --format coco, got {format_}")
+    if (as_annotations or remove) and not to_label_studio:
+        raise typer.BadParameter(f"{'--remove' if remove else '--as-annotations'}: expected --to-label-studio with it")
     choice = chosen(classes, rounds, min_score, verified_only)
     store = Store.open(folder)
+    if to_label_studio:
+        into_label_studio(store, choice, as_annotations, remove, json)
+        return
     division = Division.parse(split, str(store.settings.seed)) if split else None
     form = Form(Format(format_), polygons, division, copy_images)
     path = out or default_path(store, form)
@@ -58,6 +73,33 @@ def export(
         said["card"] = [str(file) for file in files]
         text.append(f"data card in {files[1]}")
     emit(said, json, "\n".join(text))
+
+
+def into_label_studio(store: Store, choice: Choice, annotations: bool, remove: bool, json: bool) -> None:
+    """Writes the masks to the source project, or takes them out."""
+    from campaign.cli.output import Display
+    from campaign.steps.writeback import remove_from_source, write_to_source
+
+    display = Display()
+    with display.live():
+        if remove:
+            removed = remove_from_source(store, lambda done, total: display.show("annotations", done, total))
+            text = f"{removed.predictions} predictions and {removed.annotations} annotations taken out"
+            if removed.kept:
+                text += f"; {removed.kept} annotations stay, as people have worked on them"
+            said: dict[str, Any] = removed.as_dict()
+        else:
+            done = write_to_source(store, choice, annotations, lambda n, total: display.show("tasks", n, total))
+            text = (
+                f"{done.masks} masks: {done.written} tasks written, {done.replaced} replaced, "
+                f"{done.unchanged} unchanged, {done.emptied} emptied"
+            )
+            if done.mean_iou is not None and done.mean_iou < 1:
+                text += f"; the regions have a mean IoU of {done.mean_iou:.4f} with their masks"
+            if annotations:
+                text += f"; {done.annotated} annotations made, {done.left_to_people} tasks left to who annotated them"
+            said = done.as_dict()
+    emit(said, json, text)
 
 
 def chosen(classes: str | None, rounds: str | None, min_score: float | None, verified_only: bool) -> Choice:

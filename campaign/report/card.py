@@ -283,7 +283,8 @@ def _histogram(axis: Any, values: list[np.ndarray], log: bool) -> None:
     if not len(both):
         return
     low, high = (float(v) for v in np.quantile(both, (0.0, 0.995)))
-    high = max(high, low + 1e-6)
+    if high - low < 0.1 * abs(high):  # all alike
+        low, high = 0.8 * low, 1.2 * max(high, 1e-3)
     edges = np.geomspace(max(low, 1e-3), max(high, 2e-3), 31) if log else np.linspace(low, high, 31)
     for own, label, color in zip(values, ("this set", "labelled"), ("C0", "C1"), strict=True):
         if len(own):

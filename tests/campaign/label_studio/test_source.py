@@ -20,7 +20,6 @@ from campaign.label_studio.source import (
     read_source,
     standing_annotation,
 )
-from campaign.label_studio.writeback import WrittenMask, write_back
 from ml_backend.errors import InputError
 from ml_backend.masks.brush import encode_brush
 
@@ -322,42 +321,6 @@ class TestReadSource:
         left = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
         assert [p.stat().st_size for p in left] == [p.stat().st_size for p in left if p.suffix == ".png"]
         assert len(left) <= 1
-
-
-@pytest.mark.label_studio
-class TestWriteBack:
-    def test_once_as_predictions_and_then_as_annotations(
-        self, label_studio_client: Client, web: str, tmp_path: Path
-    ) -> None:
-        client = label_studio_client
-        project, tasks = make_project(
-            client, "Source: written", [{"data": {"image": f"{web}/im{i}.png"}} for i in range(3)]
-        )
-        masks = [
-            WrittenMask(tasks[0], "cell", encode(ring_and_dot()), 0.75),
-            WrittenMask(tasks[0], "nucleus", encode(drawn(4, 4, 24, 20)), 0.25),
-            WrittenMask(tasks[1], "nucleus", encode(drawn(0, 0, 5, 5))),
-        ]
-        assert write_back(client, project, masks[:2], "round 1") == 1
-        assert write_back(client, project, masks, "round 1") == 1
-        assert write_back(client, project, masks, "round 1", annotations=True) == 0
-        assert write_back(client, project, masks, "round 1", annotations=True) == 0
-        fields = "id,predictions,annotations,result,score,model_version"
-        held = {t["id"]: t for t in client.tasks(project, fields, annotations=True)}
-        assert [len(held[t]["predictions"]) for t in tasks] == [1, 1, 0]
-        assert [len(held[t]["annotations"]) for t in tasks] == [1, 1, 0]
-        assert (held[tasks[0]]["predictions"][0]["score"], held[tasks[1]]["predictions"][0]["score"]) == (0.5, None)
-        # What was written is read as a source project's masks, down to the pixel.
-        source = read_source(client, project, tmp_path / "cache", heldout_share=0)
-        got = {(a.image_id, source.classes[a.class_id]): mask_util.decode(a.rle) for a in source.labelled.annotations}
-        assert got.keys() == {(m.task_id, m.class_name) for m in masks}
-        for m in masks:
-            assert np.array_equal(got[m.task_id, m.class_name], mask_util.decode(m.rle))
-
-    def test_class_without_a_brush(self, label_studio_client: Client, web: str) -> None:
-        project, tasks = make_project(label_studio_client, "Source: no brush", [{"data": {"image": f"{web}/im0.png"}}])
-        with pytest.raises(InputError, match="expected a BrushLabels control with the label dirt, got none"):
-            write_back(label_studio_client, project, [WrittenMask(tasks[0], "dirt", encode(ring_and_dot()))], "v")
 
 
 @pytest.mark.label_studio
