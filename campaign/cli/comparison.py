@@ -55,4 +55,37 @@ def _line(name: str, figures: dict[str, Any]) -> str:
     return f"{name}: {', '.join(parts)}; {counts}"
 
 
-COMMANDS = (evaluate,)
+SET = "COCO file, campaign folder, or FOLDER@ROUND with or without /predictions after it."
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help=SET)],
+    second: Annotated[str, typer.Argument(help="What it is compared with, named in the same way.")],
+    alike: Annotated[float, typer.Option(min=0.5, max=1, help="IoU below which a mask has moved.")] = 0.9,
+    html: Html = None,
+    images: Images = None,
+    json: Json = False,
+) -> None:
+    """Say what the second of two sets of masks gained, lost, moved and renamed: of rounds, exports or detectors."""
+    from campaign.dataset.comparison import KINDS
+    from campaign.dataset.comparison import compare as run_comparison
+    from campaign.steps.sets import image_folder, mask_set
+
+    ours = mask_set(first)
+    result = run_comparison(ours, mask_set(second, of=ours), alike)
+    if html is not None:
+        from campaign.report.comparison import write_comparison
+        from campaign.report.pictures import Pictures, image_folders
+
+        known = [folder for folder in (image_folder(first), image_folder(second)) if folder and images is None]
+        folders = [*known, *image_folders(images, Path(first), Path(second))]
+        write_comparison(html, result, Pictures(folders), (first, second))
+    figures = result.as_dict()
+    text = [
+        f"{name}: {own['first']} and {own['second']} masks: " + ", ".join(f"{own[kind]} {kind}" for kind in KINDS)
+        for name, own in [("all classes", figures), *figures["classes"].items()]
+    ]
+    emit(figures | {"same": result.same} | ({"html": str(html)} if html else {}), json, "\n".join(text))
+
+
+COMMANDS = (evaluate, compare)

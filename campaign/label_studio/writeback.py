@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 # Tasks in one request. Label Studio stores a request of this size whole or not at all.
 BATCH = 50
 PAGE_SIZE = 200
+# Seconds: Label Studio takes out all predictions of a version in one request, however many they are.
+REMOVAL = 1800.0
 FIELDS = "id,predictions,result,model_version,annotations,parent_prediction,completed_by,lead_time"
 
 
@@ -186,7 +188,7 @@ def remove(
     if predictions:
         client.request(
             "DELETE", f"api/projects/{project_id}/model-versions/", thing=f"project {project_id}",
-            body={"model_version": version}, repeatable=True,
+            body={"model_version": version}, repeatable=False, timeout=REMOVAL,
         )  # fmt: skip
     return Removed(predictions, len(own), sum(known.touched for known in held.values()))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.campaign.builders import finish, verify_store
 from tests.campaign.cli.builders import campaign
 from tests.campaign.dataset.test_evaluation import SIDE, drawn, write
 
@@ -28,6 +29,30 @@ def test_evaluation_with_pictures(files, tmp_path):
     assert page.count("<img ") >= min(wrong, 50) and "1 images were not found" in page
     assert "http" not in page  # it needs no network
     assert "all classes: precision" in campaign("evaluate", *files).stdout
+
+
+def test_comparison_with_pictures(files, tmp_path):
+    done = campaign("compare", *files, "--json", "--html", tmp_path / "c.html")
+    figures = json.loads(done.stdout)
+    pairs = figures["same"] + figures["moved"] + figures["renamed"]
+    assert pairs + figures["gained"] == figures["second"] and pairs + figures["lost"] == figures["first"]
+    page = (tmp_path / "c.html").read_text()
+    kinds = ("gained", "lost", "moved", "renamed")
+    assert page.count("<img ") == sum(min(figures[kind], 24) for kind in kinds) and "http" not in page
+    same = json.loads(campaign("compare", files[0], files[0], "--json").stdout)
+    assert [same[kind] for kind in kinds] == [0] * 4 and same["mean_iou"] == 1
+
+
+def test_rounds_and_detectors_are_compared(tmp_path):
+    store = verify_store(tmp_path / "a")
+    finish(store)
+    name = f"{store.folder}@1"
+    figures = json.loads(campaign("compare", f"{name}/predictions", store.folder, "--json").stdout)
+    assert figures["first"] == 160 and figures["gained"] == 0 and figures["lost"] == 160 - figures["second"] > 0
+    figures = json.loads(campaign("compare", name, store.folder, "--json", "--html", tmp_path / "c.html").stdout)
+    assert figures["same"] == figures["first"] == figures["second"] > 0
+    done = campaign("compare", f"{store.folder}@7", store.folder)
+    assert done.returncode == 1 and "@7: expected a round among 1, got 7" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from ml_backend.errors import InputError
 from tests.campaign.builders import finish, verify_store
 from tests.campaign.cli.builders import campaign
 from tests.campaign.label_studio.test_source import (
-    CONFIG,
     annotation,
     box,
     drawn,
