@@ -31,6 +31,7 @@ SLOW = (
     "tests/ml_backend/test_model.py",
     "tests/campaign/dataset/test_recall.py::test_the_bound_is_true",
     "tests/campaign/derived/test_live.py::test_any_interleaving",
+    "tests/campaign/label_studio/test_writeback.py::test_two_thousand_tasks",
     "tests/campaign/search/policies/test_adaptive.py::test_fewer_questions",
     "tests/campaign/simulation/test_study.py",
 )

@@ -18,6 +18,7 @@ from campaign.label_studio.source import read_source
 from campaign.label_studio.writeback import WrittenMask, destinations, remove, write_back
 from campaign.store import models as m
 from ml_backend.errors import InputError
+from ml_backend.masks.brush import encode_brush
 from tests.campaign.builders import finish, verify_store
 from tests.campaign.cli.builders import campaign
 from tests.campaign.label_studio.test_source import (
@@ -76,7 +77,7 @@ def state(client: Client, project: int) -> dict[int, dict[str, Any]]:
 def test_once_exact_and_out_again(label_studio_client: Client, web: str, tmp_path: Path) -> None:
     client = label_studio_client
     theirs = annotation(
-        region("brush", "brushlabels", {"format": "rle", "rle": [0, 0, 0, 0]}, "cell", id="x"),
+        region("brush", "brushlabels", {"format": "rle", "rle": encode_brush(ring_and_dot())}, "cell", id="x"),
         region("box", "rectanglelabels", box(1, 1, 5, 5), "dirt", id="y"),
         {"type": "relation", "from_id": "x", "to_id": "y", "direction": "right"},
     )
