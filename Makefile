@@ -25,7 +25,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt constraints-label-studio.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group test --group label-studio-ml --editable '.[crowd]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --group test --group label-studio-ml --editable '.[crowd,postgresql]'
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps label-studio-ml==1.0.9
 	test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
 	$(UV) pip install --quiet --python $(LABEL_STUDIO_VENV)/bin/python --constraint constraints-label-studio.txt label-studio==$(LABEL_STUDIO_VERSION)

@@ -154,7 +154,9 @@ class LabelStudioSettings(_Section):
     """The running Label Studio. The token is no setting: it comes from the environment or a prompt."""
 
     url: str | None = Field(None, description="address of Label Studio")
-    source_project: int | None = Field(None, description="the team's project; only read, but for `campaign export --to-label-studio`")
+    source_project: int | None = Field(
+        None, description="the team's project; only read, but for `campaign export --to-label-studio`"
+    )
 
 
 class CampaignSettings(_Section):

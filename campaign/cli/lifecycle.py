@@ -32,6 +32,9 @@ def init(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as search.k_a=0.9.")
     ] = None,
+    compose: Annotated[
+        bool, typer.Option("--compose", help="Only write the secrets that docker/compose.yaml needs, to FOLDER.")
+    ] = False,
     check_images: Annotated[bool, typer.Option(help="Decode every image now, to find bad ones early.")] = True,
     json: Json = False,
 ) -> None:
@@ -42,6 +45,13 @@ def init(
     """
     from campaign.steps.create import create_from_files, create_from_label_studio
 
+    if compose:
+        from campaign.cli.deployment import write_deployment
+
+        new = write_deployment(folder)
+        text = f"{len(new)} files written to {folder}; next: docker compose --env-file {folder}/.env ..."
+        emit({"folder": str(folder.resolve()), "new": new}, json, text)
+        return
     values = settings_from(set_ or [])
     values.setdefault("name", name or folder.resolve().name)
     add_addresses(values)
@@ -105,8 +115,17 @@ def worker(
     folder: Folder,
     queue: Annotated[list[str] | None, typer.Option(help="gpu, default, or both (repeat the option).")] = None,
     burst: Annotated[bool, typer.Option(help="End when the queues are empty.")] = False,
+    health: Annotated[
+        bool, typer.Option("--health", help="Only say whether a worker of this machine is alive; exit 1 where not.")
+    ] = False,
 ) -> None:
     """Work on the campaign's queues, also from another machine on the same Redis and folder."""
+    if health:
+        from campaign.jobs.measures import check_alive
+        from campaign.store import Store
+
+        print(check_alive(Store.open(folder)))
+        return
     from campaign.jobs.worker import work
 
     queues = queue or ["gpu", "default"]

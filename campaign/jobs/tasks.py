@@ -26,13 +26,17 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
     What is away just now, a Label Studio, a database or room on the disk, is waited for, as long as it takes. Other bad
     input fails at once, because trying again cannot help; anything else is tried again by RQ.
     """
+    from campaign.jobs.measures import measured
     from campaign.jobs.queues import enqueue_due
 
     job = get_current_job()
     try:
         store = Store.open(folder)
         about = {"round": round_number, "step": str(name), "job": job.id if job is not None else None}
-        with log_about(campaign=store.settings.name, **about):
+        with (
+            log_about(campaign=store.settings.name, **about),
+            measured(store, job.connection if job else None, str(name)),
+        ):
             logger.info("begins")
             run_step(store, name, round_number, *args, report=report_progress())
             logger.info("is done")

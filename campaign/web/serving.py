@@ -207,6 +207,7 @@ def build_app(folder: str | Path) -> Flask:
     need none where `page.this_machine_without_password` says so.
     """
     from campaign.jobs.broker import connect
+    from campaign.jobs.measures import CampaignMetrics
     from campaign.jobs.queues import enqueue_due, waiting
     from campaign.web.lead import mount
 
@@ -244,6 +245,7 @@ def build_app(folder: str | Path) -> Flask:
         queue_depth=queue_depth,
         access=Access(("campaign", store.secret("backend_password")), waived, store.secret("webhook_secret")),
     )
+    backend.metrics.registry.register(CampaignMetrics(store))
     mount(app, store)
     return app
 

@@ -48,8 +48,9 @@ class Operation:
 
 
 _VIEW: dict[str, Schema] = {
-    "view": {"enum": ["image", "edit"]}, "size": {"type": "integer", "minimum": 32, "maximum": 2048},
-}  # fmt: skip
+    "view": {"enum": ["image", "edit"]},
+    "size": {"type": "integer", "minimum": 32, "maximum": 2048},
+}
 _TASKS: Schema = {"type": "array", "items": {"type": "object", "properties": {"id": ID, "data": OBJECT}}}
 # Of this package's own server. Who adds routes adds theirs with `add_operations`.
 OPERATIONS: dict[str, Operation] = {
