@@ -16,12 +16,12 @@ from datetime import datetime, timezone
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import Queue, Worker
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.worker import BaseWorker
 
 from campaign.derived.spending import questions_answered, questions_asked
 from campaign.jobs.broker import connect
+from campaign.jobs.step_jobs import QUEUES, step_queue, step_workers
 from campaign.records.stage import Stage
 from campaign.store import Store
 from campaign.store.values import Key
@@ -29,7 +29,6 @@ from ml_backend.errors import InputError
 
 log = logging.getLogger(__name__)
 
-QUEUES = ("gpu", "default")
 ALIVE_SECONDS = 180.0  # since a worker's last heartbeat, which is every minute or less
 KEPT_DAYS = 90
 
@@ -76,7 +75,7 @@ def heartbeat_age(worker: BaseWorker) -> float:
 def check_alive(store: Store, host: str | None = None) -> str:
     """A line on the workers of this machine that are alive. Raises InputError where there is none."""
     host = host or socket.gethostname()
-    own = [w for w in Worker.all(connection=connect(store)) if w.hostname == host]
+    own = [w for w in step_workers(connect(store)) if w.hostname == host]
     alive = [w for w in own if heartbeat_age(w) < ALIVE_SECONDS]
     if not alive:
         raise InputError(f"worker on {host}", f"a heartbeat in the last {ALIVE_SECONDS:.0f} s", f"none of {len(own)}")
@@ -122,17 +121,18 @@ class CampaignMetrics:
         running = GaugeMetricFamily("campaign_jobs_running", "Jobs that run, by queue.", labels=["queue"])
         failed = GaugeMetricFamily("campaign_jobs_failed", "Jobs that failed for good, by queue.", labels=["queue"])
         for name in QUEUES:
-            waiting.add_metric([name], Queue(name, connection=connection).count)
-            running.add_metric([name], StartedJobRegistry(name, connection=connection).get_job_count(cleanup=False))
-            failed.add_metric([name], FailedJobRegistry(name, connection=connection).get_job_count(cleanup=False))
+            queue = step_queue(self.store, name, connection)
+            waiting.add_metric([name], queue.count)
+            running.add_metric([name], StartedJobRegistry(queue=queue).get_job_count(cleanup=False))
+            failed.add_metric([name], FailedJobRegistry(queue=queue).get_job_count(cleanup=False))
         yield from (waiting, running, failed)
 
     def _of_workers(self, connection: Redis) -> Iterator[Metric]:
-        workers = Worker.all(connection=connection)
+        workers, own = step_workers(connection), f"{self.store.key}-"
         counts: Counter[tuple[str, str]] = Counter()
         for worker in workers:
             state = str(worker.get_state()) if heartbeat_age(worker) < ALIVE_SECONDS else "lost"
-            counts.update((queue, state) for queue in worker.queue_names())
+            counts.update((queue.removeprefix(own), state) for queue in worker.queue_names() if queue.startswith(own))
         shown = GaugeMetricFamily("campaign_workers", "Workers, by queue and state.", labels=["queue", "state"])
         for queue in QUEUES:
             for state in sorted({"idle", "busy", "lost"} | {s for q, s in counts if q == queue}):

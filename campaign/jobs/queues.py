@@ -6,13 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from redis import Redis
-from rq import Retry, Worker
+from rq import Retry
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
-from rq.serializers import JSONSerializer
 
-from campaign.jobs.step_jobs import PERFORM, QUEUES, StepJob, StepQueue, step_queue
+from campaign.jobs.step_jobs import PERFORM, QUEUES, StepJob, step_queue, step_workers
 from campaign.jobs.trouble import pause_before
 from campaign.steps.rounds import Step, StepName, due, progress_of
 from campaign.store import Store
@@ -97,9 +96,7 @@ def recover(store: Store, connection: Redis, dead_workers: Iterable[str]) -> int
     """
     names = set(dead_workers)
     count = 0
-    for worker in Worker.all(
-        connection=connection, job_class=StepJob, queue_class=StepQueue, serializer=JSONSerializer
-    ):
+    for worker in step_workers(connection):
         if worker.name in names:
             worker.register_death()
     for name in QUEUES:

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import ResponseError
-from rq import Queue
+from rq import Queue, Worker
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 from rq.results import Result
@@ -104,6 +104,11 @@ class StepQueue(Queue):
 def step_queue(store: Store, name: str, connection: Redis) -> StepQueue:
     """The campaign's own queue `name`, gpu or default: two campaigns on one Redis do not take each other's jobs."""
     return StepQueue(f"{store.key}-{name}", connection=connection, job_class=StepJob, serializer=JSONSerializer)
+
+
+def step_workers(connection: Redis) -> list[Worker]:
+    """The workers that Redis knows of, those of other campaigns too."""
+    return Worker.all(connection=connection, job_class=StepJob, queue_class=StepQueue, serializer=JSONSerializer)
 
 
 def refusal(job: Job, folder: str, key: str) -> str | None:

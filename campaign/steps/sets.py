@@ -58,7 +58,9 @@ def _of_dataset(name: str, store: Store, number: int | None) -> MaskFile:
 
 def _file(name: str, store: Store, masks: DatasetMasks | Predictions) -> MaskFile:
     ids, images, classes = masks.mask_id.tolist(), masks.image_id.tolist(), masks.class_id.tolist()
-    rows = zip(ids, images, classes, masks.rles(), strict=True)
-    annotations = [Annotation(mask, image, class_id, rle) for mask, image, class_id, rle in rows]
+    annotations = [
+        Annotation(mask, image, class_id, rle)
+        for mask, image, class_id, rle in zip(ids, images, classes, masks.rles(), strict=True)
+    ]
     scores = dict(zip(ids, masks.score.astype(np.float64).tolist(), strict=True))
     return MaskFile(Path(name), CocoDataset(store.images.records("pool"), store.classes(), annotations), scores)
