@@ -79,7 +79,7 @@ def compare(
 
         known = [folder for folder in (image_folder(first), image_folder(second)) if folder and images is None]
         folders = [*known, *image_folders(images, Path(first), Path(second))]
-        write_comparison(html, result, Pictures(folders), (first, second))
+        write_comparison(html, result, Pictures(folders), (Path(first).name, Path(second).name))
     figures = result.as_dict()
     text = [
         f"{name}: {own['first']} and {own['second']} masks: " + ", ".join(f"{own[kind]} {kind}" for kind in KINDS)

@@ -22,8 +22,8 @@ from ml_backend.masks.rle import areas
 
 DRAWN = 6  # classes in the plot, the largest first
 METHOD = (
-    "A detector ({detector}) learned from {labelled} labelled images and predicted masks on {pool} images, in {rounds} "
-    "rounds. {asking} Annotators saw pages of look-alike masks and said of each whether its IoU with its object is "
+    "A detector ({detector}) learned from {labelled} labelled images and predicted masks on {pool} images; "
+    "rounds: {rounds}. {asking} Annotators saw pages of look-alike masks and said of each whether its IoU with its object is "
     "{k_iou:g} or more; masks of known verdict (gold) were hidden among them. {propagation}"
 )
 ASKING = {
@@ -198,7 +198,7 @@ def _sentences(card: dict[str, Any]) -> list[str]:
         said.append(f"Gold: {gold['right']:,} of {gold['answers']:,} answers on masks of known verdict were right.")
     cost = "" if work["cost"] is None else f", at a cost of {work['cost']:,.2f}"
     said.append(
-        f"Work: {work['questions']:,} questions, {work['annotators']} annotators, {work['hours']:.2f} hours{cost}."
+        f"Work: {work['questions']:,} questions, {work['annotators']} annotator(s), {work['hours']:.2f} hours{cost}."
     )
     if polygons := card["polygons"]:
         if polygons["polygons"]:

@@ -44,7 +44,7 @@ def _worst(evaluation: Evaluation, n: int, pictures: Pictures) -> dict[str, Any]
     elif matches.duplicate[n]:
         words = f"duplicate, IoU {matches.overlap[n]:.2f}"
     else:
-        words = f"no object, IoU {matches.overlap[n]:.2f}"
+        words = f"IoU {matches.overlap[n]:.2f} with the nearest" if near >= 0 else "no object"
     score = "" if evaluation.scores is None else f", score {evaluation.scores[n]:.2f}"
     caption = f"{evaluation.aligned.classes[mask.class_id]}: {words}{score}"
     where = f"{image.file_name}, annotation {mask.id}"
