@@ -112,6 +112,7 @@ class PageSettings(_Section):
     url_days: float = Field(30, gt=0, description="days that a crop's signed address stays valid")
     single_classes: list[str] = Field([], description="difficult classes, asked one mask at a time in its whole image")
     single_audits: bool = Field(False, description="audits ask one mask at a time in its whole image")
+    annotators: int = Field(1, ge=1, le=1000, description="who begin together: pages for all, before they answered")
 
 
 class QualitySettings(_Section):

@@ -45,12 +45,15 @@ def plan_for_target(store: Store, round_number: int) -> Iterator[NewPage]:
 
 
 def at_work(store: Store) -> int:
-    """How many annotators answered within ten minutes of the newest answer."""
-    table = work(store).work
+    """How many annotators answered within ten minutes of the newest answer.
+
+    Until so many pages are answered, all that the setting `page.annotators` expects.
+    """
+    table, expected = work(store).work, store.settings.page.annotators
     times = table["time"]
-    if not len(table) or np.isnan(times).all():
-        return 0
-    return len(np.unique(table["user"][times >= np.nanmax(times) - AT_WORK]))
+    known = ~np.isnan(times)
+    seen = len(np.unique(table["user"][known & (times >= times[known].max() - AT_WORK)])) if known.any() else 0
+    return max(seen, expected) if len(table) < expected else seen
 
 
 def open_pages(store: Store) -> int:

@@ -3,7 +3,12 @@
 from campaign.derived.answered import answered
 from campaign.derived.live import live
 from campaign.derived.promises import newest_attempt
+from campaign.derived.selection import round_selection
+from campaign.pages import selecting
+from campaign.pages.selecting import wanted
+from campaign.search import verifier
 from campaign.search.selection import NONE
+from campaign.search.stock import AHEAD_SHARE
 from tests.campaign.builders import answer, finish, gold_store, turn, verify_store
 from tests.campaign.target_builders import Truth, target_store
 from tests.campaign.target_builders import answer as answer_page
@@ -95,3 +100,43 @@ def test_draws_are_published_in_their_order(tmp_path):
     drawn = [q.mask_id for q, p in store.questions.rows(kind=attempt.kind)]
     place = {mask: n for n, mask in enumerate(attempt.drawn.tolist())}
     assert drawn and max(place[mask] for mask in drawn) < len(drawn) + 30, "a few behind where a class fills no page"
+
+
+def test_for_a_target_pages_lie_ready_for_all_who_are_expected(tmp_path):
+    store, truth = target_store(tmp_path / "a", images=8, price=0.02), Truth(8)
+    store.settings.page.annotators = 3
+    keys, _ = target_turn(store)
+    assert len(keys) == 6, "two for each, before anybody has answered"
+    for key in keys:
+        answer_page(store, key, truth)
+    assert len(target_turn(store)[0]) == 4, "one came, and there is never less than this"
+
+
+def test_what_is_asked_ahead_brings_less_than_the_price_and_not_nothing(tmp_path):
+    store = target_store(tmp_path / "a", images=8, price=0.45)
+    target_turn(store)
+    usual, _ = wanted(store, 1)
+    rows, gain = wanted(store, 1, 20)
+    assert rows[: len(usual)].tolist() == usual.tolist() and len(rows) == len(set(rows.tolist()))
+    more = gain[len(usual) :]
+    assert 0 < len(more) <= 20 and (more < 0.45).all() and (more >= 0.45 * AHEAD_SHARE).all()
+    assert not round_selection(store, 1).asked[rows].any()
+
+
+def learned(store, truth):
+    """Pages that lay ready at every turn while the campaign learned, one page answered at a time."""
+    ready = []
+    while newest_attempt(store) is None:
+        target_turn(store)
+        ready.append(len(lying(store)))
+        answer_page(store, min(p.key for p in store.pages.rows() if p.number in lying(store)), truth)
+    return ready
+
+
+def test_where_a_fit_is_awaited_pages_are_filled_with_what_comes_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(verifier, "_FIRST", 30)
+    truth = Truth(8)
+    ahead = learned(target_store(tmp_path / "a", images=8, price=0.45), truth)
+    monkeypatch.setattr(selecting, "pages_ahead", lambda *_: 0)
+    usual = learned(target_store(tmp_path / "b", images=8, price=0.45), truth)
+    assert sum(n < 4 for n in ahead) / len(ahead) < sum(n < 4 for n in usual) / len(usual)
