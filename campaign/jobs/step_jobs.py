@@ -19,6 +19,7 @@ from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
 
 from campaign.steps.rounds import Step, StepName
 from campaign.store import Store
@@ -106,7 +107,7 @@ def step_queue(store: Store, name: str, connection: Redis) -> StepQueue:
     return StepQueue(f"{store.key}-{name}", connection=connection, job_class=StepJob, serializer=JSONSerializer)
 
 
-def step_workers(connection: Redis) -> list[Worker]:
+def step_workers(connection: Redis) -> list[BaseWorker]:
     """The workers that Redis knows of, those of other campaigns too."""
     return Worker.all(connection=connection, job_class=StepJob, queue_class=StepQueue, serializer=JSONSerializer)
 

@@ -23,8 +23,8 @@ from ml_backend.masks.rle import areas
 DRAWN = 6  # classes in the plot, the largest first
 METHOD = (
     "A detector ({detector}) learned from {labelled} labelled images and predicted masks on {pool} images; "
-    "rounds: {rounds}. {asking} Annotators saw pages of look-alike masks and said of each whether its IoU with its object is "
-    "{k_iou:g} or more; masks of known verdict (gold) were hidden among them. {propagation}"
+    "rounds: {rounds}. {asking} Annotators saw pages of look-alike masks and said of each whether its IoU with its "
+    "object is {k_iou:g} or more; masks of known verdict (gold) were hidden among them. {propagation}"
 )
 ASKING = {
     "target": "A verifier that learns from held-out truth and from every answer estimated how likely each mask is "

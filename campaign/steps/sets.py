@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
 from campaign.dataset.mask_file import MaskFile, read_masks
 from campaign.derived.dataset import final_masks
 from campaign.records.dataset_masks import DatasetMasks
@@ -58,9 +56,7 @@ def _of_dataset(name: str, store: Store, number: int | None) -> MaskFile:
 
 def _file(name: str, store: Store, masks: DatasetMasks | Predictions) -> MaskFile:
     ids, images, classes = masks.mask_id.tolist(), masks.image_id.tolist(), masks.class_id.tolist()
-    annotations = [
-        Annotation(mask, image, class_id, rle)
-        for mask, image, class_id, rle in zip(ids, images, classes, masks.rles(), strict=True)
-    ]
-    scores = dict(zip(ids, masks.score.astype(np.float64).tolist(), strict=True))
+    rows = zip(ids, images, classes, masks.rles(), strict=True)
+    annotations = [Annotation(mask, image, class_id, rle) for mask, image, class_id, rle in rows]
+    scores = dict(zip(ids, map(float, masks.score), strict=True))
     return MaskFile(Path(name), CocoDataset(store.images.records("pool"), store.classes(), annotations), scores)
