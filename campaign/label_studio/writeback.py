@@ -25,8 +25,10 @@ from ml_backend.masks.regions import CONTROLS, Target, to_regions
 
 logger = logging.getLogger(__name__)
 
-# Tasks in one request. Label Studio stores a request of this size whole or not at all.
-BATCH = 50
+# Predictions in one request, and about as many regions: each request costs the same again, however little is in it.
+BATCH, BATCH_REGIONS = 500, 1000
+# Tasks whose predictions become annotations in one request.
+ACTION_BATCH = 50
 PAGE_SIZE = 200
 # Seconds: Label Studio takes out all predictions of a version in one request, however many they are.
 REMOVAL = 1800.0
@@ -138,26 +140,26 @@ def write_back(
     result = Written(masks=sum(map(len, by_task.values())))
     held = _held(client, project_id, version)
     loss = _Loss()
-    todo: list[int] = []
-    bodies: dict[int, dict[str, Any]] = {}
-    for start in range(0, len(order := sorted(by_task)), BATCH):
-        for task in order[start : start + BATCH]:
-            regions = _regions(by_task[task], places, loss)
-            known = held.get(task, _Held())
-            if list(known.predictions.values()) == [frozenset(r["id"] for r in regions)]:
-                result.unchanged += 1
-                continue
+    order = sorted(by_task)
+    bodies: list[dict[str, Any]] = []
+    for done, task in enumerate(order, 1):
+        regions = _regions(by_task[task], places, loss)
+        known = held.get(task, _Held())
+        if list(known.predictions.values()) == [frozenset(r["id"] for r in regions)]:
+            result.unchanged += 1
+        else:
             _clear(client, known)
             result.replaced += bool(known.predictions)
             result.written += not known.predictions
-            todo.append(task)
-            scores = [m.score for m in by_task[task]]
-            bodies[task] = {"task": task, "model_version": version, "score": _mean(scores), "result": regions}
-        if bodies:
-            _import(client, project_id, list(bodies.values()), version)
-            bodies.clear()
-        if progress:
-            progress(min(start + BATCH, len(order)), len(order))
+            score = _mean([m.score for m in by_task[task]])
+            bodies.append({"task": task, "model_version": version, "score": score, "result": regions})
+        full = len(bodies) >= BATCH or sum(len(b["result"]) for b in bodies) >= BATCH_REGIONS
+        if full or done == len(order):
+            if bodies:
+                _import(client, project_id, bodies, version)
+            bodies = []
+            if progress:
+                progress(done, len(order))
     for task, known in held.items():
         if task not in by_task and known.predictions:
             _clear(client, known)
@@ -324,7 +326,7 @@ def _import(client: Client, project_id: int, body: list[dict[str, Any]], version
 def _become_annotations(client: Client, project_id: int, tasks: list[int], version: str) -> int:
     """Label Studio's own action; it passes over predictions that have become annotations before."""
     made = 0
-    for start in range(0, len(tasks), BATCH):
+    for start in range(0, len(tasks), ACTION_BATCH):
         answer = client.request(
             "POST",
             "api/dm/actions",
@@ -332,7 +334,7 @@ def _become_annotations(client: Client, project_id: int, tasks: list[int], versi
             params={"id": "predictions_to_annotations", "project": project_id},
             body={
                 "model_version": version,
-                "selectedItems": {"all": False, "included": tasks[start : start + BATCH]},
+                "selectedItems": {"all": False, "included": tasks[start : start + ACTION_BATCH]},
             },
             repeatable=True,
         )
