@@ -151,6 +151,10 @@ def status(
     forecast: Annotated[
         int | None, typer.Option(min=1, help="Also forecast what so many questions more would bring.")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show rates, time left, who waits and trouble until it ends.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 5.0,
     json: Json = False,
 ) -> None:
     """Say where the campaign stands, and what more questions would bring."""
@@ -163,6 +167,11 @@ def status(
     from campaign.store import Store
 
     store = Store.open(folder)
+    if watch:
+        from campaign.cli.watching import watch as keep_looking
+
+        keep_looking(store, every, json)
+        return
     now = state(store)
     ahead = prospects(store, forecast) if forecast else []
     if json:

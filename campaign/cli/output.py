@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from rich.text import Text
 
     from campaign.jobs.supervisor import Supervisor
@@ -31,6 +32,12 @@ def plain(value: object, style: str = "") -> Text:
 def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     """Prints names and values in two columns, at any width."""
     from rich.console import Console
+
+    Console().print(two_columns(title, rows))
+
+
+def two_columns(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
+    """Names and values in two columns, as a table of rich."""
     from rich.table import Table
 
     shown = Table(title=plain(title, "bold"), show_header=False, title_justify="left", title_style="bold")
@@ -38,7 +45,7 @@ def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     shown.add_column(overflow="fold")
     for name, value in rows:
         shown.add_row(plain(name), plain(value))
-    Console().print(shown)
+    return shown
 
 
 class Display:

@@ -72,6 +72,18 @@ def heartbeat_age(worker: BaseWorker) -> float:
     return max(0.0, (datetime.now(timezone.utc) - beat).total_seconds())
 
 
+def alive_workers(store: Store) -> Counter[str]:
+    """How many workers of each queue are alive, on any machine. Raises InputError where Redis does not answer."""
+    workers = Worker.all(connection=connect(store))
+    return Counter(q for w in workers if heartbeat_age(w) < ALIVE_SECONDS for q in w.queue_names())
+
+
+def waiting_by_queue(store: Store) -> Counter[str]:
+    """How many jobs wait on each queue. Raises InputError where Redis does not answer."""
+    connection = connect(store)
+    return Counter({name: Queue(name, connection=connection).count for name in QUEUES})
+
+
 def check_alive(store: Store, host: str | None = None) -> str:
     """A line on the workers of this machine that are alive. Raises InputError where there is none."""
     host = host or socket.gethostname()

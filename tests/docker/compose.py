@@ -45,7 +45,7 @@ class Service:
 
 
 def read(variables: Mapping[str, str]) -> tuple[dict[str, Service], dict[str, Any]]:
-    """(services by name, the whole file) with `variables` put in. Raises KeyError where one is missing."""
+    """(services by name, the whole file) with `variables` put in. Raises KeyError for one that is missing."""
     whole = _filled(yaml.safe_load(FILE.read_text()), variables)
     services = {
         name: Service(name, content, {k: str(v) for k, v in content.get("environment", {}).items()})
