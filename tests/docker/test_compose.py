@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -139,8 +140,6 @@ class Host:
     def __init__(self, folder: Path, deployment: Path, services: dict):
         self.folder, self.services = folder, services
         folder.chmod(0o755)
-        for parent in folder.parents[:2]:  # of pytest, where the database's own user must pass
-            parent.chmod(0o755)
         shutil.copytree(deployment / "secrets", folder / "secrets")
         self.ports = {
             name: free_port() for name in ("postgres", "redis", "web", "label-studio-postgres", "label-studio")
@@ -239,6 +238,13 @@ def binaries() -> str:
 
 
 @pytest.fixture
+def place():
+    """A folder that the database's own user may pass to, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="compose-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def label_studio():
     """The address of what takes the token of any member, and holds nothing."""
 
@@ -266,14 +272,14 @@ needs_postgres = pytest.mark.skipif(not (binaries() or shutil.which("initdb")), 
 @pytest.mark.redis
 @pytest.mark.slow
 @needs_postgres
-def test_the_services_work_together(tmp_path, deployment, services, label_studio):
+def test_the_services_work_together(place, deployment, services, label_studio):
     pytest.importorskip("psycopg")
-    host = Host(tmp_path, deployment, services)
-    data = draw_shapes(tmp_path / "shapes", labelled=2, pool=2, heldout=1)
-    secrets = {path.name: path.read_text().strip() for path in (tmp_path / "secrets").iterdir()}
+    host = Host(place, deployment, services)
+    data = draw_shapes(place / "shapes", labelled=2, pool=2, heldout=1)
+    secrets = {path.name: path.read_text().strip() for path in (place / "secrets").iterdir()}
     with ExitStack() as stack:
         host.database(stack, "postgres")
-        (tmp_path / "redis").mkdir()
+        (place / "redis").mkdir()
         words = [*services["redis"].command, "--port", str(host.ports["redis"]), "--bind", "127.0.0.1"]
         stack.enter_context(host.running("redis", words))
         host.wait(
@@ -300,7 +306,7 @@ def test_the_services_work_together(tmp_path, deployment, services, label_studio
         check_web(host)
         shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
         assert not any(secret in shown for secret in secrets.values())
-        logged = "".join(path.read_text() for path in tmp_path.glob("*.log"))
+        logged = "".join(path.read_text() for path in place.glob("*.log"))
         assert not any(secret in logged for secret in secrets.values())
 
 
@@ -342,12 +348,12 @@ def check_web(host):
 @pytest.mark.label_studio
 @pytest.mark.slow
 @needs_postgres
-def test_label_studio_starts_on_its_own_database(tmp_path, deployment, services):
+def test_label_studio_starts_on_its_own_database(place, deployment, services):
     from campaign.label_studio.client import Client
     from campaign.label_studio.server import find_command
 
-    host = Host(tmp_path, deployment, services)
-    (tmp_path / "secrets" / "label_studio_token").chmod(0o644)
+    host = Host(place, deployment, services)
+    (place / "secrets" / "label_studio_token").chmod(0o644)
     service = services["label-studio"]
     with ExitStack() as stack:
         host.database(stack, "label-studio-postgres")
@@ -358,12 +364,12 @@ def test_label_studio_starts_on_its_own_database(tmp_path, deployment, services)
         service.environment.update(
             POSTGRE_HOST="127.0.0.1",
             POSTGRE_PORT=str(host.ports["label-studio-postgres"]),
-            LABEL_STUDIO_BASE_DATA_DIR=str(tmp_path / "label-studio"),
+            LABEL_STUDIO_BASE_DATA_DIR=str(place / "label-studio"),
         )
         stack.enter_context(host.running("label-studio", [*service.command[:-1], script]))
         health = [word.replace("8080", str(host.ports["label-studio"])) for word in service.health]
         host.wait("label-studio", health, seconds=500)
-        token = (tmp_path / "secrets" / "label_studio_token").read_text()
+        token = (place / "secrets" / "label_studio_token").read_text()
         client = Client(f"http://127.0.0.1:{host.ports['label-studio']}", token)
         assert client.check().startswith("1.")
 
