@@ -5,6 +5,7 @@ import re
 import pytest
 
 from campaign.derived.dataset import final_masks
+from campaign.derived.promises import standing
 from campaign.report import report_data, write_report
 from campaign.web.lead import mount
 from campaign.web.lead.changes import decide, foresee
@@ -16,7 +17,7 @@ from tests.campaign.target_builders import Truth, finish, target_store
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    store = target_store(tmp_path_factory.mktemp("target") / "a", images=4)
+    store = target_store(tmp_path_factory.mktemp("target") / "a", images=4, precision_per_class=0.8)
     finish(store, Truth(4))
     return store
 
@@ -31,6 +32,8 @@ def test_the_overview_says_what_is_promised(store):
     page = browser.get("/lead/").text
     assert "90 % correct" in page or "90% correct" in page
     assert "confidence" in page and f"of these {len(final_masks(store))} masks" in page
+    for name in standing(store).classes:
+        assert f"<tr><td>{name}</td>" in page and "Class by itself" in page
     assert browser.get("/lead/trees/1/1").status_code == 200
     assert "precision by questions: expected, 90 % interval" in page and "promised at least" in page
     assert page.count('class="chart"') == 2 and "<script" not in page
