@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 
 from campaign.derived.live import live
+from campaign.derived.promises import standing
 from campaign.pages import selecting
 from campaign.records.page import is_promise, is_question
 from campaign.steps.verify import decide, save_views
@@ -34,7 +35,8 @@ class Shift:
     """What came of it. Seconds are of the simulated clock; `waited` is the sum over people of gaps between pages.
 
     `idle` is the time of those who found no more page until the campaign ended, `turns` how many there were.
-    `questions` were answered, `gold` and `draws` are among them; `in_vain` lay ready when the campaign ended.
+    `questions` were answered, `gold` and `draws` are among them; `in_vain` lay ready when the campaign ended, which
+    delivers so many `masks`.
     """
 
     people: int
@@ -47,6 +49,7 @@ class Shift:
     gold: int = 0
     draws: int = 0
     in_vain: int = 0
+    masks: int = 0
     course: list[tuple[float, str, int]] = field(default_factory=list)
 
     @property
@@ -56,7 +59,7 @@ class Shift:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        names = "people", "turns", "questions", "gold", "draws", "in_vain"
+        names = "people", "turns", "questions", "gold", "draws", "in_vain", "masks"
         seconds = {name: round(getattr(self, name), 1) for name in ("seconds", "worked", "waited", "idle")}
         return {name: getattr(self, name) for name in names} | seconds | {"wait_share": round(self.share, 4)}
 
@@ -97,7 +100,8 @@ class _Desk:
                 self._end(clock)
             elif sheet is not None:
                 self._submit(clock, person, sheet)
-        self.shift.seconds = clock
+        now = standing(self.store)
+        self.shift.seconds, self.shift.masks = clock, len(now.mask_id) if now is not None else 0
         return self.shift
 
     def _begin(self, clock: float) -> None:

@@ -92,10 +92,13 @@ def measure_shifts(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         shifts = []
         for work in (never_ahead, work_shift):
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-                shifts.append(work(*campaign_at_verify(arguments, Path(folder)), people))
+                store, right = campaign_at_verify(arguments, Path(folder))
+                store.settings.page.annotators = people if arguments.expected else 1
+                shifts.append(work(store, right, people))
         usual, early = shifts
         more = early.questions / max(1, usual.questions) - 1
-        yield early.as_dict() | {"never_ahead": usual.questions, "more_questions": round(more, 4)}
+        compared = {"never_ahead": usual.questions, "more_questions": round(more, 4)}
+        yield early.as_dict() | compared | {"never_ahead_masks": usual.masks}
 
 
 def campaign_at_verify(arguments: argparse.Namespace, folder: Path) -> tuple[Store, Right]:
@@ -142,6 +145,7 @@ def main() -> None:
     parser.add_argument("--pages-a-turn", type=int, help="pages answered between two turns; all by default")
     parser.add_argument("--cache", type=Path, help="folder in which trees are kept for the next time")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 3, 10, 50], help="annotators, for the target")
+    parser.add_argument("--expected", action="store_true", help="the lead says how many annotators come")
     parser.add_argument("--campaign", type=Path, help="one whose predictions are asked about; it is copied")
     parser.add_argument("--truth", type=Path, help="COCO file of its pool's true masks, beside the folder `images`")
     parser.add_argument("--precision", type=float, default=0.9, help="of a campaign")
