@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -82,26 +83,34 @@ class RoundSelection:
         chosen[self.selection.unasked] = chosen[self.selection.kept] = True
         return np.flatnonzero(chosen)
 
+    @cached_property
+    def _asked(self) -> int:
+        return int(self.asked.sum())
+
+    @cached_property
+    def _gain(self) -> np.ndarray:
+        """What a question about each candidate is expected to bring; minus infinity where it was asked."""
+        gain = gains(self.beliefs, self.selection, self.target)
+        return np.where(self.asked[self.selection.candidates], -np.inf, gain)
+
     def wanted(self, price: float, ahead: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(rows, gains) of the masks that are worth a question at that price, the best first; none was asked about.
 
         After them come up to `ahead` masks that bring less, but a share of the price, `AHEAD_SHARE`. Where next to
         nothing is held out, nothing is known until some masks were asked about; they are drawn by chance.
         """
-        free = ~self.asked[self.selection.candidates]
-        gain = gains(self.beliefs, self.selection, self.target)
-        missing = FIRST_QUESTIONS - int(self.asked.sum())
+        missing = FIRST_QUESTIONS - self._asked
         if len(self.heldout_iou) < KNOWN and missing > 0:
+            free = self._gain > -np.inf
             rows = self.selection.candidates[free]
             keys = draw_keys(self.seed, 71, self.columns.mask_id[rows])
             order = np.argsort(keys, kind="stable")[:missing]
-            return rows[order], gain[free][order]
-        gain = np.where(free, gain, -1.0)
-        price = price_now(price, int(self.asked.sum()), len(gain))
+            return rows[order], self._gain[free][order]
+        gain, price = self._gain, price_now(price, self._asked, len(self._gain))
         image = self.columns.image[self.selection.candidates]
         order = most_wanted(gain, image, price, PER_IMAGE)
         if ahead > 0:
-            less = most_wanted(np.where(gain < price, gain, -1.0), image, AHEAD_SHARE * price, PER_IMAGE)
+            less = most_wanted(np.where(gain < price, gain, -np.inf), image, AHEAD_SHARE * price, PER_IMAGE)
             order = np.concatenate([order, less[:ahead]])
         return self.selection.candidates[order], gain[order]
 

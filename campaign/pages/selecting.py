@@ -21,7 +21,7 @@ from campaign.pages.gold import GoldPlan
 from campaign.pages.promises import draw_pages
 from campaign.pages.sheets import sheet
 from campaign.records.page import NewPage
-from campaign.search.selection import NONE
+from campaign.search.selection import NONE, place_in_group
 from campaign.search.stock import pages_ahead, pages_wanted
 from campaign.search.verifier import milestone
 from campaign.store import Store
@@ -92,6 +92,8 @@ def _question_pages(store: Store, round_number: int, need: int, people: int) -> 
     if not len(rows):
         return
     chosen, gold = round_selection(store, round_number), GoldPlan(store)
+    within = place_in_group(chosen.columns.class_id[rows]) < need * size  # no class fills more pages than these
+    rows, gain = rows[within], gain[within]
     queue: dict[int, list[tuple[float, int]]] = defaultdict(list)
     for class_id, mask, worth in zip(
         chosen.columns.class_id[rows].tolist(), chosen.columns.mask_id[rows].tolist(), gain.tolist(), strict=True

@@ -186,9 +186,18 @@ def most_wanted(gain: np.ndarray, image: np.ndarray, price: float, per_image: in
     if not len(wanted):
         return wanted
     own = np.where(image[wanted] < 0, -1 - np.arange(len(wanted)), image[wanted])
-    by_image = np.argsort(own, kind="stable")
-    sorted_image = own[by_image]
-    start = np.flatnonzero(np.concatenate([[True], sorted_image[1:] != sorted_image[:-1]]))
-    place = np.empty(len(wanted), np.int64)
-    place[by_image] = np.arange(len(wanted)) - np.repeat(start, np.diff(np.append(start, len(wanted))))
-    return wanted[np.argsort(place // per_image, kind="stable")]
+    return wanted[np.argsort(place_in_group(own) // per_image, kind="stable")]
+
+
+def place_in_group(group: np.ndarray) -> np.ndarray:
+    """How many of those before each one are of its group, (n,) int64.
+
+    >>> place_in_group(np.array([7, 2, 7, 7, 2])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    order = np.argsort(group, kind="stable")
+    own = group[order]
+    start = np.flatnonzero(np.concatenate([[True], own[1:] != own[:-1]])) if len(group) else np.zeros(0, np.int64)
+    place = np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - np.repeat(start, np.diff(np.append(start, len(group))))
+    return place
