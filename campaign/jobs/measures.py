@@ -74,14 +74,20 @@ def heartbeat_age(worker: BaseWorker) -> float:
 
 def alive_workers(store: Store) -> Counter[str]:
     """How many workers of each queue are alive, on any machine. Raises InputError where Redis does not answer."""
-    workers = Worker.all(connection=connect(store))
-    return Counter(q for w in workers if heartbeat_age(w) < ALIVE_SECONDS for q in w.queue_names())
+    workers = step_workers(connect(store))
+    return Counter(q for w in workers if heartbeat_age(w) < ALIVE_SECONDS for q in _queues_of(store, w))
+
+
+def _queues_of(store: Store, worker: BaseWorker) -> list[str]:
+    """Which of the campaign's queues a worker works on."""
+    own = f"{store.key}-"
+    return [name.removeprefix(own) for name in worker.queue_names() if name.startswith(own)]
 
 
 def waiting_by_queue(store: Store) -> Counter[str]:
     """How many jobs wait on each queue. Raises InputError where Redis does not answer."""
     connection = connect(store)
-    return Counter({name: Queue(name, connection=connection).count for name in QUEUES})
+    return Counter({name: step_queue(store, name, connection).count for name in QUEUES})
 
 
 def check_alive(store: Store, host: str | None = None) -> str:
@@ -140,11 +146,11 @@ class CampaignMetrics:
         yield from (waiting, running, failed)
 
     def _of_workers(self, connection: Redis) -> Iterator[Metric]:
-        workers, own = step_workers(connection), f"{self.store.key}-"
+        workers = step_workers(connection)
         counts: Counter[tuple[str, str]] = Counter()
         for worker in workers:
             state = str(worker.get_state()) if heartbeat_age(worker) < ALIVE_SECONDS else "lost"
-            counts.update((queue.removeprefix(own), state) for queue in worker.queue_names() if queue.startswith(own))
+            counts.update((queue, state) for queue in _queues_of(self.store, worker))
         shown = GaugeMetricFamily("campaign_workers", "Workers, by queue and state.", labels=["queue", "state"])
         for queue in QUEUES:
             for state in sorted({"idle", "busy", "lost"} | {s for q, s in counts if q == queue}):
