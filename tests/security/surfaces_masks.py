@@ -218,7 +218,7 @@ def brush(rng: random.Random) -> None:
     if (
         isinstance(value, list)
         and len(value) < 10_000
-        and height * width < 10_000
+        and 0 < height * width < 10_000
         and all(type(v) is int and 0 <= v < 256 for v in value)
     ):
         try:
