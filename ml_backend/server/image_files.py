@@ -66,11 +66,11 @@ class ImageFiles:
             scheme, path = urlparse(url).scheme, urlparse(url).path
         except ValueError as error:
             raise InputError("image", "an address", error) from None
-        if not scheme and not is_plain_path(path):
-            raise InputError("image", "an address without steps upwards", _shown(url))
         inside = url.startswith(("/data/", "data/", "/upload", "upload", "/storage-data/", "storage-data/"))
         if not inside and scheme not in ("http", "https", "s3", "gs", "azure-blob"):
             raise InputError("image", "an address in Label Studio, cloud storage or on the web", _shown(url))
+        if inside and not is_plain_path(path):
+            raise InputError("image", "an address in Label Studio without steps upwards", _shown(url))
         folder = self.folder / hashlib.blake2b(_bytes(f"{hostname}\n{url}"), digest_size=10).hexdigest()
         with self._lock:
             lock = self._locks.setdefault(folder.name, threading.Lock())
