@@ -133,11 +133,32 @@ def drop_duplicates(masks: DatasetMasks, iou: float = 0.5, covered: float | None
     never falls to that second rule, because a person called it right. `covered=None` turns the rule off.
     """
     order = np.lexsort((masks.mask_id, -masks.score, masks.round, ~masks.voted))
-    kept = np.zeros(len(masks), bool)
-    for group in _groups(masks, order):
+    touching = _touching(masks)
+    kept = ~touching
+    for group in _groups(masks, order[touching[order]]):
         kept[group] = True if len(group) == 1 else _unlike(_rles(masks, group), masks.voted[group], iou, covered)
     chosen = np.flatnonzero(kept)
     return masks.select(chosen[np.argsort(masks.mask_id[chosen], kind="stable")])
+
+
+def _touching(masks: DatasetMasks) -> np.ndarray:
+    """Which masks have a box that another one of their image and class overlaps, (n,) bool: all others are alone."""
+    touching, by_group = np.zeros(len(masks), bool), np.lexsort((masks.class_id, masks.image_id))
+    if not len(masks):
+        return touching
+    boxes = mask_util.toBbox(_rles(masks, by_group))
+    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    image, class_id = masks.image_id[by_group], masks.class_id[by_group]
+    first = np.arange(len(masks))
+    for step in range(1, len(masks)):  # as far as the largest group reaches
+        first = first[first + step < len(masks)]
+        first = first[(image[first] == image[first + step]) & (class_id[first] == class_id[first + step])]
+        if not len(first):
+            break
+        second = first + step
+        common = ((start[first] < end[second]) & (start[second] < end[first])).all(axis=1)
+        touching[by_group[first[common]]] = touching[by_group[second[common]]] = True
+    return touching
 
 
 def _unlike(rles: list[dict], voted: np.ndarray, iou: float, covered: float | None) -> np.ndarray:

@@ -138,7 +138,7 @@ class _Known:
     def __init__(self) -> None:
         self.fits: dict[int, Fit] = {}
         self.selections: dict[int, tuple[tuple, Eyes, RoundSelection]] = {}
-        self.passing: tuple[Eyes, np.ndarray, Passing] | None = None
+        self.passing: list[tuple[Eyes, np.ndarray, Passing]] = []  # of the newest eyes: a fit's, and a promise's
         self.by_class: Passed | None = None
 
 
@@ -200,12 +200,14 @@ class Heldout(Protocol):
 def shared_passing(store: Store, fit: Heldout, eyes: Eyes) -> Passing:
     """What annotators pass of masks like these; worked out once while eyes and masks stay the same."""
     known: _Known = store.companions.setdefault(_Known, _Known())
-    if known.passing is None or known.passing[0] is not eyes or known.passing[1] is not fit.heldout_chance:
+    kept = [one for one in known.passing if one[0] is eyes]
+    found = next((p for _, chance, p in kept if chance is fit.heldout_chance), None)
+    if found is None:
         columns = fit.heldout_iou, fit.heldout_chance, fit.heldout_image
         k_iou = store.settings.search.k_iou
         found = passing(eyes, *columns, k_iou, store.settings.seed) if len(fit.heldout_iou) else no_passing()
-        known.passing = eyes, fit.heldout_chance, found
-    return known.passing[2]
+        known.passing = [*kept, (eyes, fit.heldout_chance, found)]
+    return found
 
 
 def passed_by_class(store: Store, fit: Heldout, eyes: Eyes) -> Passed:

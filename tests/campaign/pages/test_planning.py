@@ -1,14 +1,16 @@
 """What is asked next: full pages, and places left free filled with what will likely be wanted."""
 
+import numpy as np
+
+from campaign.derived import selection
 from campaign.derived.answered import answered
 from campaign.derived.live import live
 from campaign.derived.promises import newest_attempt
 from campaign.derived.selection import round_selection
-from campaign.pages import selecting
-from campaign.pages.selecting import wanted
+from campaign.pages.selecting import known_answers, wanted
 from campaign.search import verifier
 from campaign.search.selection import NONE
-from campaign.search.stock import AHEAD_SHARE
+from campaign.search.stock import AHEAD_SHARE, pages_ahead
 from tests.campaign.builders import answer, finish, gold_store, turn, verify_store
 from tests.campaign.target_builders import Truth, target_store
 from tests.campaign.target_builders import answer as answer_page
@@ -113,32 +115,32 @@ def test_for_a_target_pages_lie_ready_for_all_who_are_expected(tmp_path):
 
 
 def test_what_is_asked_ahead_brings_less_than_the_price_and_not_nothing(tmp_path):
-    store, truth = target_store(tmp_path / "a", images=8, price=0.45), Truth(8)
-    for _ in range(2):  # the first questions are asked whatever they bring
-        for key in target_turn(store)[0]:
-            answer_page(store, key, truth)
-    usual, _ = wanted(store, 1)
-    rows, gain = wanted(store, 1, 20)
+    store, truth = target_store(tmp_path / "a", images=4), Truth(4)
+    for key in target_turn(store)[0]:  # the first questions are asked whatever they bring
+        answer_page(store, key, truth)
+    chosen = round_selection(store, 1)
+    _, gain = chosen.wanted(0.0)
+    price = float(np.median(gain[gain > 0]))
+    usual, _ = chosen.wanted(price)
+    rows, gain = chosen.wanted(price, 20)
     assert rows[: len(usual)].tolist() == usual.tolist() and len(rows) == len(set(rows.tolist()))
     more = gain[len(usual) :]
-    assert 0 < len(more) <= 20 and (more < 0.45).all() and (more >= 0.45 * AHEAD_SHARE).all()
-    assert not round_selection(store, 1).asked[rows].any()
-
-
-def learned(store, truth):
-    """Pages that lay ready at every turn while the campaign learned, one page answered at a time."""
-    ready = []
-    while newest_attempt(store) is None:
-        target_turn(store)
-        ready.append(len(lying(store)))
-        answer_page(store, min(p.key for p in store.pages.rows() if p.number in lying(store)), truth)
-    return ready
+    assert 0 < len(more) <= 20 and (more < price).all() and (more >= price * AHEAD_SHARE).all()
+    assert not chosen.asked[rows].any()
 
 
 def test_where_a_fit_is_awaited_pages_are_filled_with_what_comes_next(tmp_path, monkeypatch):
     monkeypatch.setattr(verifier, "_FIRST", 30)
-    truth = Truth(8)
-    ahead = learned(target_store(tmp_path / "a", images=8, price=0.45), truth)
-    monkeypatch.setattr(selecting, "pages_ahead", lambda *_: 0)
-    usual = learned(target_store(tmp_path / "b", images=8, price=0.45), truth)
-    assert sum(n < 4 for n in ahead) / len(ahead) < sum(n < 4 for n in usual) / len(usual)
+    monkeypatch.setattr(selection, "AHEAD_SHARE", 0.0)
+    store, truth = target_store(tmp_path / "a", images=4), Truth(4)
+    keys, _ = target_turn(store)
+    for key in keys[:2]:
+        answer_page(store, key, truth)
+    store.settings.search.price = 50.0  # nothing is worth that
+    known, open_ = known_answers(store, 1), len(lying(store))
+    assert known < 30 <= known + 15 * open_ and not len(wanted(store, 1)[0])
+    store.settings.rounds.rounds = 2
+    assert target_turn(store)[0] == [], "before the last round nothing more is frozen, and nothing is waited for"
+    store.settings.rounds.rounds = 1
+    assert len(target_turn(store)[0]) == pages_ahead(known, open_, 15) > 0
+    assert target_turn(store)[0] == [] and newest_attempt(store) is None
