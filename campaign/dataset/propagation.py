@@ -149,7 +149,7 @@ def _touching(masks: DatasetMasks) -> np.ndarray:
     boxes = mask_util.toBbox(_rles(masks, by_group))
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     image, class_id = masks.image_id[by_group], masks.class_id[by_group]
-    first = np.arange(len(masks))
+    first: np.ndarray = np.arange(len(masks))
     for step in range(1, len(masks)):  # as far as the largest group reaches
         first = first[first + step < len(masks)]
         first = first[(image[first] == image[first + step]) & (class_id[first] == class_id[first + step])]

@@ -5,6 +5,7 @@ Each turn reads about 150 new answers, decides, and stores the pages that follow
 does. Prints, with --json as one object:
 
     turn_seconds_p50, turn_seconds_p95   of all turns but the first
+    prepare_seconds                      what the step before the first turn takes, under `--policy target`
     first_turn_seconds                   with nothing known yet: every tree is opened and its first pages are planned
     takeover_seconds                     one turn of a process that has never seen the campaign, at its end
     rebuild_seconds                      the same after all snapshots were dropped
@@ -40,7 +41,7 @@ import numpy as np
 from PIL import Image
 
 from campaign.clustering import Tree
-from campaign.derived.columns import round_columns
+from campaign.derived.forests import prepare
 from campaign.derived.status import status
 from campaign.records.page import is_question
 from campaign.search.sampling import draw_keys
@@ -186,7 +187,7 @@ def run(options: argparse.Namespace) -> dict:
     """Drives one campaign to `--answers` answers."""
     folder = Path(tempfile.mkdtemp(prefix="turns-", dir=options.folder))
     store, truth = make_campaign(folder, options.masks, options.classes, options.policy, options.heldout)
-    prepare = _seconds(partial(round_columns(store).of_round, 1))[0] if options.policy == "target" else 0.0
+    prepared = _seconds(partial(prepare, store, 1))[0] if options.policy == "target" else 0.0
     first, _, _ = _seconds(partial(one_turn, store))
     people = Annotator(store, truth)
     people.collect()
@@ -214,7 +215,7 @@ def run(options: argparse.Namespace) -> dict:
     return {
         **_figures(table),
         "turns_by_part": {p: _figures([row for row in table if row[0] == p]) for p in ("learning", "draws")},
-        "prepare_seconds": round(prepare, 3),
+        "prepare_seconds": round(prepared, 3),
         "first_turn_seconds": round(first, 3),
         "takeover_seconds": takeover["seconds"],
         "rebuild_seconds": rebuild["seconds"],
