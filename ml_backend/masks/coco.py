@@ -85,7 +85,7 @@ class CocoDataset:
     images: list[ImageRecord]
     classes: dict[int, str]
     annotations: list[Annotation] = field(default_factory=list)
-    fields: SourceFields = field(default_factory=SourceFields)
+    fields: SourceFields = field(default_factory=SourceFields, compare=False)
 
     @classmethod
     def load(cls, json_path: str | Path, images_dir: str | Path, annotations: bool = True) -> CocoDataset:
