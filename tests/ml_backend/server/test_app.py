@@ -108,6 +108,7 @@ def test_a_crop_is_shown_in_every_view(folder, query, size, kind):
         (path_of(image_url("http://h", SECRET, 9, time.time() + 86400)), 404),
         ("/nothing", 404),
     ],
+    ids=range(10),  # addresses differ from process to process
 )
 def test_what_may_not_or_cannot_be_shown_is_refused_briefly(folder, path, status):
     answer = create_app(folder, secret=SECRET).test_client().get(path)
