@@ -153,7 +153,11 @@ def test_an_image_is_never_a_page_on_this_origin(folder, content, kind):
     assert answer.data == content and answer.mimetype == kind
 
 
-@pytest.mark.parametrize("path", [crop(), crop() + "?view=edit", path_of(image_url("http://h", SECRET, 1, 4e9))])
+@pytest.mark.parametrize(
+    "path",
+    [crop(), crop() + "?view=edit", path_of(image_url("http://h", SECRET, 1, 4e9))],
+    ids=["crop", "edit", "image"],
+)
 @pytest.mark.parametrize("query", ["", "bright=1"])
 def test_pictures_are_nothing_but_pictures(folder, path, query):
     answer = create_app(folder, secret=SECRET).test_client().get(path + ("&" if "?" in path else "?") + query)
