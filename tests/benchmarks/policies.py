@@ -25,6 +25,7 @@ from campaign.derived.delivery import promise_of
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer
 from campaign.pages.audits import begin_audit, finish_audit
+from campaign.steps.export import export_campaign
 from campaign.steps.propagate import finish_round
 from campaign.steps.verify import turn
 from campaign.store import Store
@@ -81,6 +82,9 @@ def measure(
             time.sleep(0.2)
         finish_round(store, 1)
         result = figures(store, truth)  # before the audit, which takes out the wrong masks that it finds
+        if options.exports is not None:
+            options.exports.mkdir(parents=True, exist_ok=True)
+            export_campaign(store, options.exports / f"{store.folder.name.replace(' ', '-')}.json")
         certificate: Any = 0
         if store.settings.search.policy == "target":
             result |= {"promise": promise_of(store)}
@@ -122,6 +126,7 @@ def main() -> None:
     parser.add_argument("--error", type=float, default=0.0)
     parser.add_argument("--eye-cut", type=float)
     parser.add_argument("--audit", type=int, default=300)
+    parser.add_argument("--exports", type=Path, help="folder for what each run exports, before any audit")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     truth = CocoDataset.load(args.truth, args.images)
