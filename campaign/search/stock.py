@@ -18,10 +18,11 @@ def pages_wanted(people: int, asked: int | None, candidates: int, page_size: int
     """How many pages should lie ready for so many `people` at work, where so many masks were `asked` about.
 
     The first questions are asked whatever they bring, and nothing is learned before they are answered: they lie ready
-    all at once, for people who have not answered yet and are not known. `asked` is None once that is over.
+    all at once beside the usual ones, for people who have not answered yet and are not known. `asked` is None once that
+    is over.
     """
-    first = 0 if asked is None else (first_questions(candidates) - asked) // page_size
-    return max(LEAST_PAGES, PAGES_EACH * people, first)
+    first = 0 if asked is None else max(0, (first_questions(candidates) - asked) // page_size)
+    return max(LEAST_PAGES, PAGES_EACH * people) + first
 
 
 def pages_ahead(known: int, pages: int, page_size: int) -> int:

@@ -26,7 +26,7 @@ from campaign.steps.verify import decide, save_views
 from campaign.store import Store
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
-TURN_BEGINS, PAGE_DONE, TURN_ENDS = range(3)
+PAGE_DONE, TURN_BEGINS, TURN_ENDS = range(3)  # in the order in which they happen at the same time
 Right = Callable[[np.ndarray], np.ndarray]  # which masks are voted yes, by mask ids (n,): (n,) bool
 
 

@@ -70,11 +70,11 @@ def lying(store):
 def test_for_a_target_pages_lie_ready_for_everybody_at_work_and_no_more(tmp_path):
     store, truth = target_store(tmp_path / "a", images=8, price=0.02), Truth(8)
     keys, _ = target_turn(store)
-    assert len(keys) == 4
+    assert len(keys) == 6, "the least, and the first questions beside them"
     for user, key in enumerate(keys, 1):
         answer_page(store, key, truth, user)
     keys, _ = target_turn(store)
-    assert len(keys) == 8 == len(lying(store)), "two for each of the four who answered"
+    assert len(keys) == 12 == len(lying(store)), "two for each of the six who answered"
     assert target_turn(store)[0] == [], "nothing new is known"
     answer_page(store, keys[0], truth, 1)
     assert len(target_turn(store)[0]) == 1
@@ -108,7 +108,7 @@ def test_for_a_target_pages_lie_ready_for_all_who_are_expected(tmp_path):
     store, truth = target_store(tmp_path / "a", images=8, price=0.02), Truth(8)
     store.settings.page.annotators = 3
     keys, _ = target_turn(store)
-    assert len(keys) == 6, "two for each, before anybody has answered"
+    assert len(keys) == 8, "two for each and the first questions, before anybody has answered"
     for key in keys:
         answer_page(store, key, truth)
     assert len(target_turn(store)[0]) == 4, "one came, and there is never less than this"

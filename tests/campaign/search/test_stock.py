@@ -10,7 +10,7 @@ from campaign.search.verifier import milestone, next_milestone
     "people, asked, candidates, pages",
     [
         (0, None, 9999, 4), (2, None, 9999, 4), (10, None, 9999, 20),
-        (0, 0, 9999, 10), (0, 100, 9999, 4), (20, 0, 9999, 40), (0, 0, 300, 4), (0, 5000, 9999, 4),
+        (0, 0, 9999, 14), (0, 100, 9999, 7), (20, 0, 9999, 50), (0, 0, 300, 6), (0, 5000, 9999, 4),
     ],
 )  # fmt: skip
 def test_pages_for_everybody_at_work_and_the_first_questions_at_once(people, asked, candidates, pages):
