@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
@@ -106,10 +106,13 @@ class PatientWorker(ThreadWorker):
 
 
 class Server(BaseApplication):
-    """Gunicorn with one process and several threads, which share the decoded images."""
+    """Gunicorn with one process and several threads, which share the decoded images.
 
-    def __init__(self, folder: Path, host: str, port: int, threads: int):
-        self.folder, self.host, self.port, self.threads = folder, host, port, threads
+    `build` returns the application, in the process that serves it.
+    """
+
+    def __init__(self, build: Callable[[], Flask], host: str, port: int, threads: int):
+        self.build, self.host, self.port, self.threads = build, host, port, threads
         super().__init__()
 
     def load_config(self) -> None:
@@ -133,6 +136,4 @@ class Server(BaseApplication):
 
     def load(self) -> Flask:
         """Returns the application that the process serves."""
-        from campaign.web.serving import build_app
-
-        return build_app(self.folder)
+        return self.build()

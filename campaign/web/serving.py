@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -266,7 +267,7 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, thread
             probe.bind((host, port))
         except OSError as error:
             raise InputError(f"{host}:{port}", "a free port (see page.public_url)", error.strerror) from None
-    Server(Path(folder), host, port, threads).run()
+    Server(partial(build_app, Path(folder)), host, port, threads).run()
 
 
 if __name__ == "__main__":

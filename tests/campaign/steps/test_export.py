@@ -228,19 +228,6 @@ def test_datumaro_reads_it(store, tmp_path):
     assert sorted(int(np.asarray(m.image).sum()) for m in masks) == exact
 
 
-def test_fiftyones_reader_reads_it(exported):
-    """Without its database, which wants a MongoDB."""
-    reader = pytest.importorskip("fiftyone.utils.coco", reason="needs the package fiftyone")
-    _, classes, _, images, annotations = reader.load_coco_detection_annotations(str(exported.files[0]))
-    assert sum(map(len, annotations.values())) == len(exported.masks)
-    areas = {a["id"]: a["area"] for a in read(exported.files[0])["annotations"]}
-    for image_id, found in annotations.items():
-        size = images[image_id]["width"], images[image_id]["height"]
-        for one in found:
-            detection = one.to_detection(size, classes_map=classes, load_segmentation=True)
-            assert detection.label in ("cell", "dot") and detection.mask.sum() == areas[one.id]
-
-
 def test_label_studios_importer_reads_polygons(store, tmp_path):
     from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
 
