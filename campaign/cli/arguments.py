@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from campaign.store.addresses import ADDRESSES, from_folder, given_address, has_password
 from ml_backend.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(help="The campaign folder.")]
@@ -20,6 +19,8 @@ TOKEN = "LABEL_STUDIO_API_KEY"
 
 def settings_from(pairs: list[str]) -> dict[str, Any]:
     """{"search": {"k_a": 0.9}} from ["search.k_a=0.9"]; values are JSON where they can be, else text."""
+    from campaign.store.addresses import ADDRESSES, has_password
+
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -44,6 +45,8 @@ def settings_from(pairs: list[str]) -> dict[str, Any]:
 
 def add_addresses(values: dict[str, Any]) -> None:
     """Takes the addresses of database and queues from the environment or $CAMPAIGN_SECRETS where they are there."""
+    from campaign.store.addresses import ADDRESSES, given_address
+
     for name in ADDRESSES:
         if url := given_address(name):
             values.setdefault("jobs", {})[name] = url
@@ -51,6 +54,8 @@ def add_addresses(values: dict[str, Any]) -> None:
 
 def ask_token() -> str:
     """The token of Label Studio from the environment, or from a prompt that does not show it."""
+    from campaign.store.addresses import from_folder
+
     if token := os.environ.get(TOKEN) or from_folder("label_studio_token"):
         return token
     if not sys.stdin.isatty():
