@@ -34,6 +34,7 @@ from campaign.search.selection import (
     PER_IMAGE,
     Beliefs,
     Selection,
+    first_questions,
     gains,
     most_wanted,
     price_now,
@@ -106,13 +107,17 @@ class RoundSelection:
             keys = draw_keys(self.seed, 71, self.columns.mask_id[rows])
             order = np.argsort(keys, kind="stable")[:missing]
             return rows[order], self._gain[free][order]
-        gain, price = self._gain, price_now(price, self._asked, len(self._gain))
-        image = self.columns.image[self.selection.candidates]
+        gain, image = self._gain, self.columns.image[self.selection.candidates]
         order = most_wanted(gain, image, price, PER_IMAGE)
+        if price_now(price, self._asked, len(gain)) < price:
+            first = most_wanted(gain, image, 0.0, PER_IMAGE)[: first_questions(len(gain)) - self._asked]
+            order = np.concatenate([first, order[~np.isin(order, first)]])
+            gain = gain.copy()
+            gain[first] = np.maximum(gain[first], price)  # not to be asked ahead
         if ahead > 0:
             less = most_wanted(np.where(gain < price, gain, -np.inf), image, AHEAD_SHARE * price, PER_IMAGE)
             order = np.concatenate([order, less[:ahead]])
-        return self.selection.candidates[order], gain[order]
+        return self.selection.candidates[order], self._gain[order]
 
 
 @dataclass(frozen=True)
