@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from campaign.derived.consistency import pages_of
+from campaign.derived.showing import task_name
+from campaign.label_studio.annotations import page_name, task_number
 from campaign.label_studio.client import Client
 from campaign.pages.qualification import tests
 from campaign.records.page import Screen
@@ -33,16 +35,17 @@ def mend_published(store: Store, client: Client) -> tuple[int, int]:
         project, pages = store.values.project(screen), pages_of(store, screen)
         held: dict[str, list[dict]] = {}
         for task in client.tasks(project, "id,meta,total_annotations") if project is not None else ():
-            held.setdefault(str((task.get("meta") or {}).get("key")), []).append(task)
+            held.setdefault(page_name(task) or "", []).append(task)
         answered |= {f.page_key for f in store.answers.rows([p.key for p in pages])}
         for page in pages:
-            ids = {int(t["id"]) for t in held.get(page.key, ())}
+            named = held.get(task_name(page), ())
+            ids = {task_number(t) for t in named}
             if page.task_id is not None and page.task_id not in ids and page.key not in answered:
                 gone.append(page.key)
-            for task in held.get(page.key, ()):
+            for task in named:
                 first = page.task_id if page.task_id in ids else min(ids)
-                if int(task["id"]) != first and not task.get("total_annotations"):
-                    client.request("DELETE", f"api/tasks/{task['id']}/", thing=f"task {task['id']}", repeatable=True)
+                if (number := task_number(task)) != first and not task.get("total_annotations"):
+                    client.request("DELETE", f"api/tasks/{number}/", thing=f"task {number}", repeatable=True)
                     copies += 1
     store.pages.unpublish(gone)
     if gone or copies:

@@ -99,7 +99,7 @@ class Store:
             raise InputError(path, f"format {FORMAT}", got)
         settings = parse_settings(_with_policy(content.get("settings", {})), path)
         settings.jobs, secret = parted(settings.jobs)
-        if secret:  # of a campaign made before passwords had a place of their own
+        if secret and not read_only:  # of a campaign made before passwords had a place of their own
             _move_passwords(folder, content, secret)
         return cls(folder, settings, str(content.get("key")), read_only)
 

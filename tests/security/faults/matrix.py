@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.derived.dataset import final_masks
+from campaign.derived.showing import task_name
 from campaign.label_studio.client import Client
 from campaign.label_studio.verification import SECRET_HEADER
 from campaign.pages.consistency import findings
@@ -183,18 +184,20 @@ class People:
 
     def answer(self) -> bool:
         """Answers one open page; returns whether there was one."""
+        key_of = {task_name(page): page.key for page in self.store.pages.rows()}
         for task in self.made.control("open"):
             user = 1 + self.answered % 2
-            masks = [a.mask_id for a in self.store.questions.on_pages([task["key"]])]
-            if not masks:
+            asked = self.store.questions.on_pages([key_of.get(task["key"], "")])
+            if not asked:
                 continue
+            masks, names = [a.mask_id for a in asked], [a.name or str(a.mask_id) for a in asked]
             first = [not self.truth(i) for i in masks] if self.edit_next else [self.truth(i) for i in masks]
-            said = self.made.control("annotate", task=task["id"], user=user, result=_result(masks, first))
+            said = self.made.control("annotate", task=task["id"], user=user, result=_result(names, first))
             if not said:
                 return False
             if self.edit_next:
                 time.sleep(0.3)
-                right = _result(masks, [self.truth(i) for i in masks])
+                right = _result(names, [self.truth(i) for i in masks])
                 while not self.made.control("annotate", task=task["id"], user=user, id=said["id"], result=right):
                     time.sleep(0.05)
                 self.edit_next = False
@@ -203,8 +206,8 @@ class People:
         return False
 
 
-def _result(masks: list[int], right: list[bool]) -> list[dict[str, Any]]:
-    wrong = [str(m) for m, r in zip(masks, right, strict=True) if not r]
+def _result(names: list[str], right: list[bool]) -> list[dict[str, Any]]:
+    wrong = [name for name, r in zip(names, right, strict=True) if not r]
     said = [("status", ["reviewed"]), *([("wrong", wrong)] if wrong else [])]
     return [{"from_name": n, "to_name": "t", "type": "choices", "value": {"choices": c}} for n, c in said]
 
@@ -379,7 +382,7 @@ def check(made: Scene, store: Store, people: People, outcome: Outcome) -> Iterat
         yield f"pages doubled in Label Studio: {doubled}"
     asked: dict[str, set[int]] = {}
     for question, page in store.questions.rows(gold=True):
-        asked.setdefault(page.key, set()).add(question.mask_id)
+        asked.setdefault(task_name(page), set()).add(question.mask_id)
     want = {
         (a["id"], mask): "yes" if people.truth(mask) else "no"
         for task in books
