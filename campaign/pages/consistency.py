@@ -88,11 +88,7 @@ def _project(store: Store, client: Client, project: int, screen: Screen, pages: 
     for page in pages:
         held = tasks.pop(task_name(page), [])
         thing = f"page {page.key}"
-        if page.task_id in held and len(held) > 1:
-            others = _numbers([task for task in held if task != page.task_id])
-            problem = f"of project {project} calls itself page {page.key}, which is task {page.task_id}"
-            yield Finding(f"task {others}", problem, "delete it in Label Studio")
-        elif len(held) > 1:
+        if len(held) > 1:
             yield Finding(thing, f"is in Label Studio {len(held)} times: {_numbers(held)}", "campaign publish --again")
         if page.task_id is None and held:
             yield Finding(thing, f"is task {held[0]}, and not noted as published", "campaign sync")
