@@ -27,6 +27,7 @@ from campaign.records.verdict import Verdict
 # Of an attempt's error probability, to all classes together. It is shared out evenly among them (Bonferroni): they are
 # promised at once, each whether or not the others are, by answers that make some of them false together or none.
 CLASSES_SHARE = 0.5
+_LEAST_PART = 50  # masks of a class, in the smallest set of which it is tested
 _STEPS = 100  # in which it is looked up how many more draws will do
 _SLOWER = 1.5  # times the variance: what betting needs beyond a normal bound of the same error
 _LEAST_HELDOUT = 20  # held-out masks of a class without which those of all classes must do for it
@@ -180,7 +181,8 @@ def class_promises(
 
 def _promised(class_id: int, test: Test, within: int, rows: np.ndarray, price: float) -> ClassPromise:
     """The promise of a class of which the first `within` masks are delivered."""
-    least = (test.frozen.planned + 1) // 2
+    # Where nothing is promised over all, the smallest set is delivered.
+    least = min((test.frozen.planned + 1) // 2, max(_LEAST_PART, int(test.frozen.sizes[0]) if within else 0))
     sizes = test.frozen.sizes[(test.frozen.sizes >= least) & (test.frozen.sizes <= within)]
     state = test.at(within)
     needed: int | None = 0

@@ -83,7 +83,8 @@ def campaign_eyes(store: Store) -> Eyes:
     """The eyes of a campaign's annotators as its gold shows them; before any gold what is believed of people."""
     known: _Known = store.companions.setdefault(_Known, _Known())
     k_iou, quality = store.settings.search.k_iou, store.settings.quality
-    read = str(live(store).cursor), work(store).cursor, k_iou, store.settings.seed, repr(quality)
+    ended = tuple(sorted(ended_rounds(store).items()))
+    read = str(live(store).cursor), work(store).cursor, k_iou, store.settings.seed, repr(quality), ended
     if known.eyes is not None and known.read == read:
         return known.eyes
     table, known.read = gold_table(store), read

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from pycocotools import mask as mask_util
 
@@ -44,14 +43,7 @@ class Pictures:
         window = max(x0, 0), max(y0, 0), min(x1, image.width), min(y1, image.height)
         side = max(window[2] - window[0], window[3] - window[1])
         outline = max(2, round(2.5 * side / SIDE))
-        jpeg = render_part(self._image(image), window, masks, replace(style, outline=outline))
-        if side <= 2 * SIDE:
-            return jpeg
-        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None
-        shape = [max(1, round(v * SIDE * 1.5 / side)) for v in picture.shape[1::-1]]
-        small = cv2.resize(picture, (shape[0], shape[1]), interpolation=cv2.INTER_AREA)
-        return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        return render_part(self._image(image), window, masks, replace(style, outline=outline), most=2 * SIDE)
 
     def _image(self, image: ImageRecord) -> np.ndarray:
         for folder in self._folders:

@@ -128,11 +128,13 @@ def render_part(
     window: tuple[int, int, int, int],
     masks: Sequence[tuple[dict, tuple[int, int, int]]],
     style: CropStyle | None = None,
+    most: int | None = None,
 ) -> bytes:
     """A JPEG of the part x0, y0, x1, y1 of an image with every mask outlined in its colour.
 
     image: (height, width, 3) uint8. masks: RLEs {"size", "counts"} with a colour (blue, green, red) each. A small part
-    is enlarged by a whole number, as often as its longer side fits into `style.size`.
+    is enlarged by a whole number, as often as its longer side fits into `style.size`; a picture whose longer side has
+    more than `most` pixels is made smaller.
     """
     style = style or CropStyle(size=1280, fill=0.22, outline=3, quality=90)
     x0, y0, x1, y1 = window
@@ -154,6 +156,9 @@ def render_part(
         shape = cv2.threshold(large, 127, 1, cv2.THRESH_BINARY)[1]
         view = picture[top * scale : bottom * scale, left * scale : right * scale]
         _paint(view, shape, replace(style, colour=colour))
+    if most is not None and max(size) > most:
+        smaller = [max(1, round(side * most / max(size))) for side in size]
+        picture = cv2.resize(picture, (smaller[0], smaller[1]), interpolation=cv2.INTER_AREA)
     options = [cv2.IMWRITE_JPEG_QUALITY, style.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING_444]
     return cv2.imencode(".jpg", picture, options)[1].tobytes()
 

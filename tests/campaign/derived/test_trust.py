@@ -8,6 +8,7 @@ from campaign.derived.answers import counted_answers
 from campaign.derived.dataset import obtained
 from campaign.derived.gold import confirmed, gold_supply
 from campaign.derived.live import live
+from campaign.derived.showing import shown_pages
 from campaign.derived.status import status
 from campaign.derived.team import as_json, team
 from campaign.label_studio.people import SUBMIT, invitation, invite
@@ -192,7 +193,8 @@ def test_only_those_who_passed_the_test_count_where_that_is_set(tmp_path):
 class Person:
     """A user at the labeling screen's own addresses."""
 
-    def __init__(self, server, client, name):
+    def __init__(self, store, server, client, name):
+        self.store = store
         token = client.request("GET", "api/invite")["token"]
         email = f"{name}-{server.port}@example.com"
         sign_up(server.url, token, email, "Secret-123-xyz")
@@ -210,7 +212,8 @@ class Person:
             if served.status_code == 404:
                 return keys
             task = served.json()
-            no = [c["value"] for c in task["data"]["crops"] if is_good(int(c["value"])) == wrong]
+            masks = shown_pages(self.store, [task["id"]])[task["id"]].masks
+            no = [c["value"] for c in task["data"]["crops"] if is_good(masks[c["value"]]) == wrong]
             marks = {"status": ["reviewed"]} | ({"wrong": no} if no else {})
             result = [
                 {"from_name": name, "to_name": "title", "type": "choices", "value": {"choices": chosen}}
@@ -236,7 +239,7 @@ def live_store(tmp_path, label_studio):
 @pytest.mark.label_studio
 def test_withdrawn_questions_are_served_to_others_and_the_log_tells(live_store, label_studio, label_studio_client):
     store = live_store(gold_share=0.1)
-    bad, good = (Person(label_studio, label_studio_client, name) for name in ("bad", "good"))
+    bad, good = (Person(store, label_studio, label_studio_client, name) for name in ("bad", "good"))
     whole_turn(store, label_studio_client)
     project = store.values.project(Screen.VERIFICATION)
     first = bad.answer_all(project, wrong=True)
@@ -256,7 +259,7 @@ def test_withdrawn_questions_are_served_to_others_and_the_log_tells(live_store, 
 @pytest.mark.label_studio
 def test_a_qualification_test_and_its_retake_show_different_masks(live_store, label_studio, label_studio_client):
     store = live_store(qualification=True)
-    able = Person(label_studio, label_studio_client, "able")
+    able = Person(store, label_studio, label_studio_client, "able")
     first = begin_test(store, label_studio_client, pages=2)
     assert len(able.answer_all(first)) == 2
     read_tests(store, label_studio_client)

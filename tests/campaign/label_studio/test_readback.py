@@ -68,7 +68,8 @@ class TestReadChanges:
         read = read_changes(client, project, own)
         changes, cursor = read.tasks, read.cursor
         assert verdicts_by_page(changes) == {f"k{i}": [] for i in range(4)}
-        assert read_changes(client, project, own, cursor) == Changes([], [], cursor)
+        idle = read_changes(client, project, own, cursor)  # its cursor may hold a later time of the clock
+        assert (idle.tasks, idle.foreign) == ([], [])
 
         def annotate(key: str, **body: Any) -> int:
             return client.request("POST", f"api/tasks/{tasks[key]}/annotations/", body={"lead_time": 3.5, **body})["id"]
@@ -102,7 +103,8 @@ class TestReadChanges:
         read = read_changes(client, project, own, cursor)
         changes, cursor = read.tasks, read.cursor
         assert verdicts_by_page(changes) == {"k0": []}
-        assert read_changes(client, project, own, cursor) == Changes([], [], cursor)
+        idle = read_changes(client, project, own, cursor)  # its cursor may hold a later time of the clock
+        assert (idle.tasks, idle.foreign) == ([], [])
         # From the start, everything is returned as it is now.
         read = read_changes(client, project, own)
         everything = read.tasks

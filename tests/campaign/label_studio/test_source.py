@@ -170,12 +170,18 @@ def test_malformed_regions_are_counted_and_stop_nothing(bad: dict) -> None:
     ("annotations", "expected"),
     [
         ([], None),
-        ([{"id": 1, "was_cancelled": True, "result": [], "updated_at": "2"}], None),
-        ([{"id": 1, "result": [], "updated_at": "1"}, {"id": 2, "result": [], "updated_at": "2"}], 2),
+        ([{"id": 1, "was_cancelled": True, "result": [], "updated_at": "2026-01-02T00:00:00.000000Z"}], None),
         (
             [
-                {"id": 1, "result": [], "updated_at": "1", "ground_truth": True},
-                {"id": 2, "result": [], "updated_at": "2"},
+                {"id": 1, "result": [], "updated_at": "2026-01-01T00:00:00.000000Z"},
+                {"id": 2, "result": [], "updated_at": "2026-01-02T00:00:00.000000Z"},
+            ],
+            2,
+        ),
+        (
+            [
+                {"id": 1, "result": [], "updated_at": "2026-01-01T00:00:00.000000Z", "ground_truth": True},
+                {"id": 2, "result": [], "updated_at": "2026-01-02T00:00:00.000000Z"},
             ],
             1,
         ),

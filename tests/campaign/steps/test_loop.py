@@ -25,6 +25,7 @@ from campaign.certification.promise import digest_of
 from campaign.demo.annotators import Annotator, Habits, Truth
 from campaign.demo.sight import Sight
 from campaign.demo.trial import free_port
+from campaign.derived.showing import task_name
 from campaign.jobs.broker import connect
 from campaign.jobs.queues import running
 from campaign.jobs.step_jobs import StepJob
@@ -312,7 +313,7 @@ def test_killed_workers_change_nothing(data, tmp_path, label_studio):
             assert {"train", "detect", "sync"} <= set(killer.killed) and len(killer.killed) >= 5, killer.killed
         campaign("export", folder, token=label_studio.token)
         exports.append(check_export(folder / "export.json", data / "pool.json", store))
-        keys = [p.key for p in store.pages.rows()]
+        keys = [task_name(p) for p in store.pages.rows()]
         project = store.values.project("verification")
         client = Client(label_studio.url, label_studio.token)
         held = [t["data"]["key"] for t in client.tasks(project, "id,data")]

@@ -189,7 +189,7 @@ def test_masks_that_the_lead_brings_in_count_as_wrong(finished, truth):
     fresh = {
         c: [i for i in ids[tree.members(c)].tolist() if i not in known] for c in range(tree.n, 2 * tree.n - 1)
     }  # fmt: skip
-    cluster = max((c for c in fresh if len(fresh[c]) <= 15), key=lambda c: len(fresh[c]))
+    cluster = max((c for c in fresh if len(fresh[c]) <= 80), key=lambda c: len(fresh[c]))
     finished.overrides.add(1, 1, cluster, "accept")
     now = standing(finished)
     brought = set(now.mask_id.tolist()) - set(before.mask_id.tolist())

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from campaign.derived.dataset import final_masks
-from campaign.derived.showing import shown_pages
+from campaign.derived.showing import shown_pages, task_name
 from campaign.derived.status import status
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import read_changes
@@ -14,6 +14,7 @@ from campaign.pages.completeness import ask_what_is_missing
 from campaign.pages.projects import abandon_project
 from campaign.records.verdict import Verdict
 from campaign.steps.verify import turn
+from campaign.store import Store
 from ml_backend.errors import InputError
 from tests.campaign.builders import is_good
 from tests.campaign.cli.builders import CAMPAIGN
@@ -21,13 +22,14 @@ from tests.campaign.cli.builders import CAMPAIGN
 pytestmark = pytest.mark.label_studio
 
 
-def answer_all(client: Client, project: int) -> int:
+def answer_all(store: Store, client: Client, project: int) -> int:
     """Answers every open page through Label Studio's API; gives how many there were."""
     count = 0
     for task in list(client.tasks(project, "id,data,annotations", annotations=True)):
         if task["annotations"]:
             continue
-        wrong = [c["value"] for c in task["data"]["crops"] if not is_good(int(c["value"]))]
+        masks = shown_pages(store, [task["id"]])[task["id"]].masks
+        wrong = [name for name, mask in masks.items() if not is_good(mask)]
         result = [{"from_name": "status", "to_name": "t", "type": "choices", "value": {"choices": ["reviewed"]}}]
         if wrong:
             result.append({"from_name": "wrong", "to_name": "t", "type": "choices", "value": {"choices": wrong}})
@@ -43,7 +45,7 @@ def test_turns_to_the_end(make_store, label_studio, label_studio_client):
     assert first.published > 0 and first.open_questions > 0 and not first.done
     project = store.values.project("verification")
     for _ in range(30):
-        answer_all(label_studio_client, project)
+        answer_all(store, label_studio_client, project)
         if turn(store, label_studio_client).done:
             break
     assert store.rounds.newest().stage == "propagate"
@@ -70,7 +72,7 @@ def test_a_deleted_project_is_told_and_replaced(make_store, label_studio, label_
     new = store.values.project("verification")
     assert new != old
     tasks = list(label_studio_client.tasks(new, "id,data"))
-    assert sorted(t["data"]["key"] for t in tasks) == sorted(p.key for p in store.pages.rows())
+    assert sorted(t["data"]["key"] for t in tasks) == sorted(task_name(p) for p in store.pages.rows())
 
 
 def test_a_wrong_token_gets_one_line(make_store, label_studio):
@@ -85,7 +87,7 @@ def test_an_answer_changed_in_label_studio_changes_the_fact(make_store, label_st
     store = make_store(label_studio={"url": label_studio.url})
     turn(store, label_studio_client)
     project = store.values.project("verification")
-    answer_all(label_studio_client, project)
+    answer_all(store, label_studio_client, project)
     turn(store, label_studio_client)
     snapshots = read_changes(label_studio_client, project, partial(shown_pages, store)).tasks
     page = next(s for s in snapshots if s.annotations and s.annotations[0].verdicts)
@@ -108,7 +110,7 @@ def test_a_verified_round_asks_what_is_missing_and_waits_for_no_answer(make_stor
     turn(store, label_studio_client)
     for _ in range(30):
         assert store.values.project("complete") is None
-        answer_all(label_studio_client, store.values.project("verification"))
+        answer_all(store, label_studio_client, store.values.project("verification"))
         if turn(store, label_studio_client).done:
             break
     assert store.rounds.newest().stage == "propagate"

@@ -73,7 +73,7 @@ def test_a_mask_erased_to_nothing_gives_none():
     [brush(np.ones((40, 31), bool)), brush(np.ones((40, 30), bool)) | {"value": {"rle": [1, 2, 3]}}],
 )
 def test_a_region_of_another_size_or_shape_is_refused(region):
-    with pytest.raises(InputError, match="region r: expected"):
+    with pytest.raises(InputError, match="region 'r': expected"):
         edited_mask([region], (10, 20, 40, 60), HEIGHT, WIDTH)
 
 
