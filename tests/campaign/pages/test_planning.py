@@ -130,15 +130,15 @@ def test_what_is_asked_ahead_brings_less_than_the_price_and_not_nothing(tmp_path
 
 
 def test_where_a_fit_is_awaited_pages_are_filled_with_what_comes_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(verifier, "_FIRST", 30)
+    monkeypatch.setattr(verifier, "_FIRST", 40)
     monkeypatch.setattr(selection, "AHEAD_SHARE", 0.0)
-    store, truth = target_store(tmp_path / "a", images=4), Truth(4)
+    store, truth = target_store(tmp_path / "a", images=4, price=0.02), Truth(4)
     keys, _ = target_turn(store)
     for key in keys[:2]:
         answer_page(store, key, truth)
     store.settings.search.price = 50.0  # nothing is worth that
     known, open_ = known_answers(store, 1), len(lying(store))
-    assert known < 30 <= known + 15 * open_ and not len(wanted(store, 1)[0])
+    assert known < 40 <= known + 15 * open_ and not len(wanted(store, 1)[0])
     store.settings.rounds.rounds = 2
     assert target_turn(store)[0] == [], "before the last round nothing more is frozen, and nothing is waited for"
     store.settings.rounds.rounds = 1
