@@ -64,7 +64,7 @@ class World:
 def hundreds(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Many classes of 100 masks, all of them near their target, and a little worse than the verifier thinks."""
     chance = rng.beta(6, 1, 800)
-    return chance, np.arange(800) % 8, rng.random(800) < chance - 0.05
+    return chance, np.arange(800) % 8, rng.random(800) < chance - 0.1
 
 
 def one_bad(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
