@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlalchemy import delete, update
 
+from campaign.demo.looking import look_through
 from campaign.demo.trial import DemoOptions, figures, simulated
 from campaign.derived.delivery import promise_of
 from campaign.label_studio.client import Client
@@ -94,6 +95,8 @@ def measure(
                 turn(store, client)
                 certificate = finish_audit(store)
                 time.sleep(0.2)
+    if options.look:
+        result["recall"] = look_through(store, server, truth_path, images=options.look)
     result |= {"seconds": round(time.monotonic() - started), "project": project}
     result["gold"] = len(store.questions.gold())  # beside the questions
     result["clusters_accepted"] = sum(d.kind == "accept" for d in store.decisions.rows())
@@ -126,6 +129,7 @@ def main() -> None:
     parser.add_argument("--error", type=float, default=0.0)
     parser.add_argument("--eye-cut", type=float)
     parser.add_argument("--audit", type=int, default=300)
+    parser.add_argument("--look", type=int, default=0, help="images that are looked through for what is missing")
     parser.add_argument("--exports", type=Path, help="folder for what each run exports, before any audit")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
