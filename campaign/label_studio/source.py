@@ -309,6 +309,8 @@ def _polygon(points: Any, width: int, height: int) -> list[float]:
     """The points of a polygon, which are in percent of the image, in pixels."""
     if not isinstance(points, list) or len(points) > MAX_POINTS:
         raise ValueError(f"at most {MAX_POINTS} points")
+    if not all(isinstance(point, list) and len(point) == 2 for point in points):
+        raise ValueError("points of two numbers each")
     return [c for x, y in points for c in (_number(x) * width / 100, _number(y) * height / 100)]
 
 
