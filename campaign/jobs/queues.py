@@ -45,10 +45,7 @@ def enqueue_due(store: Store, connection: Redis, leave_out: Collection[str] = ()
 def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
     """Puts one step on its queue unless it waits or runs already; a failure where its job failed for good."""
     job_id = step.job_id(store.key)
-    try:
-        job = StepJob.fetch(job_id, connection=connection)
-    except NoSuchJobError:
-        job = None
+    job = fetch_job(job_id, connection)
     status = status_of(job)
     if job is not None and status is not None:
         if status in WAITING:
@@ -57,7 +54,7 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
             result = job.latest_result()
             text = (result.exc_string if result else None) or "no reason kept"
             return Failure(step, text.strip().splitlines()[-1])
-        _forget(job)
+        forget_job(job)
     jobs = store.settings.jobs
     step_queue(store, step.queue, connection).enqueue(
         PERFORM,
@@ -81,12 +78,9 @@ def clear_failures(store: Store, connection: Redis) -> None:
     """Forgets failed jobs of the steps that are due, so that they are tried anew."""
     progress = progress_of(store)
     for step in due(progress) if progress else []:
-        try:
-            job = StepJob.fetch(step.job_id(store.key), connection=connection)
-        except NoSuchJobError:
-            continue
-        if status_of(job) == JobStatus.FAILED:
-            _forget(job)
+        job = fetch_job(step.job_id(store.key), connection)
+        if job is not None and status_of(job) == JobStatus.FAILED:
+            forget_job(job)
 
 
 def recover(store: Store, connection: Redis, dead_workers: Iterable[str]) -> int:
@@ -103,7 +97,7 @@ def recover(store: Store, connection: Redis, dead_workers: Iterable[str]) -> int
         queue = step_queue(store, name, connection)
         registry = StartedJobRegistry(queue=queue)
         for job_id in registry.get_job_ids(cleanup=False):
-            job = _fetch(job_id, connection)
+            job = fetch_job(job_id, connection)
             if job is None or job.worker_name not in names:
                 continue
             members: list = connection.zrange(registry.key, 0, -1)
@@ -119,7 +113,7 @@ def running(store: Store, connection: Redis) -> list[tuple[str, list]]:
     jobs = []
     for name in QUEUES:
         for job_id in StartedJobRegistry(queue=step_queue(store, name, connection)).get_job_ids(cleanup=False):
-            job = _fetch(job_id, connection)
+            job = fetch_job(job_id, connection)
             if job is not None and job_id.startswith(store.key):
                 jobs.append((job_id, _progress(job)))
     return jobs
@@ -130,7 +124,7 @@ def waiting(store: Store, connection: Redis) -> int:
     return sum(step_queue(store, name, connection).count for name in QUEUES)
 
 
-def _forget(job: Job) -> None:
+def forget_job(job: Job) -> None:
     """Removes a job that is over, so that its id can be used again.
 
     `Job.delete` also visits the job's executions, which the worker that has just finished it may be removing.
@@ -148,15 +142,6 @@ def status_of(job: Job | None) -> JobStatus | None:
 
 def fetch_job(job_id: str, connection: Redis) -> Job | None:
     """The job of that id, None where there is none."""
-    return _fetch(job_id, connection)
-
-
-def forget_job(job: Job) -> None:
-    """Removes a job that is over or lost, so that its step is planned anew."""
-    _forget(job)
-
-
-def _fetch(job_id: str, connection: Redis) -> Job | None:
     try:
         return StepJob.fetch(job_id, connection=connection)
     except NoSuchJobError:
