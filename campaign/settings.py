@@ -104,6 +104,9 @@ class RoundSettings(_Section):
 class PageSettings(_Section):
     """The verification page."""
 
+    language: Literal["en", "de"] = Field(
+        "en", description="language of what annotators read; set before the first page"
+    )
     page_size: int = Field(15, ge=1, le=15, description="masks on one page; one key each")
     public_url: str = Field("http://127.0.0.1:9090", description="address at which annotators' browsers reach us")
     this_machine_without_password: bool = Field(

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr, unescape
 
 from label_config.documents import ConfigError, parse_xml
+from label_config.languages import ENGLISH, Language, language
 
 FOLDER = Path(__file__).parent / "xml"
 # Told apart under the three kinds of colour blindness (Okabe and Ito), repeated where there are more classes.
@@ -18,6 +19,9 @@ PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 _OBJECTS = {"Image", "Text", "HyperText", "Header"}
 _LABELS = re.compile(r"<!--labels(, the first chosen)?-->")
 _PARTS = {"Choice", "Label", "Style", "View"}
+# What annotators read of a screen: its fixed choices, and what they are told to press first.
+_CHOICE = re.compile(r'(<Choice value=)"([^"]*)"')
+_REQUIRED = re.compile(r'(requiredMessage=)"([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.xml"))
 
 
-def load(name: str, labels: Sequence[str] = ()) -> LabelingConfig:
-    """The labeling config called `name`; `labels` are the class names where it paints masks.
+def load(name: str, labels: Sequence[str] = (), code: str = ENGLISH) -> LabelingConfig:
+    """The labeling config called `name` in the language `code`; `labels` are the class names where it paints masks.
 
-    Raises ConfigError for an unknown name, for labels that are missing, doubled or not wanted, and for a file that
-    Label Studio would refuse.
+    Its choices have the same values in every language; what is shown of them differs. Raises ConfigError for an unknown
+    name, for labels that are missing, doubled or not wanted, and for a file that Label Studio would refuse.
     """
     if name not in names():
         raise ConfigError(f"labeling config: expected one of {', '.join(names())}, got {name!r}")
@@ -60,7 +64,24 @@ def load(name: str, labels: Sequence[str] = ()) -> LabelingConfig:
         for i, label in enumerate(labels)
     )
     first = tags.replace("<Label ", '<Label selected="true" ', 1)
-    return parse(name, _LABELS.sub(lambda match: first if match[1] else tags, text))
+    return parse(name, _LABELS.sub(lambda match: first if match[1] else tags, _translated(text, language(code))))
+
+
+def shown_texts(xml: str) -> list[str]:
+    """What annotators read of a labeling config, in English."""
+    found = [*_CHOICE.findall(xml), *_REQUIRED.findall(xml)]
+    return list(dict.fromkeys(unescape(text) for _, text in found))
+
+
+def _translated(xml: str, words: Language) -> str:
+    """A labeling config that shows its choices in another language; Label Studio shows `html` in place of the value."""
+
+    def choice(match: re.Match[str]) -> str:
+        shown = words.gettext(unescape(match[2]))
+        return match[0] if shown == match[2] else f"{match[0]} html={quoteattr(escape(shown))}"
+
+    xml = _CHOICE.sub(choice, xml)
+    return _REQUIRED.sub(lambda match: match[1] + quoteattr(words.gettext(unescape(match[2]))), xml)
 
 
 def parse(name: str, xml: str) -> LabelingConfig:

@@ -2,7 +2,8 @@
 
 Three levels: how the task works (`task.md`), rules for every class (`rules.md`), rules for a class or a group of
 classes (`classes/*.md`). A file in the campaign's folder replaces the one of the same name that comes with this
-package. A class file serves the class it is named after, or those in its first line, `classes: nucleus, cell`.
+package, in the language of the campaign. A class file serves the class it is named after, or those in its first line,
+`classes: nucleus, cell`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from label_config.languages import ENGLISH, Language, language
+
 DEFAULTS = Path(__file__).parent / "texts"
 # ![words](crop:123) shows the crop of mask 123.
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -23,15 +26,16 @@ _CROP = re.compile(r"crop:(\d+)")
 
 @dataclass
 class Instructions:
-    """The texts of one campaign, read from `folder` (or the package's own where that has none)."""
+    """The texts of one campaign, read from `folder` (or the package's own, in the language `code`, without one)."""
 
     folder: Path | None = None
+    code: str = ENGLISH
     task: str = field(init=False)
     rules: str = field(init=False)
     classes: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.task, self.rules = self._text("task.md"), self._text("rules.md")
+        self.task, self.rules = self.text("task.md"), self.text("rules.md")
         self.classes = {}
         for folder in (DEFAULTS, self.folder):
             for path in sorted((folder / "classes").glob("*.md")) if folder else []:
@@ -56,7 +60,7 @@ class Instructions:
 
         `examples` is HTML by class name.
         """
-        task = self.task if screen == "verification" else self._text(f"{screen}.md")
+        task = self.task if screen == "verification" else self.text(f"{screen}.md")
         named = {name.lower(): name for name in (examples or {})}
         own = []
         for key in sorted(self.classes.keys() | named.keys()):
@@ -66,11 +70,17 @@ class Instructions:
                 own.append(f"<h2>{escape(name)}</h2>\n{text}\n{shown}")
         return "\n".join([to_html(task, crop_url), to_html(self.rules, crop_url), *own])
 
-    def _text(self, name: str) -> str:
-        for folder in (self.folder, DEFAULTS):
-            if folder and (folder / name).is_file():
-                return _COMMENT.sub("", (folder / name).read_text(encoding="utf-8"))
-        return ""
+    def text(self, name: str) -> str:
+        """The Markdown of one file: the campaign's own, else the package's; "" where there is none."""
+        if self.folder and (self.folder / name).is_file():
+            return _COMMENT.sub("", (self.folder / name).read_text(encoding="utf-8"))
+        return default_text(name, self.code)
+
+
+def default_text(name: str, code: str = ENGLISH) -> str:
+    """The package's own Markdown of this name in the language `code`; "" where there is none."""
+    path = DEFAULTS / name
+    return language(code).markdown(path.read_text(encoding="utf-8")) if path.is_file() else ""
 
 
 def to_html(markdown: str, crop_url: Callable[[int], str] | None = None) -> str:
@@ -80,11 +90,14 @@ def to_html(markdown: str, crop_url: Callable[[int], str] | None = None) -> str:
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown).strip()
 
 
-def examples_html(good: list[str], bad: list[str]) -> str:
+def examples_html(good: list[str], bad: list[str], code: str = ENGLISH) -> str:
     """Two rows of example crops, named by their addresses: masks that are correct and masks that are not."""
-    rows = [("Correct", good), ("Wrong", bad)]
-    return "".join(f"<h4>{word}</h4><p>{''.join(map(_picture, urls))}</p>" for word, urls in rows if urls)
+    words: Language = language(code)
+    rows = [(words.gettext("Correct"), good), (words.gettext("Wrong"), bad)]
+    return "".join(
+        f"<h4>{word}</h4><p>{''.join(_picture(url, word) for url in urls)}</p>" for word, urls in rows if urls
+    )
 
 
-def _picture(url: str) -> str:
-    return f"<img loading='lazy' src='{escape(url, quote=True)}' alt=''/>"
+def _picture(url: str, word: str) -> str:
+    return f"<img loading='lazy' src='{escape(url, quote=True)}' alt='{escape(word, quote=True)}'/>"

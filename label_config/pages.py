@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from label_config.languages import ENGLISH, Language, language
+
 # In the order of the crops on the page, row by row, as the keys lie on the keyboard.
 HOTKEYS = "qwertasdfgzxcvb"
 PAGE_SIZE = len(HOTKEYS)
-NO_RULES = "<p>There are no rules for this class yet. Ask the lead where a mask leaves you in doubt.</p>"
 
 
 @dataclass(frozen=True)
@@ -21,56 +22,65 @@ class Crop:
     url: str
 
 
+def hotkeys(code: str = ENGLISH) -> str:
+    """The keys of the crops of a page, in their order, as they lie on the keyboards of a language."""
+    # Spelt out, as texts are found by reading this file.
+    return language(code).pgettext("keys of the crops, row by row as they lie on the keyboard", "qwertasdfgzxcvb")
+
+
 def page_data(
-    key: str, class_name: str, crops: Sequence[Crop], *, title: str | None = None, rules: str = ""
+    key: str, class_name: str, crops: Sequence[Crop], *, title: str | None = None, rules: str = "", code: str = ENGLISH
 ) -> dict[str, Any]:
-    """Data of one `verification` task of up to 15 crops; `rules` is HTML.
+    """Data of one `verification` task of up to 15 crops in the language `code`; `rules` is HTML.
 
     Its answers: `wrong` holds the names of masks voted no, `doubt` those left unsure, `status` is "reviewed", or
     "unsure" for every mask not voted no. Raises ValueError for no crops, too many, or one mask twice.
     """
     if not 0 < len(crops) <= PAGE_SIZE or len({c.name for c in crops}) != len(crops):
         raise ValueError(f"page {key}: expected 1 to {PAGE_SIZE} different masks, got {[c.name for c in crops]}")
-    keyed = list(zip(crops, HOTKEYS, strict=False))
+    words, keyed = language(code), list(zip(crops, hotkeys(code), strict=False))
+    default = words.gettext("Mark every mask that is not one whole {class_name}", class_name=class_name)
     return {
         "key": key,
         "class_name": class_name,
-        "title": title or f"Mark every mask that is not one whole {class_name}",
-        "rules": rules or NO_RULES,
-        "crops": [{"value": c.name, "hotkey": k, "html": _crop_html(c.url, k.upper())} for c, k in keyed],
-        "doubts": [
-            {
-                "value": c.name,
-                "hotkey": f"shift+{k}",
-                "html": f"<span class='cv-mark' title='Unsure (Shift+{k.upper()})'>?</span>",
-            }
-            for c, k in keyed
-        ],
+        "title": title or default,
+        "rules": rules or _no_rules(words),
+        "crops": [{"value": c.name, "hotkey": k, "html": _crop_html(c.url, k.upper(), words)} for c, k in keyed],
+        "doubts": [{"value": c.name, "hotkey": f"shift+{k}", "html": _doubt_html(k.upper(), words)} for c, k in keyed],
     }
 
 
-def single_data(key: str, class_name: str, url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
+def single_data(
+    key: str, class_name: str, url: str, *, title: str | None = None, rules: str = "", code: str = ENGLISH
+) -> dict[str, Any]:
     """Data of one `single` task: one mask, close and in its whole image, to be answered yes, no or unsure."""
+    words = language(code)
+    near = _view(url, "?size=768", words.gettext("The mask, close"))
+    far = _view(url, "?view=image", words.gettext("The mask in its whole image"))
     return {
         "key": key,
         "class_name": class_name,
-        "title": title or f"Is this mask one whole {class_name}?",
-        "rules": rules or NO_RULES,
-        "views": f"<div class='cs-views'>{_view(url, '?size=768')}{_view(url, '?view=image')}</div>",
+        "title": title or words.gettext("Is this mask one whole {class_name}?", class_name=class_name),
+        "rules": rules or _no_rules(words),
+        "views": f"<div class='cs-views'>{near}{far}</div>",
     }
 
 
-def edit_data(key: str, class_name: str, url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
+def edit_data(
+    key: str, class_name: str, url: str, *, title: str | None = None, rules: str = "", code: str = ENGLISH
+) -> dict[str, Any]:
     """Data of one `edit` task: the part of an image around a mask, which comes as a brush prediction to be corrected.
 
     `url` is the address of the mask's crop. `ml_backend.masks.editing` makes the prediction and reads the answer.
     """
+    words = language(code)
+    default = words.gettext("Correct this {class_name}: click it, B paints, E erases", class_name=class_name)
     return {
         "key": key,
         "class_name": class_name,
         "image": f"{url}?view=edit",
-        "title": title or f"Correct this {class_name}: click it, B paints, E erases",
-        "rules": _folded(rules),
+        "title": title or default,
+        "rules": _folded(rules, words),
     }
 
 
@@ -81,45 +91,66 @@ def paint_data(
     window: tuple[int, int, int, int] | None = None,
     title: str | None = None,
     rules: str = "",
+    code: str = ENGLISH,
 ) -> dict[str, Any]:
     """Data of one `paint` task: an image, or its part x0, y0, x1, y1, on which every object is painted from scratch."""
     part = "" if window is None else "&window=" + ",".join(str(int(v)) for v in window)
     return {
         "key": key,
         "image": f"{image_url}?bright=1{part}",
-        "title": title or "Paint every object, one region each",
-        "rules": _folded(rules),
+        "title": title or language(code).gettext("Paint every object, one region each"),
+        "rules": _folded(rules, language(code)),
     }
 
 
-def complete_data(key: str, url: str, *, title: str | None = None, rules: str = "") -> dict[str, Any]:
+def complete_data(
+    key: str, url: str, *, class_name: str | None = None, rules: str = "", code: str = ENGLISH
+) -> dict[str, Any]:
     """Data of one `complete` task: a part of an image with its masks drawn in, on which what has no mask is clicked.
 
-    `url` is the address of that picture.
+    `url` is the address of that picture, `class_name` the class where there is only one.
     """
-    return {
-        "key": key,
-        "image": url,
-        "title": title or "Is anything missing? Click each object without an outline",
-        "rules": _folded(rules),
-    }
+    words = language(code)
+    title = (
+        words.gettext("Is anything missing? Click each object without an outline")
+        if class_name is None
+        else words.gettext("Is anything missing? Click each {class_name} without an outline", class_name=class_name)
+    )
+    return {"key": key, "image": url, "title": title, "rules": _folded(rules, words)}
 
 
-def _crop_html(url: str, key: str) -> str:
+def _crop_html(url: str, key: str, words: Language) -> str:
     # The second and third picture are loaded only when their view is switched on.
     url = escape(url, quote=True)
+    wrong = escape(words.gettext("Mask {key} is wrong", key=key), quote=True)
+    whole = escape(words.gettext("Mask {key} in its whole image", key=key), quote=True)
     return (
-        f"<span class='cv-crop'><img class='cv-fill' src='{url}' alt=''/>"
+        f"<span class='cv-crop'><span class='cv-name'>{wrong}</span><img class='cv-fill' src='{url}' alt=''/>"
         f"<img class='cv-line' loading='lazy' src='{url}?fill=0' alt=''/>"
         f"<img class='cv-whole' loading='lazy' src='{url}?view=image&amp;size=512' alt=''/>"
-        f"<kbd>{key}</kbd><a href='{url}?view=image' target='_blank' title='Whole image'>⤢</a></span>"
+        f"<kbd aria-hidden='true'>{key}</kbd>"
+        f"<a href='{url}?view=image' target='_blank' title='{whole}' aria-label='{whole}'>⤢</a></span>"
     )
 
 
-def _folded(rules: str) -> str:
-    return f"<details><summary>Rules</summary>{rules or NO_RULES}</details>"
+def _doubt_html(key: str, words: Language) -> str:
+    unsure = escape(words.gettext("Unsure about mask {key}", key=key), quote=True)
+    return (
+        f"<span class='cv-mark' title='{unsure} (Shift+{key})'>"
+        f"<span class='cv-name'>{unsure}</span><span aria-hidden='true'>?</span></span>"
+    )
 
 
-def _view(url: str, query: str) -> str:
-    url = escape(url, quote=True)
-    return f"<a href='{url}{query}&amp;size=2048' target='_blank'><img src='{url}{query}' alt=''/></a>"
+def _no_rules(words: Language) -> str:
+    text = words.gettext("There are no rules for this class yet. Ask the lead where a mask leaves you in doubt.")
+    return f"<p>{escape(text)}</p>"
+
+
+def _folded(rules: str, words: Language) -> str:
+    summary = escape(words.gettext("Rules"))
+    return f"<details><summary>{summary}</summary>{rules or _no_rules(words)}</details>"
+
+
+def _view(url: str, query: str, what: str) -> str:
+    url, what = escape(url, quote=True), escape(what, quote=True)
+    return f"<a href='{url}{query}&amp;size=2048' target='_blank'><img src='{url}{query}' alt='{what}'/></a>"

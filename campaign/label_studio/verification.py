@@ -9,7 +9,7 @@ from typing import Any
 
 from campaign.label_studio.annotations import is_id, page_name
 from campaign.label_studio.client import Client, LabelStudioError, LabelStudioUnavailable
-from label_config import PAGE_SIZE, Crop, Instructions, load, page_data, single_data
+from label_config import ENGLISH, PAGE_SIZE, Crop, Instructions, load, page_data, single_data
 from ml_backend.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ class Page:
     """One page of questions on masks of one class. `key` names it for good: the same page has the same key.
 
     `crops` are its masks, in the order in which they are shown. `rules` is HTML, shown at the press of a key. `screen`
-    is the labeling config that shows it: `verification`, or `single` for one mask in its whole image.
+    is the labeling config that shows it: `verification`, or `single` for one mask in its whole image; `language`
+    is that of its own texts.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Page:
     crops: list[Crop]
     rules: str = ""
     screen: str = "verification"
+    language: str = ENGLISH
 
 
 def create_project(
@@ -208,9 +210,9 @@ def page_task(page: Page) -> dict[str, Any]:
     """
     if page.screen == "single":
         (crop,) = page.crops
-        data = single_data(page.key, page.class_name, crop.url, rules=page.rules)
+        data = single_data(page.key, page.class_name, crop.url, rules=page.rules, code=page.language)
     else:
-        data = page_data(page.key, page.class_name, page.crops, title=page.title, rules=page.rules)
+        data = page_data(page.key, page.class_name, page.crops, title=page.title, rules=page.rules, code=page.language)
     return {"data": data, "meta": {"key": page.key, "format": FORMAT}}
 
 

@@ -230,12 +230,13 @@ def _tasks(store: Store, rows: Sequence[m.Page]) -> dict[str, dict]:
     rules = "\n".join(f"<h3>{store.classes()[i]}</h3>{html}" for i, html in class_rules(store).items())
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
     classes = store.classes()
-    what = next(iter(classes.values())) if len(classes) == 1 else "object"
+    only = next(iter(classes.values())) if len(classes) == 1 else None
+    code = store.settings.page.language
     tasks = {}
     for row in rows:
         url = part_url(base, secret, row.number, (row.created_at + timedelta(days=days)).timestamp())
-        name, title = task_name(row), f"Is anything missing? Click each {what} without an outline"
-        tasks[name] = drawn_task(name, complete_data(name, url, title=title, rules=rules))
+        name = task_name(row)
+        tasks[name] = drawn_task(name, complete_data(name, url, class_name=only, rules=rules, code=code))
     return tasks
 
 

@@ -126,7 +126,7 @@ def _tasks(store: Store, rows: Sequence[m.Page]) -> dict[str, dict]:
         expires = (row.created_at + timedelta(days=days)).timestamp()
         url = crop_url(base, secret, mask_of[row.key], expires, row.number)
         key, name = task_name(row), names[row.class_id]
-        data = edit_data(key, name, url, rules=rules.get(row.class_id, ""))
+        data = edit_data(key, name, url, rules=rules.get(row.class_id, ""), code=store.settings.page.language)
         tasks[key] = drawn_task(key, data, editing.edit_prediction(rle, _window(masks, i), name, VERSION))
     return tasks
 

@@ -21,7 +21,7 @@ from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store.values import Key
 from label_config import Instructions
-from label_config.instructions import DEFAULTS, examples_html
+from label_config.instructions import DEFAULTS, default_text, examples_html
 from ml_backend.server.signing import crop_url
 
 FOLDER = "instructions"
@@ -39,9 +39,14 @@ bad {bad}
 """
 
 
+def texts_of(store: Store) -> Instructions:
+    """The texts of a campaign: the lead's, else the package's in the campaign's language."""
+    return Instructions(store.folder / FOLDER, store.settings.page.language)
+
+
 def class_rules(store: Store) -> dict[int, str]:
     """HTML of the rules of each class, its own first, with examples: what the class's pages show."""
-    texts, shown = Instructions(store.folder / FOLDER), examples(store)
+    texts, shown = texts_of(store), examples(store)
     url = _urls(store)
     return {
         class_id: texts.class_html(name, url, _rows(texts, name, shown.get(class_id), url))
@@ -51,7 +56,7 @@ def class_rules(store: Store) -> dict[int, str]:
 
 def project_instructions(store: Store, screen: str = "verification") -> str:
     """HTML that Label Studio shows before the first page: all three levels."""
-    texts, shown = Instructions(store.folder / FOLDER), examples(store)
+    texts, shown = texts_of(store), examples(store)
     url = _urls(store)
     rows = {name: _rows(texts, name, shown.get(i), url) for i, name in store.classes().items()}
     return texts.project_html(url, screen, rows)
@@ -114,7 +119,7 @@ def write_templates(store: Store) -> list[Path]:
     for path in sorted(DEFAULTS.glob("*.md")):
         paths.append(folder / path.name)
         if not paths[-1].exists():
-            paths[-1].write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+            paths[-1].write_text(default_text(path.name, store.settings.page.language), encoding="utf-8")
     described = Instructions(folder).classes
     for class_id, name in store.classes().items():
         path = folder / "classes" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-') or class_id}.md"
@@ -129,7 +134,7 @@ def _rows(texts: Instructions, name: str, shown: dict[str, list[int]] | None, ur
     """Example crops in two rows; none where the lead's text names its own."""
     if shown is None or "(crop:" in texts.classes.get(name.lower(), ""):
         return ""
-    return examples_html([url(i) for i in shown["good"]], [url(i) for i in shown["bad"]])
+    return examples_html([url(i) for i in shown["good"]], [url(i) for i in shown["bad"]], texts.code)
 
 
 def _urls(store: Store) -> Callable[[int], str]:
@@ -141,6 +146,6 @@ def _urls(store: Store) -> Callable[[int], str]:
 
 def _digest(store: Store, screen: str) -> str:
     """Changes with the texts and the examples, not with the time."""
-    texts, shown = Instructions(store.folder / FOLDER), examples(store)
+    texts, shown = texts_of(store), examples(store)
     parts = (texts.project_html(None, screen), sorted(shown.items()))
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()

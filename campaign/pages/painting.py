@@ -99,12 +99,12 @@ def publish_paintings(store: Store, client: Client) -> int:
 def _tasks(store: Store, rows: Sequence[m.Page]) -> dict[str, dict]:
     rules = "\n".join(f"<h3>{store.classes()[i]}</h3>{html}" for i, html in class_rules(store).items())
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
-    tasks = {}
+    tasks, code = {}, store.settings.page.language
     for row in rows:
         place = row.place or {}
         url = image_url(base, secret, place["image_id"], (row.created_at + timedelta(days=days)).timestamp())
         name = task_name(row)
-        tasks[name] = drawn_task(name, paint_data(name, url, window=tuple(place["window"]), rules=rules))
+        tasks[name] = drawn_task(name, paint_data(name, url, window=tuple(place["window"]), rules=rules, code=code))
     return tasks
 
 

@@ -8,16 +8,9 @@ from campaign.pages.instructions import project_instructions
 from campaign.quality.answers import standing_answers
 from campaign.records.page import PageKind, Screen
 from campaign.store import Store
-from label_config import load
+from label_config import language, load
 from ml_backend.errors import InputError
 
-TITLES = {
-    Screen.VERIFICATION: "Verify",
-    Screen.SINGLE: "Single masks",
-    Screen.EDIT: "Edit",
-    Screen.PAINT: "Paint",
-    Screen.COMPLETE: "Is anything missing",
-}
 QUESTIONS = (Screen.VERIFICATION, Screen.SINGLE)  # screens that ask, rather than have something drawn
 
 
@@ -29,19 +22,31 @@ def connect(store: Store) -> Client:
     return Client(url, store.secret("label_studio_token"))
 
 
+def screen_title(screen: Screen, code: str) -> str:
+    """What the project of a screen is called, in the language `code`."""
+    words = language(code)
+    return {
+        Screen.VERIFICATION: words.gettext("Verify"),
+        Screen.SINGLE: words.gettext("Single masks"),
+        Screen.EDIT: words.gettext("Edit"),
+        Screen.PAINT: words.gettext("Paint"),
+        Screen.COMPLETE: words.gettext("Is anything missing"),
+    }[screen]
+
+
 def ensure_project(store: Store, client: Client, screen: Screen = Screen.VERIFICATION) -> int:
     """The id of the project of a screen's pages, made at the first call."""
     known = store.values.project(screen)
     if known is not None:
         return known
-    asks = screen in QUESTIONS
+    asks, code = screen in QUESTIONS, store.settings.page.language
     base = store.settings.page.public_url.rstrip("/")
     project = create_project(
         client,
-        title=f"{TITLES[screen]}: {store.settings.name} [{store.key}]",
+        title=f"{screen_title(screen, code)}: {store.settings.name} [{store.key}]",
         webhook_url=f"{base}/webhook" if asks else None,
         webhook_secret=store.secret("webhook_secret") if asks else None,
-        label_config=load(screen.value, () if asks else list(store.classes().values())).xml,
+        label_config=load(screen.value, () if asks else list(store.classes().values()), code).xml,
         instructions=project_instructions(store, screen.value),
         predictions=screen == Screen.EDIT,
     )

@@ -18,7 +18,7 @@ from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.pages import Asked
 from campaign.store.values import cursor_name
-from label_config import Crop
+from label_config import Crop, language
 from ml_backend.server.signing import crop_url
 
 Bodies = dict[str, dict[str, Any]]
@@ -50,8 +50,9 @@ def build_pages(store: Store, rows: Sequence[m.Page]) -> list[Page]:
             Crop(a.name or str(a.mask_id), crop_url(base, secret, a.mask_id, expires, row.number))
             for a in shown_order(shown[row.key])
         ]
-        title = f"Which outlines are not a correct {classes[row.class_id]}?"
-        built.append(Page(task_name(row), classes[row.class_id], title, crops, rules.get(row.class_id, ""), row.screen))
+        class_name, code = classes[row.class_id], store.settings.page.language
+        title = language(code).gettext("Which outlines are not a correct {class_name}?", class_name=class_name)
+        built.append(Page(task_name(row), class_name, title, crops, rules.get(row.class_id, ""), row.screen, code))
     return built
 
 

@@ -17,6 +17,7 @@ from campaign.quality.measures import Reliability, passed, reliability
 from campaign.records.page import NewPage, PageKind
 from campaign.store import Store
 from campaign.store.values import Key
+from label_config import language, load
 from ml_backend.errors import InputError
 
 EVERYONE = 1000  # users who may answer a page of a test
@@ -54,8 +55,11 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
         if not rows:
             _draw(store, test, pages or store.settings.quality.qualification_pages)
             rows = [p for p in store.pages.rows(kind=PageKind.QUALIFY) if attempt_of(p.key) == test]
-        title, instructions = f"Test {number}: {store.settings.name} [{store.key}]", project_instructions(store)
-        project = create_project(client, title, instructions=instructions, overlap=EVERYONE)
+        words = language(store.settings.page.language)
+        named = words.gettext("Test {number}", number=number)
+        title = f"{named}: {store.settings.name} [{store.key}]"
+        instructions, config = project_instructions(store), load("verification", code=words.code).xml
+        project = create_project(client, title, label_config=config, instructions=instructions, overlap=EVERYONE)
         put(store, client, project, rows, partial(question_tasks, store), cursor=_cursor(number))
         store.values.set(Key.QUALIFICATION_TESTS, {"tests": [*made, {"number": number, "project": project}]})
         store.log(f"qualification test {number} published, {len(rows)} pages")
