@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from ml_backend.errors import InputError, expected_words
@@ -14,6 +15,20 @@ from ml_backend.errors import InputError, expected_words
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+def _web_address(value: str) -> str:
+    try:
+        parsed = urlparse(value)
+        good = parsed.scheme in ("http", "https") and bool(parsed.hostname) and (parsed.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("an address that begins with http:// or https://")
+    return value
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 
 class DetectorSettings(_Section):
@@ -108,7 +123,9 @@ class PageSettings(_Section):
         "en", description="language of what annotators read; set before the first page"
     )
     page_size: int = Field(15, ge=1, le=15, description="masks on one page; one key each")
-    public_url: str = Field("http://127.0.0.1:9090", description="address at which annotators' browsers reach us")
+    public_url: WebAddress = Field(
+        "http://127.0.0.1:9090", description="address at which annotators' browsers reach us"
+    )
     this_machine_without_password: bool = Field(
         False, description="programs on this machine need no password; only where no reverse proxy runs on it"
     )
@@ -157,7 +174,7 @@ class JobSettings(_Section):
 class LabelStudioSettings(_Section):
     """The running Label Studio. The token is no setting: it comes from the environment or a prompt."""
 
-    url: str | None = Field(None, description="address of Label Studio")
+    url: WebAddress | None = Field(None, description="address of Label Studio")
     source_project: int | None = Field(
         None, description="the team's project; only read, but for `campaign export --to-label-studio`"
     )
@@ -209,7 +226,9 @@ def parse_settings(values: dict[str, Any], origin: str | Path) -> CampaignSettin
 def _expected(error: ErrorDetails, name: str) -> str:
     """What a setting should have been, in plain words."""
     if error["type"] == "extra_forbidden":
-        return f"a known setting (the nearest is {nearest_setting(name)})"
+        # Of an unknown group the names in it say more than its own.
+        inner = next(iter(error["input"]), "") if isinstance(error["input"], dict) else ""
+        return f"a known setting (the nearest is {nearest_setting(f'{name}.{inner}' if inner else name)})"
     if error["type"] == "string_pattern_mismatch":
         return next(meaning for known, _, meaning in documented_settings() if known == name)
     return expected_words(error)

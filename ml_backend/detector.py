@@ -41,7 +41,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -93,10 +93,28 @@ def detector_names() -> list[str]:
 
 def load_detector_class(name: str) -> type[Detector]:
     """The detector class registered as `name`. Raises InputError for an unknown name or a missing package."""
+    try:
+        return _registered(name).load()
+    except ImportError as error:
+        raise InputError(f"detector {name}", "its packages to be installed", error) from None
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Raises InputError where the detector of this name would not take these options, or there is none of this name.
+
+    A detector says so by a class method `check_options(options)`. Nothing is known of one without it, nor of one whose
+    packages are installed only where it trains.
+    """
+    try:
+        check: Callable[[dict[str, Any]], None] | None = getattr(_registered(name).load(), "check_options", None)
+    except ImportError:
+        return
+    if check is not None:
+        check(options)
+
+
+def _registered(name: str) -> EntryPoint:
     installed = {e.name: e for e in entry_points(group=ENTRY_POINTS)}
     if name not in installed:
         raise InputError("detector", f"one of {', '.join(sorted(installed)) or 'none installed'}", name)
-    try:
-        return installed[name].load()
-    except ImportError as error:
-        raise InputError(f"detector {name}", "its packages to be installed", error) from None
+    return installed[name]

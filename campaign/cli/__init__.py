@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
 
 import typer
 
 from campaign.cli import care, comparison, exchange, lifecycle, manual, people, results, steps, trial
+from campaign.cli.usage import UsageError, in_words
 from campaign.clustering.blas import prefer_wide_kernels
 from ml_backend.errors import InputError
 
 app = typer.Typer(
     name="campaign",
-    help="Instance masks for large image collections in Label Studio, for a few yes/no answers per cluster.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -24,8 +24,21 @@ for module in (lifecycle, steps, exchange, results, comparison, people, manual, 
         app.command()(command)
 
 
-# Typer carries a click of its own and exports this much of its errors.
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("label-studio-cluster-verification"))
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Instance masks for large image collections in Label Studio, for a few yes/no answers per cluster."""
 
 
 def main() -> None:
@@ -42,7 +55,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except UsageError as error:
-        _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        _fail(in_words(error), 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

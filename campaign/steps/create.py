@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from campaign.settings import Split, parse_settings
+from campaign.settings import DetectorSettings, Split, parse_settings
 from campaign.store import Store
-from ml_backend.detector import detector_names
+from ml_backend.detector import check_options, detector_names
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset, ImageRecord
 from ml_backend.masks.images import read_rgb
@@ -36,7 +36,7 @@ def create_from_files(  # noqa: PLR0913 - what the command line is given
     where the Label Studio that the settings name does not take the token.
     """
     settings = parse_settings(values, "settings")
-    _check_detector(settings.detector.name)
+    _check_detector(settings.detector)
     splits: dict[Split, CocoDataset] = {
         "labelled": CocoDataset.load(labelled, images),
         "pool": CocoDataset.load(pool, images, annotations=False),
@@ -69,7 +69,7 @@ def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, h
     url, project = settings.label_studio.url, settings.label_studio.source_project
     if url is None or project is None:
         raise InputError("label_studio", "a url and a source_project", settings.label_studio)
-    _check_detector(settings.detector.name)
+    _check_detector(settings.detector)
     if (folder / "campaign.json").exists():
         raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
     client = Client(url, token)
@@ -114,10 +114,12 @@ def check_images(images: Iterable[ImageRecord]) -> None:
             pass
 
 
-def _check_detector(name: str) -> None:
-    """By name alone: loading it would load torch."""
-    if name not in detector_names():
-        raise InputError("detector", f"one of {', '.join(detector_names())}", name)
+def _check_detector(detector: DetectorSettings) -> None:
+    """By name alone where there are no options: loading it would load torch."""
+    if detector.name not in detector_names():
+        raise InputError("detector", f"one of {', '.join(detector_names())}", detector.name)
+    if detector.options:
+        check_options(detector.name, detector.options)
 
 
 def _secrets(token: str | None) -> dict[str, str]:

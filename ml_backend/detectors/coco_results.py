@@ -67,6 +67,13 @@ class CocoResults:
         return cls(checkpoint, **known)
 
     @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Raises InputError where no results are named, or they are no results file."""
+        if not options.get("results"):
+            raise InputError("detector option results", "a COCO results file", "nothing")
+        cls(options["results"])
+
+    @classmethod
     def train(
         cls,
         data: CocoDataset,

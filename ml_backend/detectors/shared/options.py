@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -138,7 +139,9 @@ class DetectorOptions(BaseModel):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "options"
             if first["type"] == "extra_forbidden":
-                raise InputError(f"detector option {name}", f"one of {', '.join(cls.model_fields)}", name) from None
+                near = get_close_matches(name, list(cls.model_fields), n=1)
+                known = f"one of {', '.join(cls.model_fields)}" + (f"; the nearest is {near[0]}" if near else "")
+                raise InputError(f"detector option {name}", known, name) from None
             raise InputError(f"detector option {name}", expected_words(first), first.get("input")) from None
 
     def identity(self) -> dict[str, Any]:

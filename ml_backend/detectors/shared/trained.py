@@ -148,6 +148,11 @@ class TrainedDetector:
         return Pipeline(self.detect, self.options, self.device, list(self.classes), self.calibration, kinds)
 
     @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Raises InputError for an unknown option or a bad value."""
+        cls.OPTIONS.create(options)
+
+    @classmethod
     def train(
         cls,
         data: CocoDataset,

@@ -19,9 +19,16 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["status"], 2, "Missing argument"),
-        (["status", "x", "--bogus"], 2, "--bogus"),
+        (["status"], 2, "Missing argument FOLDER: the campaign folder"),
+        (["convert"], 2, "Missing option --label-studio: address of Label Studio"),
+        (["status", "x", "--bogus"], 2, "--bogus: expected an option of `campaign status` (see campaign status"),
+        (["status", "x", "--jsn"], 2, "(the nearest is --json)"),
+        (["status", "x", "y"], 2, "unexpected extra argument"),
+        (["status", "x", "--every", "0"], 2, "--every: expected a number of at least 0.5, got 0"),
+        (["init", "/tmp/never-made", "--source-project", "x"], 2, "--source-project: expected a whole number, got x"),
+        (["init", "/tmp/never-made", "--set"], 2, "--set"),
         (["nosuch"], 2, "nosuch"),
+        (["stat"], 2, "Did you mean 'status'?"),
         (["status", "/nonexistent"], 1, "expected a campaign folder"),
         (["init", "/tmp/never-made", "--data", "/nonexistent"], 1, "expected a COCO file, got no such file"),
         (["init", "/tmp/never-made"], 2, "expected --data"),
@@ -45,6 +52,11 @@ def test_errors_are_one_line_with_the_right_status(args, code, message):
         ("search.k_a=2", "search.k_a"),
         ("search.nosuch=2", "search.nosuch"),
         ("detector.name=yolo", "one of coco-results"),
+        ("serch.kiou=0.5", "expected a known setting (the nearest is search.k_iou)"),
+        ("page.public_url=labels.example.com", "expected an address that begins with http:// or https://, got 'labels"),
+        ("label_studio.url=labels:8080", "expected an address that begins with http:// or https://"),
+        ("detector.options.stepz=5", "; the nearest is steps, got stepz"),
+        ("detector.options.steps=0", "detector option steps: expected a number of at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_named_and_leave_nothing(data, tmp_path, setting, message):
@@ -122,3 +134,18 @@ def test_openblas_hears_of_its_processor_before_numpy_is_loaded():
     code = "import sys, campaign.cli; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_version_is_printed():
+    from importlib.metadata import version
+
+    assert campaign("--version").stdout.strip() == version("label-studio-cluster-verification")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell):
+    script = campaign(_CAMPAIGN_COMPLETE=f"source_{shell}").stdout
+    assert "_CAMPAIGN_COMPLETE=complete_" + shell in script
+    asked = {"COMP_WORDS": "campaign stat", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "campaign stat"}
+    done = campaign(_CAMPAIGN_COMPLETE=f"complete_{shell}", _TYPER_COMPLETE_FISH_ACTION="get-args", **asked)
+    assert "status" in done.stdout and "verify" not in done.stdout
