@@ -21,10 +21,16 @@ def paste(probabilities: np.ndarray, box: np.ndarray, height: int, width: int) -
         height: of the image.
         width: of the image.
     """
+    window, left, top = resampled(probabilities, box, height, width)
+    return window > 0.5, left, top
+
+
+def resampled(probabilities: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
+    """The probability of each pixel of the image in the box, (window (h, w) float32, x0, y0); otherwise as `paste`."""
     x0, y0, x1, y1 = (float(v) for v in box)
     left, columns = _samples(x0, x1, width, probabilities.shape[1])
     top, rows = _samples(y0, y1, height, probabilities.shape[0])
-    return (rows @ probabilities.astype(np.float32) @ columns.T) > 0.5, left, top
+    return rows @ probabilities.astype(np.float32) @ columns.T, left, top
 
 
 def _samples(low: float, high: float, limit: int, cells: int) -> tuple[int, np.ndarray]:

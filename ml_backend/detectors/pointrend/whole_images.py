@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ml_backend.detectors.pointrend.config import PointRendOptions, fit_edges
-from ml_backend.detectors.shared.augmentation import CropSampler, Scene
+from ml_backend.detectors.shared.augmentation import CropSampler
 from ml_backend.detectors.shared.records import Target
+from ml_backend.learning.scenes import Scene
 from ml_backend.masks.pasting import paste
 
 _STRIDE = 32
@@ -25,7 +26,7 @@ class ImageSampler(CropSampler):
         rng = np.random.default_rng([self.options.seed, step])
         records = [*self.exhaustive, *self.incomplete]
         chosen = [records[i] for i in rng.choice(len(records), self.options.batch)]
-        images, targets = zip(*(self._whole(self._scene(record), rng) for record in chosen), strict=True)
+        images, targets = zip(*(self._whole(self._scenes.of(record), rng) for record in chosen), strict=True)
         height, width = (-(-max(i.shape[n] for i in images) // _STRIDE) * _STRIDE for n in (1, 2))
         padded = [functional.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images]
         return torch.stack(padded), list(targets)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,46 +12,10 @@ from torch.nn import functional
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.shared.records import Target
 from ml_backend.errors import InputError
+from ml_backend.learning.pictures import jittered
+from ml_backend.learning.scenes import Scene, Scenes
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
-from ml_backend.masks.images import read_rgb
 from ml_backend.masks.pasting import paste
-from ml_backend.masks.rle import decode_window
-
-_CACHE_BYTES = 2 << 30
-
-
-@dataclass
-class Scene:
-    """One training image: pixels (h, w, 3) uint8 and its objects, each a bitmap at its corner."""
-
-    pixels: np.ndarray
-    mean: np.ndarray
-    deviation: float | np.ndarray
-    windows: list[tuple[int, int, np.ndarray]]
-    labels: np.ndarray
-    exhaustive: bool
-
-    @property
-    def bytes(self) -> int:
-        """What it takes in memory."""
-        return self.pixels.nbytes + sum(w[2].nbytes for w in self.windows)
-
-
-def statistics(pixels: np.ndarray, standardise: bool) -> tuple[np.ndarray, float | np.ndarray]:
-    """Mean (3,) and deviation that an image is normalised by: its own, or those of ImageNet."""
-    if not standardise:
-        return np.array([123.675, 116.28, 103.53], np.float32), np.array([58.395, 57.12, 57.375], np.float32)
-    sample = pixels[:: max(pixels.shape[0] // 256, 1), :: max(pixels.shape[1] // 256, 1)].astype(np.float32)
-    mean = sample.mean((0, 1))
-    return mean, max(float(np.sqrt(((sample - mean) ** 2).mean())), 4.0)
-
-
-def load_pixels(record: ImageRecord) -> np.ndarray:
-    """The image's pixels. Raises InputError where its size is not the one its record states."""
-    pixels = read_rgb(record.path)
-    if pixels.shape[:2] != (record.height, record.width):
-        raise InputError(record.path, f"{record.width}x{record.height} pixels", f"{pixels.shape[1]}x{pixels.shape[0]}")
-    return pixels
 
 
 class CropSampler:
@@ -81,9 +42,7 @@ class CropSampler:
         for rows in self.annotations.values():
             np.add.at(counts, [self.label[a.class_id] for a in rows], 1)
         self._class_weight = 1 / np.sqrt(np.maximum(counts, 1))
-        self._scenes: OrderedDict[int, Scene] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._scenes = Scenes(self.annotations, self.label, options.standardise)
         self._weights = {
             True: self._image_weights(self.exhaustive, lambda i: i.width * i.height),
             False: self._image_weights(self.incomplete, lambda i: len(self.annotations[i.id])),
@@ -108,33 +67,8 @@ class CropSampler:
             exhaustive = slot >= incomplete
             images = self.exhaustive if exhaustive else self.incomplete
             record = images[rng.choice(len(images), p=self._weights[exhaustive])]
-            crops.append(self._crop(self._scene(record), rng))
+            crops.append(self._crop(self._scenes.of(record), rng))
         return torch.stack([c[0] for c in crops]), [c[1] for c in crops]
-
-    def _scene(self, record: ImageRecord) -> Scene:
-        with self._lock:
-            if record.id in self._scenes:
-                self._scenes.move_to_end(record.id)
-                return self._scenes[record.id]
-        # Decoded without the lock: another thread may do the same, rarely, and only one of the two is kept.
-        scene = self._decoded(record)
-        with self._lock:
-            if record.id not in self._scenes:
-                self._scenes[record.id] = scene
-                self._bytes += scene.bytes
-                while self._bytes > _CACHE_BYTES and len(self._scenes) > 1:
-                    self._bytes -= self._scenes.popitem(last=False)[1].bytes
-        return scene
-
-    def _decoded(self, record: ImageRecord) -> Scene:
-        pixels = load_pixels(record)
-        mean, deviation = statistics(pixels, self.options.standardise)
-        windows = []
-        for annotation in self.annotations[record.id]:
-            x, y, w, h = (int(v) for v in _box(annotation))
-            windows.append((x, y, decode_window(annotation.rle, x, y, x + w, y + h)))
-        labels = np.array([self.label[a.class_id] for a in self.annotations[record.id]], np.int64)
-        return Scene(pixels, mean, deviation, windows, labels, record.exhaustive)
 
     def _crop(self, scene: Scene, rng: np.random.Generator) -> tuple[Tensor, Target]:
         options, side = self.options, self.options.crop
@@ -160,7 +94,7 @@ class CropSampler:
             torch.from_numpy(np.ascontiguousarray(masks)),
             scene.exhaustive,
         )
-        return self._colours(image, rng), target
+        return jittered(image, options.colour_jitter, rng), target
 
     def _corner(self, scene: Scene, w: int, h: int, rng: np.random.Generator) -> tuple[int, int]:
         """Corner of the crop in the image: mostly around an object, rare classes more often, else anywhere."""
@@ -217,25 +151,3 @@ class CropSampler:
         if not masks:
             return np.zeros((0, side, side), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         return np.stack(masks), np.array(boxes, np.float32), np.array(labels, np.int64)
-
-    def _colours(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        strength = self.options.colour_jitter
-        if strength == 0:
-            return image
-        contrast = float(np.exp(rng.normal(0, strength * 0.6)))
-        shift = rng.normal(0, strength * 0.5) + rng.normal(0, strength * 0.15, 3)
-        gains = contrast * np.exp(rng.normal(0, strength * 0.15, 3))
-        image = image * torch.tensor(gains, dtype=torch.float32)[:, None, None]
-        image = image + torch.tensor(shift, dtype=torch.float32)[:, None, None]
-        if rng.random() < 0.3:
-            noise = np.random.Generator(np.random.SFC64(int(rng.integers(2**31)))).standard_normal(
-                image.shape, np.float32
-            )
-            image = image + torch.from_numpy(noise) * float(rng.uniform(0, 0.25 * strength))
-        return image
-
-
-def _box(annotation: Annotation) -> np.ndarray:
-    from pycocotools import mask as mask_util
-
-    return mask_util.toBbox(annotation.rle)

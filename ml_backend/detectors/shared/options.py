@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pycocotools import mask as mask_util
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from ml_backend.errors import InputError, expected_words
+from ml_backend.errors import InputError
 from ml_backend.learning.features import FeatureKind
+from ml_backend.learning.options import LearningOptions
 from ml_backend.masks.coco import CocoDataset
 
 Options = TypeVar("Options", bound="DetectorOptions")
@@ -23,13 +23,13 @@ PREDICTION_OPTIONS = {
 }  # fmt: skip
 
 
-class DetectorOptions(BaseModel):
+class DetectorOptions(LearningOptions):
     """Every option of training and prediction. None means: chosen from the labelled set or the device.
 
     Lengths called "network pixels" are counted after an image has been scaled by `scale`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    KIND: ClassVar[str] = "detector"
 
     preset: Literal["tiny", "resnet50"] = Field("tiny", description="thin network from scratch, or ResNet-50 FPN")
     seed: int = Field(0, ge=0, description="seed of all random choices")
@@ -128,21 +128,6 @@ class DetectorOptions(BaseModel):
     def preset_values(cls, values: dict[str, Any]) -> dict[str, Any]:
         """What the preset that `values` name says in place of the defaults."""
         return PRESETS.get(str(values.get("preset", "tiny")), {})
-
-    @classmethod
-    def create(cls: type[Options], values: dict[str, Any] | None = None) -> Options:
-        """Options of a preset with `values` on top. Raises InputError for an unknown option or a bad value."""
-        values = dict(values or {})
-        try:
-            return cls(**{**cls.preset_values(values), **values})
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "options"
-            if first["type"] == "extra_forbidden":
-                near = get_close_matches(name, list(cls.model_fields), n=1)
-                known = f"one of {', '.join(cls.model_fields)}" + (f"; the nearest is {near[0]}" if near else "")
-                raise InputError(f"detector option {name}", known, name) from None
-            raise InputError(f"detector option {name}", expected_words(first), first.get("input")) from None
 
     def identity(self) -> dict[str, Any]:
         """What the weights of a run depend on, as JSON."""

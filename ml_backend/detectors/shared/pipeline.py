@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml_backend.detectors.shared.augmentation import load_pixels, statistics
 from ml_backend.detectors.shared.device_pasting import edges
 from ml_backend.detectors.shared.inference import Tile, batched, central, cut, suppress, tiles
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.detectors.shared.records import Detections
 from ml_backend.learning.features import project, raw_feature, stability
+from ml_backend.learning.pictures import load_pixels, statistics
 from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.pasting import edges_rle
 from ml_backend.predictions import Predictions

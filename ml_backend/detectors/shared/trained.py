@@ -14,7 +14,6 @@ from torch import nn
 
 from ml_backend.detector import Progress
 from ml_backend.detectors.shared.augmentation import CropSampler
-from ml_backend.detectors.shared.devices import bfloat16_where_fast, chosen_device
 from ml_backend.detectors.shared.options import PREDICTION_OPTIONS, DetectorOptions, Options
 from ml_backend.detectors.shared.pipeline import Pipeline
 from ml_backend.detectors.shared.records import Detections
@@ -23,6 +22,7 @@ from ml_backend.errors import InputError
 from ml_backend.files import whole_file
 from ml_backend.learning.calibration import Calibration
 from ml_backend.learning.checkpoints import Unfinished, digest, fingerprint, read, save
+from ml_backend.learning.devices import bfloat16_where_fast, chosen_device
 from ml_backend.learning.evaluation import measure
 from ml_backend.learning.features import KINDS
 from ml_backend.learning.training import Weights, adamw

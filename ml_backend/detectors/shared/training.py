@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ml_backend.detector import Progress
 from ml_backend.detectors.shared.augmentation import CropSampler
-from ml_backend.detectors.shared.devices import bfloat16_where_fast, chosen_device, training_processes
 from ml_backend.detectors.shared.records import Target
 from ml_backend.learning.checkpoints import Unfinished, save
+from ml_backend.learning.devices import bfloat16_where_fast, chosen_device, training_processes
 from ml_backend.learning.evaluation import mask_precision, predict_all
 from ml_backend.learning.processes import rank, spread, world
 from ml_backend.learning.training import Learner, Losses, Outcome, Schedule, Weights, outcome, run

@@ -13,10 +13,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 
-from ml_backend.detectors.torchvision.backbone import ThinBackbone, normalisation
 from ml_backend.detectors.torchvision.network import Branch, HeadSettings, MaskScoringNetwork, ProposalNetwork
 from ml_backend.detectors.torchvision.roi_align import PyramidAlign
 from ml_backend.errors import InputError
+from ml_backend.learning.backbone import ThinBackbone, normalisation
 from ml_backend.learning.iou_head import RESOLUTION, IoUHead
 
 if TYPE_CHECKING:  # networks alone need no more than torchvision

@@ -8,9 +8,10 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from ml_backend.detectors.shared import augmentation
-from ml_backend.detectors.shared.augmentation import CropSampler, load_pixels
+from ml_backend.detectors.shared.augmentation import CropSampler
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.errors import InputError
+from ml_backend.learning.pictures import load_pixels
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from tests.ml_backend.detectors.drawn import draw
 

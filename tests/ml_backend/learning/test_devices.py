@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ml_backend.detectors.shared.devices import bfloat16_where_fast, chosen_device, training_processes
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.errors import InputError
+from ml_backend.learning.devices import bfloat16_where_fast, chosen_device, training_processes
 
 
 def test_the_chosen_device_has_a_number_if_it_is_a_gpu(device):
