@@ -193,6 +193,7 @@ def test_bad_checkpoints_and_options(kind, checkpoint, data, tmp_path):
         kind.train(data, None, tmp_path, options={})
 
 
+@pytest.mark.slow
 def test_it_learns_what_objects_look_like(kind, name, data, image, tmp_path):
     """From a box the bright disk or dark square in it, much better than the box itself."""
     if name != "click":
