@@ -24,6 +24,11 @@ def counted_verdicts(store: Store, page_keys: Iterable[str] | None = None) -> di
     return verdicts(counted_answers(store, page_keys))
 
 
+def verdicts_on(store: Store, mask_ids: Iterable[int]) -> dict[int, Verdict]:
+    """{mask id: verdict} by the answers that count, of those of these masks that have one."""
+    return verdicts(_counted(store, store.answers.on_masks(set(mask_ids))))
+
+
 def gold_count(store: Store) -> GoldCount:
     """Answers on the gold of all verification pages, by users while they were trusted. Unsure is not yes."""
     correct, correct_yes, _, wrong, _, wrong_yes = live(store).trust.gold_tally().tolist()

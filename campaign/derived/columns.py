@@ -111,15 +111,15 @@ class RoundColumns:
 
     def _components(self, pool: Predictions, kept_out: Predictions) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The leading components of both splits' features, learned from the pool; None where there are no features."""
-        features = _Features(self.store, pool.mask_id)
+        features = FeatureRows(self.store, pool.mask_id)
         if len(pool) < 2 or not features.width:
             return None, None
         learned = Projection.learn(features, self.store.settings.seed)  # type: ignore[arg-type]
-        return learned.apply(features), learned.apply(_Features(self.store, kept_out.mask_id))  # type: ignore[arg-type]
+        return learned.apply(features), learned.apply(FeatureRows(self.store, kept_out.mask_id))  # type: ignore[arg-type]
 
 
-class _Features:
-    """The features of masks, (n, d), read from their shards as they are asked for: all of them need not fit memory."""
+class FeatureRows:
+    """The features of predicted masks, (n, d), read from their shards as asked for: all of them need not fit memory."""
 
     def __init__(self, store: Store, mask_ids: np.ndarray):
         self.store, self.place, self.row = store, place_of(mask_ids), row_of(mask_ids)

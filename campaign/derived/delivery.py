@@ -5,10 +5,13 @@ To work it out takes all masks of a round; `campaign status` and the lead's page
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from campaign.store import Store
 from campaign.store.views import save_view
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAME, FORM = "delivery", "1"
 NOT_YET = "precision not promised yet"
@@ -24,7 +27,11 @@ def save_delivery(store: Store) -> None:
 
 
 def delivered(store: Store) -> dict[str, Any] | None:
-    """What the last turn found: `classes`, {class: masks}, `masks` and `promise`; None before the first."""
+    """What the last turn found; None before the first.
+
+    `classes` is {class: masks}, beside `masks`, `promise`, and `groups` of `campaign.derived.outline`; those are not
+    there where an earlier release took the last turn.
+    """
     row = store.views.row(NAME)
     if row is None or row.version != FORM:
         return None
@@ -55,24 +62,56 @@ def work_out(store: Store) -> dict[str, Any]:
     import numpy as np
 
     from campaign.derived.classes import classes_of
-    from campaign.derived.columns import round_columns
+    from campaign.derived.outline import Outline, as_lists, chosen_groups, ended
     from campaign.derived.promises import standing
     from campaign.derived.selection import round_selection
     from campaign.records.stage import Stage
+    from campaign.records.verdict import Verdict
 
     now, current = standing(store), store.rounds.newest()
     if now is not None:
-        parts = [classes_of(store, now.mask_id)]
+        rounds, classes = _rounds_of(store, now.mask_id), classes_of(store, now.mask_id)
+        groups = chosen_groups(rounds, classes, now.voted, now.chance)
     else:
-        parts = [store.datasets.read().class_id]
+        groups = ended(store)
         if current is not None and current.stage in (Stage.VERIFY, Stage.PROPAGATE):
-            columns = round_columns(store).of_round(current.number)
-            parts.append(columns.class_id[round_selection(store, current.number).delivered])
-    classes, numbers = np.unique(np.concatenate(parts), return_counts=True)
-    counts = dict(zip(map(str, classes.tolist()), numbers.tolist(), strict=True))
-    masks = sum(counts.values())
-    promise = _not_promised(store, masks) if now is None else _with_questions(store, now.as_dict())
-    return {"masks": masks, "classes": counts, "promise": promise}
+            chosen = round_selection(store, current.number)
+            rows = chosen.delivered
+            voted = chosen.verdict[rows] == Verdict.YES
+            chance = np.where(chosen.accepted[rows] & ~voted, np.nan, chosen.chance[rows])
+            own = chosen_groups(np.full(len(rows), current.number), chosen.columns.class_id[rows], voted, chance)
+            groups = np.concatenate([groups, own])
+    outline = Outline(groups, False)
+    promise = _not_promised(store, outline.masks) if now is None else _with_questions(store, now.as_dict())
+    counts = {str(class_id): n for class_id, n in outline.by_class().items()}
+    return {"masks": outline.masks, "classes": counts, "groups": as_lists(together(groups)), "promise": promise}
+
+
+def together(groups: np.ndarray) -> np.ndarray:
+    """The groups of whole classes: what every turn keeps must not grow with the answers."""
+    import numpy as np
+
+    from campaign.derived.outline import GROUP, NO_CLUSTER, NO_MASK
+
+    groups = groups.copy()
+    groups["mask"], groups["cluster"] = NO_MASK, NO_CLUSTER
+    likely = ~np.isnan(groups["chance"])
+    keys = np.stack([groups[k].astype(np.int64) for k in ("round", "class_id", "voted")] + [likely.astype(np.int64)])
+    _, first, of = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    rows, of = groups[first].astype(GROUP), of.reshape(-1)
+    for name in ("masks", "chance", "spread"):
+        rows[name] = np.bincount(of, groups[name], minlength=len(rows))
+    return rows
+
+
+def _rounds_of(store: Store, mask_ids: np.ndarray) -> np.ndarray:
+    """The round of each of these masks; of one that was drawn by hand, that of the prediction it was."""
+    from ml_backend.mask_ids import is_drawn, round_of
+
+    origins, drawn = mask_ids.copy(), is_drawn(mask_ids)
+    if drawn.any():
+        origins[drawn] = store.drawings.origins(mask_ids[drawn])
+    return round_of(origins)
 
 
 def _with_questions(store: Store, promise: dict[str, Any]) -> dict[str, Any]:

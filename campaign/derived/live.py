@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from sqlalchemy import delete, update
 
 from campaign.derived.searches import ClassView, Rules
@@ -91,6 +92,27 @@ class LiveViews:
     def views(self, round_number: int) -> list[ClassView]:
         """The views of all classes of a round that have a tree, by class."""
         return [v for e in self._trees(round_number) if (v := self.view(round_number, e.class_id)) is not None]
+
+    def verdicts(self, round_number: int, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Leaves of a class's tree that have a verdict by the pages of its search, (k,), and the verdicts, (k,) int8.
+
+        They are read from the snapshot where that holds them as they are: a view is opened for nothing less than new
+        facts.
+        """
+        known, entry = self._classes.get((round_number, class_id)), None
+        if known is None:
+            entry = next((e for e in self._trees(round_number) if e.class_id == class_id), None)
+        if entry is not None and not self._from_history:
+            row = self.store.views.row(_name(round_number, class_id))
+            over = self.store.rounds.get(round_number).stage == Stage.DONE
+            if row is not None and row.file and (over or row.version == self.rules(entry).version):
+                stored = self.store.views.read(row.file, only=("facts",))
+                if stored is not None:
+                    facts = stored[0]["facts"].reshape(-1, 2)
+                    return facts[:, 0].astype(np.int64), facts[:, 1].astype(np.int8)
+        view = known or self.view(round_number, class_id)
+        found = {} if view is None else view.search.verdicts
+        return np.fromiter(found, np.int64, len(found)), np.fromiter(map(int, found.values()), np.int8, len(found))
 
     def summaries(self, round_number: int) -> dict[int, dict[str, Any]]:
         """The figures of every class of a round, by class; only views that changed are opened for it."""

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from campaign.derived.live import live
 from campaign.derived.showing import shown_order
+from campaign.derived.trust import ended_rounds, is_withdrawn
 from campaign.quality.answers import standing_answers
 from campaign.quality.work import VOTES, WORK, Pace, believed, marks, usual_seconds, work_pace
 from campaign.records.page import PageKind
@@ -142,6 +144,21 @@ def work(store: Store) -> WorkView:
     """The work of a campaign's annotators as it stands now."""
     view: WorkView = store.companions.setdefault(WorkView, WorkView(store))
     return view.refresh()
+
+
+def counted_work(store: Store) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the work on questions whose answers count, seconds as they are believed, and which rows those are."""
+    rows = work(store).believed()
+    trust, users, ended = live(store).trust, work(store).users, ended_rounds(store)
+    counts = rows["questions"] > 0
+    if store.settings.quality.qualification:
+        counts &= np.isin(rows["user"], [n for n, user in enumerate(users) if user in trust.qualified])
+    for user, times in trust.intervals.items():
+        own = np.flatnonzero(counts & (rows["user"] == (users.index(user) if user in users else -1)))
+        for n in own.tolist():
+            at, end = rows["stamp"][n].decode(), ended.get(int(rows["round"][n]))
+            counts[n] = not any(is_withdrawn(t, at, end) for t in times)
+    return rows[counts], np.flatnonzero(counts)
 
 
 def campaign_pace(store: Store) -> Pace:

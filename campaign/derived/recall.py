@@ -14,6 +14,7 @@ from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promised
 from campaign.derived.live import live
+from campaign.derived.outline import outline
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.records.page import PageKind
 from campaign.store import Store
@@ -92,11 +93,11 @@ def recall_of(
     draws, looks = sample(store)
     if not draws:
         return None
-    masks = final_masks(store) if masks is None else masks
-    if not len(masks):
+    counts = _counts(store, masks)
+    if not any(counts.values()):
         return None
     return recall_bound(
-        draws, _counts(masks.class_id, store), precision_bound, gold_pages(store), looks=looks, confidence=confidence,
+        draws, counts, precision_bound, gold_pages(store), looks=looks, confidence=confidence,
         precision_error=precision_error, estimated_precision=estimated_precision,
     )  # fmt: skip
 
@@ -123,7 +124,6 @@ def recall_figures(store: Store, masks: DatasetMasks | None = None) -> dict[str,
     draws, _ = sample(store)
     if not draws:
         return figures
-    masks = final_masks(store) if masks is None else masks
     certificate = certified(store, masks)
     if certificate is None:
         recall = recall_of(store, 1.0, masks=masks, precision_error=0.0)
@@ -168,8 +168,10 @@ def shown(recall: Recall, classes: Mapping[int, str], certified: bool = True) ->
     }
 
 
-def certified(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
-    """What is certain of the precision of these masks: `confidence`, and `overall` with the bound and the estimate.
+def certified(store: Store, masks: DatasetMasks | None = None) -> dict[str, Any] | None:
+    """What is certain of the precision of these masks, or of the dataset as it stands.
+
+    It has `confidence`, and `overall` with the bound and the estimate.
 
     That is the promise, where it speaks of exactly them; under other policies the newest certificate, where its audit
     was drawn from a set that holds them all.
@@ -177,10 +179,12 @@ def certified(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
     if store.settings.search.policy == "target":
         promise = promised(store) or {}
         least = promise.get("precision_at_least")
-        if least is None or promise["digest"] != digest_of(masks.mask_id):
+        if least is None or (masks is not None and promise["digest"] != digest_of(masks.mask_id)):
             return None
         return {"confidence": promise["confidence"], "overall": {"lower_bound": least, "precision": least}}
-    return standing_certificate(store, masks)
+    if store.values.get(Key.CERTIFICATE) is None:
+        return None
+    return standing_certificate(store, final_masks(store) if masks is None else masks)
 
 
 def sample(store: Store) -> tuple[list[Draw], list[int]]:
@@ -242,8 +246,12 @@ def _pages(store: Store) -> list[m.Page]:
     return store.pages.rows(kind=PageKind.COMPLETE)
 
 
-def _counts(class_id: np.ndarray, store: Store) -> dict[int, int]:
-    return {c: int((class_id == c).sum()) for c in store.classes()}
+def _counts(store: Store, masks: DatasetMasks | None) -> dict[int, int]:
+    """{class: masks} of these masks, or of the dataset as it stands."""
+    if masks is None:
+        known = outline(store).by_class()
+        return {c: known.get(c, 0) for c in store.classes()}
+    return {c: int((masks.class_id == c).sum()) for c in store.classes()}
 
 
 def _down(value: float) -> float:

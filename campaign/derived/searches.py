@@ -87,7 +87,6 @@ class ClassView:
         self._sorted = self.mask_ids if rising else np.sort(self.mask_ids)
         self._order = None if rising else np.argsort(self.mask_ids, kind="stable")
         self._summary: dict[str, Any] | None = None
-        self._position: np.ndarray | None = None
 
     @property
     def class_id(self) -> int:
@@ -184,10 +183,7 @@ class ClassView:
     def _obtained(self) -> int:
         """How many masks the decisions and votes bring in, duplicates included."""
         tree, verdicts = self.search.tree, self.search.verdicts
-        if self._position is None:
-            self._position = np.empty(tree.n, np.int64)
-            self._position[np.asarray(tree.order)] = np.arange(tree.n)
-        voted = np.sort(self._position[list(verdicts)])
+        voted = np.sort(np.asarray(tree.start[list(verdicts)], np.int64))
         accepted = [d.cluster for d in self.search.decisions if d.kind == Kind.ACCEPT]
         start, size = np.asarray(tree.start)[accepted], np.asarray(tree.size)[accepted]
         inside = np.searchsorted(voted, start + size) - np.searchsorted(voted, start)

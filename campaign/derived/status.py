@@ -63,7 +63,7 @@ def status(store: Store) -> dict[str, Any]:
             {
                 "round": r.number,
                 "ap": ((r.metrics.get("ap") or {}).get("mask") or {}).get("ap"),
-                "predictions": sum(s.masks for s in store.masks.shards(r.number, "pool")),
+                "predictions": store.masks.count(r.number, "pool"),
                 "masks": r.metrics.get("masks"),
                 "decisions": dict(by_round[r.number]),
             }

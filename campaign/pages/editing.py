@@ -88,6 +88,11 @@ def edited(store: Store) -> set[int]:
     return {q.mask_id for q, _ in store.questions.rows(kind=PageKind.EDIT)}
 
 
+def is_edited(store: Store, mask_id: int) -> bool:
+    """Whether a mask was put before annotators to be corrected."""
+    return any(a.kind == PageKind.EDIT for a in store.questions.on_masks([mask_id]))
+
+
 def add_edit_pages(store: Store, mask_ids: Sequence[int]) -> int:
     """Stores a page for each of these masks that has none; returns how many are new. Raises KeyError for no mask."""
     known = edited(store)

@@ -94,7 +94,7 @@ def _interval(e: Estimate) -> str:
 def _cards(data: ReportData) -> list[tuple[str, str, str]]:
     """Key figures: (figure, name, small print)."""
     cards = [
-        ("masks", f"{data.masks:,}", f"{data.voted:,} of them voted yes, the others propagated"),
+        ("masks", f"{data.masks:,}", f"{data.voted:,} of them voted yes, the others propagated{_so_far(data)}"),
         (
             "questions",
             f"{data.questions:,}",
@@ -123,6 +123,10 @@ def _cards(data: ReportData) -> list[tuple[str, str, str]]:
         path = " → ".join(f"{r.ap['ap'] * 100:.1f}" for r in with_ap)
         cards.append(("mask AP by round", path, "of the detector on the held-out images"))
     return [(value, name, note) for name, value, note in cards]
+
+
+def _so_far(data: ReportData) -> str:
+    return "; duplicates in the running round are not dropped yet" if data.provisional else ""
 
 
 def _people(n: int) -> str:

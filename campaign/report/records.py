@@ -166,3 +166,4 @@ class ReportData:
     gold: int = 0  # masks of known verdict among the questions, in none of the counts
     cut: tuple[float, float, float] | None = None  # IoU at which the annotators' eyes cut, with its 90 % interval
     k_iou: float = 0.75
+    provisional: bool = False  # of the masks of the running round some may be of the same object

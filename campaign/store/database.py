@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ml_backend.errors import InputError, Unavailable
 
-HEAD = "0006"
+HEAD = "0007"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from campaign.store import models as m
-from campaign.store.sessions import Sessions
+from campaign.store.sessions import Sessions, portions
 
 
 class Decisions:
@@ -28,12 +29,54 @@ class Decisions:
         with self._sessions() as session:
             return list(session.scalars(query))
 
+    def of_clusters(self, round_number: int, class_id: int, clusters: Collection[int]) -> dict[int, m.Decision]:
+        """{cluster: decision} of those of these clusters that are decided."""
+        where = (m.Decision.round == round_number, m.Decision.class_id == class_id)
+        with self._sessions() as session:
+            return {
+                row.cluster: row
+                for part in portions(sorted(clusters))
+                for row in session.scalars(select(m.Decision).where(*where, m.Decision.cluster.in_(part)))
+            }
+
+    def largest(
+        self, round_number: int, class_id: int, most: int, after: int = 0, kind: str | None = None,
+        asked: bool | None = None,
+    ) -> list[m.Decision]:  # fmt: skip
+        """At most so many decisions of a class, the largest clusters first, without the first `after`.
+
+        Of one kind, or all; of clusters that were asked about, of those decided without a question, or both.
+        """
+        query = select(m.Decision).where(m.Decision.round == round_number, m.Decision.class_id == class_id)
+        if kind is not None:
+            query = query.where(m.Decision.kind == str(kind))
+        if asked is not None:
+            query = query.where(m.Decision.asked > 0 if asked else m.Decision.asked == 0)
+        query = query.order_by(m.Decision.size.desc(), m.Decision.cluster).offset(after).limit(most)
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
     def counts(self) -> list[tuple[int, int, str, int, int]]:
         """(round, class, kind, decisions, masks in them) of every kind of decision that there is."""
         columns = m.Decision.round, m.Decision.class_id, m.Decision.kind
         query = select(*columns, func.count(), func.sum(m.Decision.size)).group_by(*columns)
         with self._sessions() as session:
             return [(r, c, k, n, int(size)) for r, c, k, n, size in session.execute(query)]
+
+    def unseen(self) -> dict[tuple[int, int], int]:
+        """{(round, class): decisions that were made without a question}."""
+        columns = m.Decision.round, m.Decision.class_id
+        query = select(*columns, func.count()).where(m.Decision.asked == 0).group_by(*columns)
+        with self._sessions() as session:
+            return {(r, c): n for r, c, n in session.execute(query)}
+
+    def evidence(self, kind: str) -> dict[tuple[int, int, int], tuple[int, float | None, datetime]]:
+        """{(round, class, cluster): (yes, quality, when)} of the decisions of a kind."""
+        columns = m.Decision.round, m.Decision.class_id, m.Decision.cluster
+        query = select(*columns, m.Decision.yes, m.Decision.quality, m.Decision.decided_at)
+        with self._sessions() as session:
+            rows = session.execute(query.where(m.Decision.kind == str(kind)))
+            return {(r, c, cluster): (yes, quality, at) for r, c, cluster, yes, quality, at in rows}
 
 
 def replace_decisions(session: Session, round_number: int, class_id: int, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -55,10 +55,13 @@ class Drawings:
                     new += 1
         return new
 
-    def standing(self) -> list[m.Drawing]:
-        """The facts that stand: of each user and page the newest; who draws on a page twice is heard once; by id."""
+    def standing(self, mask_id: int | None = None) -> list[m.Drawing]:
+        """The facts that stand: of each user and page the newest; who draws on a page twice is heard once; by id.
+
+        Those about all masks, or about one.
+        """
         last: dict[tuple[str, str], m.Drawing] = {}
-        for row in self.by_annotation():
+        for row in self.by_annotation(mask_id):
             key = row.page_key, row.annotator
             if key not in last or (row.answered_at, row.annotation_id) >= (
                 last[key].answered_at,
@@ -67,11 +70,14 @@ class Drawings:
                 last[key] = row
         return sorted(last.values(), key=lambda row: row.id)
 
-    def by_annotation(self) -> list[m.Drawing]:
-        """Of each annotation the newest fact, unless it was withdrawn; by id."""
+    def by_annotation(self, mask_id: int | None = None) -> list[m.Drawing]:
+        """Of each annotation the newest fact, unless it was withdrawn; by id. Of all, or those about one mask."""
+        query = select(m.Drawing).order_by(m.Drawing.id)
+        if mask_id is not None:
+            query = query.where(m.Drawing.mask_id == mask_id)
         newest: dict[int, m.Drawing] = {}
         with self._sessions() as session:
-            for row in session.scalars(select(m.Drawing).order_by(m.Drawing.id)):
+            for row in session.scalars(query):
                 if row.annotation_id not in newest or row.answered_at >= newest[row.annotation_id].answered_at:
                     newest[row.annotation_id] = row
         return sorted((row for row in newest.values() if row.state != WITHDRAWN), key=lambda row: row.id)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from campaign.settings import Split
 from campaign.store import models as m
@@ -48,6 +48,12 @@ class Masks:
         with self._sessions() as session:
             query = select(m.Shard).where(m.Shard.round == round_number).order_by(m.Shard.split, m.Shard.number)
             return list(session.scalars(query if split is None else query.where(m.Shard.split == split)))
+
+    def count(self, round_number: int, split: Split) -> int:
+        """How many masks the finished shards of a round hold."""
+        query = select(func.sum(m.Shard.masks)).where(m.Shard.round == round_number, m.Shard.split == split)
+        with self._sessions() as session:
+            return int(session.scalar(query) or 0)
 
     def predictions(
         self, round_number: int, split: Split = "pool", class_id: int | None = None, features: bool = True

@@ -106,6 +106,10 @@ class Decision(Base):
     lower_bound: Mapped[float | None]
     mean_score: Mapped[float]
     decided_at: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (
+        Index("decision_kind", "round", "class_id", "kind", "size", "asked"),
+        Index("decision_size", "round", "class_id", "size"),
+    )
 
 
 class Page(Base):

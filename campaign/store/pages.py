@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable
 from itertools import groupby
 from typing import NamedTuple
 
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import Select, and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from campaign.records.page import NewPage, PageKind, Screen
+from campaign.records.page import AUDIT, PROMISE, NewPage, PageKind, Screen
 from campaign.store import models as m
 from campaign.store.sessions import Sessions, portions
 
@@ -115,10 +115,21 @@ class Pages:
                 known |= set(session.scalars(by_key))
         return known
 
+    def drawn_of_class(self, class_id: int) -> list[str]:
+        """The keys of the pages of audits and promises that ask about a class."""
+        kinds = m.Page.kind.startswith(AUDIT), m.Page.kind.startswith(PROMISE)
+        with self._sessions() as session:
+            return list(session.scalars(select(m.Page.key).where(m.Page.class_id == class_id, or_(*kinds))))
+
     def count(self, kind: str) -> int:
         """How many pages of a kind there are."""
         with self._sessions() as session:
             return session.scalar(select(func.count()).select_from(m.Page).where(m.Page.kind == str(kind))) or 0
+
+    def numbers(self, kinds: Collection[str]) -> list[int]:
+        """The numbers of the pages of these kinds."""
+        with self._sessions() as session:
+            return list(session.scalars(select(m.Page.number).where(m.Page.kind.in_([str(k) for k in kinds]))))
 
     def newest(self) -> int:
         """The number of the newest page, 0 before the first."""
@@ -231,6 +242,27 @@ class Questions:
         query = select(func.count()).select_from(m.Question).join(m.Page)
         with self._sessions() as session:
             return session.scalar(query.where(m.Question.gold.is_not(None), m.Page.kind == str(kind))) or 0
+
+    def by_decision(self, kinds: Collection[str]) -> list[tuple[int, int, str | None, int]]:
+        """(round, class, kind of the decision of the cluster that they sample, questions) on pages of these kinds.
+
+        The kind of decision is None where the cluster is not decided, or none is sampled.
+        """
+        columns = m.Page.round, m.Page.class_id, m.Decision.kind
+        of_cluster = and_(
+            m.Decision.round == m.Page.round, m.Decision.class_id == m.Page.class_id,
+            m.Decision.cluster == m.Question.cluster,
+        )  # fmt: skip
+        query = (
+            select(*columns, func.count())
+            .select_from(m.Question)
+            .join(m.Page)
+            .outerjoin(m.Decision, of_cluster)
+            .where(m.Question.gold.is_(None), m.Page.kind.in_([str(k) for k in kinds]))
+            .group_by(*columns)
+        )
+        with self._sessions() as session:
+            return [(r, c, k, n) for r, c, k, n in session.execute(query)]
 
     def count(self, kind: str | None = None) -> int:
         """How many questions were asked so far, without gold."""

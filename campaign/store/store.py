@@ -225,19 +225,23 @@ class Store:
             return list(session.scalars(select(m.Event).order_by(m.Event.id.desc()).limit(newest)))[::-1]
 
     def state_mark(self) -> tuple:
-        """Something that differs whenever facts, decisions, rounds or notes were added or changed, cheaply."""
+        """Something that differs whenever facts, decisions, rounds or notes were added or changed, cheaply.
+
+        Decisions follow from facts, or are saved with the views that they are of, whose files have names of their own.
+        """
         with self.session() as session:
             newest = [
                 session.scalar(select(func.max(column)))
                 for column in (
-                    m.Answer.id, m.Drawing.id, m.Override.id, m.SetAside.id, m.Event.id,
-                    m.Decision.decided_at, m.Page.created_at, m.Page.task_id, m.Point.id,
+                    m.Answer.id, m.Drawing.id, m.Override.id, m.SetAside.id, m.Event.id, m.Page.number, m.Page.task_id,
+                    m.Point.id,
                 )
             ]  # fmt: skip
-            counts = [session.scalar(select(func.count()).select_from(t)) for t in (m.Decision, m.Page, m.Shard)]
+            counts = [session.scalar(select(func.count(column))) for column in (m.Page.task_id, m.Shard.number)]
             rounds = [(r.number, r.stage, r.ended_at) for r in session.scalars(select(m.Round))]
             notes = [repr(value) for value in session.scalars(select(m.Meta.value))]
-        return (*newest, *counts, *rounds, *notes)
+            views = [repr(tuple(row)) for row in session.execute(select(m.View.name, m.View.version, m.View.file))]
+        return (*newest, *counts, *rounds, *notes, *sorted(views))
 
     def classes(self) -> dict[int, str]:
         """{category id: name}, by id."""

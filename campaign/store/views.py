@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -54,11 +54,17 @@ class Views:
         np.savez(buffer, **{**arrays, _TEXT: text})  # type: ignore[arg-type]
         write_whole(self._folder / file, lambda p: p.write_bytes(buffer.getbuffer()), durable=False)
 
-    def read(self, file: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """What `write` wrote; None where the file is gone or cut short: then the view is worked out anew."""
+    def read(
+        self, file: str, only: Collection[str] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """What `write` wrote, or of the arrays `only` these; None where the file is gone or cut short.
+
+        Then the view is worked out anew.
+        """
         try:
             with np.load(self._folder / file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+                wanted = stored.files if only is None else [*only, _TEXT]
+                arrays = {name: stored[name] for name in wanted}
             return arrays, json.loads(arrays.pop(_TEXT).tobytes())
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None

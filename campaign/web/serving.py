@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -35,6 +35,7 @@ from ml_backend.server.push import PushThread
 log = logging.getLogger(__name__)
 
 SHARDS_KEPT = 32
+PATHS_KEPT = 10_000  # of images: all of a large pool would take minutes to list, and gigabytes
 EVENT_PAUSE = 0.5  # seconds; a hundred webhooks in a row wake the reader once
 
 
@@ -44,7 +45,7 @@ class StoreCrops:
     def __init__(self, store: Store):
         self.store = store
         self._shards: OrderedDict[Path, Predictions] = OrderedDict()
-        self._images = {i.id: i for i in store.images.records()}
+        self._paths = lru_cache(maxsize=PATHS_KEPT)(lambda image_id: store.images.get(image_id).path)
         self._lock = threading.Lock()
 
     def mask(self, mask_id: int) -> MaskView:
@@ -59,7 +60,7 @@ class StoreCrops:
         height, width = (int(v) for v in shard.size[row])
         x, y, w, h = (float(v) for v in shard.box[row])
         rle = {"size": [height, width], "counts": shard.rle[row]}
-        return MaskView(self._images[int(shard.image_id[row])].path, (x, y, w, h), rle)
+        return MaskView(self._paths(int(shard.image_id[row])), (x, y, w, h), rle)
 
     def page(self, number: int) -> list[int]:
         """The masks on the page of this number, by their names there, which say nothing; none for an unknown one."""
@@ -72,7 +73,7 @@ class StoreCrops:
 
     def image(self, image_id: int) -> Path:
         """The file of the image with this id. Raises KeyError where there is none."""
-        return self._images[image_id].path
+        return self._paths(image_id)
 
     def part(self, number: int) -> PartView:
         """The part of an image on a page that asks what is missing. Raises KeyError where there is no such page."""
@@ -82,7 +83,7 @@ class StoreCrops:
         numbers = {class_id: n for n, class_id in enumerate(self.store.classes())}
         masks = [(rle, numbers[class_id]) for class_id, rle in shown_masks(self.store, page.place)]
         x0, y0, x1, y1 = page.place["window"]
-        return PartView(self._images[page.place["image_id"]].path, (x0, y0, x1, y1), masks)
+        return PartView(self._paths(page.place["image_id"]), (x0, y0, x1, y1), masks)
 
     def _shard(self, path: Path) -> Predictions:
         with self._lock:

@@ -74,19 +74,17 @@ def random_tree(score: np.ndarray) -> Tree:
     """A tree over masks in groups that follow each other, whose clusters are the purer the lower they are."""
     n = len(score)
     merges = np.empty((n - 1, 4))
-    size = {i: 1 for i in range(n)}
-    level, height, row = list(range(n)), 0.0, 0
+    size = np.ones(2 * n - 1, np.int64)
+    level, height, row = np.arange(n), 0.0, 0
     while len(level) > 1:
-        above = []
-        for left, right in zip(level[::2], level[1::2], strict=False):
-            height += 1e-6
-            size[n + row] = size[left] + size[right]
-            merges[row] = left, right, height + len(level) ** -0.5, size[n + row]
-            above.append(n + row)
-            row += 1
-        if len(level) % 2:
-            above.append(level[-1])
-        level = above
+        left, right = level[: len(level) // 2 * 2 : 2], level[1::2]
+        above = n + row + np.arange(len(left))
+        size[above] = size[left] + size[right]
+        # Merged one after the other, each a little higher than the one before and all below those of the next level.
+        heights = height + 1e-6 * np.arange(1, len(left) + 1) + len(level) ** -0.5
+        merges[row : row + len(left)] = np.stack([left, right, heights, size[above]], axis=1)
+        height, row = height + 1e-6 * len(left), row + len(left)
+        level = np.append(above, level[-1:]) if len(level) % 2 else above
     return Tree.build(merges, score)
 
 

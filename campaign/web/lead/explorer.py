@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from campaign.derived.answers import counted_answers
-from campaign.quality.answers import standing_answers, verdicts
-from campaign.search.sampling import draw_keys
+from campaign.derived.cluster_masks import ClusterMasks, spread
+from campaign.quality.answers import standing_answers
+from campaign.records.names import Name
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.store.shards import feature_path
-from ml_backend.mask_ids import first_of_place, place_of, round_of, row_of
-
-if TYPE_CHECKING:
-    from campaign.clustering import Tree
+from ml_backend.mask_ids import round_of
 
 WIDTH, ROW, DEPTH = 1200, 30, 14  # of the icicle: its own units, and the rows at most
 SMALLEST = 5.0  # units; narrower clusters are left out
-CROPS = 60  # unasked masks shown of a cluster
+ASKED_CROPS, CROPS = 120, 60  # masks shown of a cluster, with a verdict and without
 CHILD_CROPS = 8
-NEIGHBOURS = 15
-SEARCHED = 200_000  # masks among which neighbours are sought
+DECISIONS = 60  # on one page
+
+
+class Listing(Name):
+    """Which decisions of a class are listed: those that people were asked for, those without, or of one kind."""
+
+    ASKED = "asked"
+    ACCEPT = "accept"
+    REJECT = "reject"
+    SPLIT = "split"
+    UNSEEN = "unseen"
+
+
+KINDS_LISTED = (Listing.ACCEPT, Listing.REJECT, Listing.SPLIT)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,8 @@ class Crop:
 class ClusterView:
     """A cluster with what was decided of it, of its ancestors and of its children.
 
-    `ruling` is the decision that its masks follow: its own, or that of the nearest decided ancestor.
+    `ruling` is the decision that its masks follow: its own, or that of the nearest decided ancestor. Of its masks
+    `with_verdict` have one; `asked` shows some of them, `others` some without.
     """
 
     cluster: int
@@ -63,6 +72,7 @@ class ClusterView:
     ruling: m.Decision | None
     override: str | None
     path: tuple[tuple[int, int], ...]  # (cluster, size) from the root down, itself last
+    with_verdict: int
     asked: tuple[Crop, ...]
     others: tuple[Crop, ...]
     children: tuple[ChildView, ...]
@@ -80,19 +90,20 @@ class ChildView:
 
 
 class ClassExplorer:
-    """The tree of one class in one round, opened for looking at. Raises KeyError where there is none."""
+    """The tree of one class in one round, opened for looking at. Raises KeyError where there is none.
+
+    Decisions are asked for as they are shown, and of a large cluster a sample of its masks is drawn: nothing here takes
+    longer where there are more masks.
+    """
 
     def __init__(self, store: Store, round_number: int, class_id: int):
         entries = {t.class_id: t for t in store.trees.rows(round_number)}
         if class_id not in entries or not entries[class_id].masks:
             raise KeyError(class_id)
         self.store, self.round_number, self.class_id, self.entry = store, round_number, class_id, entries[class_id]
-        self.tree: Tree
-        self.tree, self.mask_ids = store.trees.read(round_number, class_id)
-        self.decisions = {d.cluster: d for d in store.decisions.rows(round_number, class_id)}
+        self.masks = ClusterMasks(store, round_number, class_id)
+        self.tree, self.leaf = self.masks.tree, self.masks.leaf
         self.overrides = store.overrides.standing(round_number, class_id)
-        pages = {page.key for page in store.pages.rows() if page.class_id == class_id}
-        self.verdicts = {mask: v.name.lower() for mask, v in verdicts(counted_answers(store, pages)).items()}
 
     def icicle(self, top: int | None = None) -> tuple[list[Block], int]:
         """The tree below `top` (the root by default) as blocks, and how many rows they take.
@@ -103,17 +114,25 @@ class ClassExplorer:
         unit = WIDTH / int(tree.size[top])
         first = int(tree.start[top])
         blocks: list[Block] = []
-        todo = [(top, 0)]
-        while todo:
-            cluster, depth = todo.pop()
-            size = int(tree.size[cluster])
-            decision = self.decisions.get(cluster)
-            kind = decision.kind if decision else None
-            x = (int(tree.start[cluster]) - first) * unit
-            blocks.append(Block(cluster, x, depth * ROW, size * unit, size, kind, float(tree.mean_score[cluster])))
-            if size > 1 and depth + 1 < DEPTH and (cluster == top or kind not in ("accept", "reject")):
-                todo += [(int(c), depth + 1) for c in tree.children[cluster] if int(tree.size[c]) * unit >= SMALLEST]
-        return blocks, 1 + max(int(b.y) for b in blocks) // ROW
+        row, depth = [top], 0
+        while row:
+            decided = self.decisions(row)
+            below: list[int] = []
+            for cluster in row:
+                size = int(tree.size[cluster])
+                kind = decided[cluster].kind if cluster in decided else None
+                x = (int(tree.start[cluster]) - first) * unit
+                score = float(tree.mean_score[cluster])
+                blocks.append(Block(cluster, x, depth * ROW, size * unit, size, kind, score))
+                if size > 1 and (cluster == top or kind not in ("accept", "reject")):
+                    below += [int(c) for c in tree.children[cluster] if int(tree.size[c]) * unit >= SMALLEST]
+            depth += 1
+            row = below if depth < DEPTH else []
+        return blocks, depth
+
+    def decisions(self, clusters: Collection[int]) -> dict[int, m.Decision]:
+        """The decisions of those of these clusters that have one."""
+        return self.store.decisions.of_clusters(self.round_number, self.class_id, clusters)
 
     def cluster(self, cluster: int) -> ClusterView:
         """A cluster with its crops. Raises KeyError for a number that is none."""
@@ -123,86 +142,49 @@ class ClassExplorer:
         path = [cluster]
         while (parent := int(tree.parent[path[-1]])) >= 0:
             path.append(parent)
-        ruling = next((self.decisions[c] for c in path if c in self.decisions), None)
-        asked, others = self._crops(cluster)
+        children = [int(c) for c in tree.children[cluster] if c >= 0]
+        decided = self.decisions([*path, *children])
+        asked, others = self._crops(cluster, ASKED_CROPS, CROPS)
         return ClusterView(
             cluster=cluster,
             size=int(tree.size[cluster]),
             mean_score=float(tree.mean_score[cluster]),
             height=float(tree.height[cluster]),
-            decision=self.decisions.get(cluster),
-            ruling=ruling,
+            decision=decided.get(cluster),
+            ruling=next((decided[c] for c in path if c in decided), None),
             override=self.overrides.get(cluster),
             path=tuple((c, int(tree.size[c])) for c in reversed(path)),
+            with_verdict=len(self.masks.asked(cluster)),
             asked=asked,
-            others=others[:CROPS],
-            children=tuple(self._child(int(c)) for c in tree.children[cluster] if c >= 0),
+            others=others,
+            children=tuple(self._child(c, decided.get(c)) for c in children),
         )
 
-    def decided(self) -> list[m.Decision]:
-        """Decided clusters, the largest first; of those asked about and those decided by their score alone."""
-        return sorted(self.decisions.values(), key=lambda d: (d.asked == 0, -d.size, d.cluster))
-
-    def leaf(self, mask_id: int) -> int | None:
-        """The leaf of a mask, None where it is not in this tree: the dataset knew it, or another class has it."""
-        leaves = np.flatnonzero(np.asarray(self.mask_ids) == mask_id)
-        return int(leaves[0]) if len(leaves) else None
-
-    def neighbours(self, mask_id: int) -> list[Crop]:
-        """The masks nearest in feature space, nearest first, with their distances.
-
-        Features are read by memory map, shard by shard. In a large class they are sought in the smallest cluster of
-        at least `SEARCHED` masks that holds the mask.
-        """
-        leaf = self.leaf(mask_id)
-        if leaf is None:
-            return []
-        cluster = leaf
-        while int(self.tree.size[cluster]) < SEARCHED and (parent := int(self.tree.parent[cluster])) >= 0:
-            cluster = parent
-        ids = np.sort(np.asarray(self.mask_ids)[self.tree.members(cluster)][: 2 * SEARCHED])
-        feature = self._features(np.array([mask_id]))[0]
-        distance = np.concatenate(
-            [
-                np.linalg.norm(self._features(ids[start : start + 8192]) - feature, axis=1)
-                for start in range(0, len(ids), 8192)
-            ]
+    def decided(self, choice: Listing, page: int) -> list[m.Decision]:
+        """One page of the decided clusters of a choice, the largest first, and one more where there is another page."""
+        kind = choice.value if choice in KINDS_LISTED else None
+        asked = None if kind else choice == Listing.ASKED
+        return self.store.decisions.largest(
+            self.round_number, self.class_id, DECISIONS + 1, page * DECISIONS, kind, asked
         )
-        distance[ids == mask_id] = np.inf
-        order = np.argsort(distance, kind="stable")[: min(NEIGHBOURS, len(ids) - 1)]
-        return [
-            Crop(int(ids[i]), self.verdicts.get(int(ids[i])), float(distance[i]) if np.isfinite(distance[i]) else None)
-            for i in order
-        ]
 
-    def _features(self, ids: np.ndarray) -> np.ndarray:
-        parts = []
-        for place in np.unique(place_of(ids)):
-            path, _ = self.store.masks.place(first_of_place(place))
-            rows = row_of(ids[place_of(ids) == place])
-            parts.append(np.load(feature_path(path), mmap_mode="r")[rows].astype(np.float32))
-        return np.concatenate(parts)
+    def _child(self, cluster: int, decision: m.Decision | None) -> ChildView:
+        asked, others = self._crops(cluster, CHILD_CROPS // 2, CHILD_CROPS)
+        shown = asked + others[: CHILD_CROPS - len(asked)]
+        return ChildView(cluster, int(self.tree.size[cluster]), float(self.tree.mean_score[cluster]), decision, shown)
 
-    def _child(self, cluster: int) -> ChildView:
-        asked, others = self._crops(cluster)
-        shown = asked[: CHILD_CROPS // 2]
-        shown += others[: CHILD_CROPS - len(shown)]
-        size, score = int(self.tree.size[cluster]), float(self.tree.mean_score[cluster])
-        return ChildView(cluster, size, score, self.decisions.get(cluster), shown)
-
-    def _crops(self, cluster: int) -> tuple[tuple[Crop, ...], tuple[Crop, ...]]:
-        """The masks of a cluster that have a verdict, and a random sample of the others."""
-        leaves = np.asarray(self.tree.members(cluster))
-        ids = np.asarray(self.mask_ids)[leaves].tolist()
-        asked = tuple(Crop(i, self.verdicts[i]) for i in ids if i in self.verdicts)
-        order = np.argsort(draw_keys(self.store.settings.seed, cluster, leaves), kind="stable")
-        return asked, tuple(Crop(ids[i]) for i in order if ids[i] not in self.verdicts)
+    def _crops(self, cluster: int, most_asked: int, most_others: int) -> tuple[tuple[Crop, ...], tuple[Crop, ...]]:
+        """Masks of a cluster that have a verdict, and a random sample of the others."""
+        asked = spread(self.masks.asked(cluster).tolist(), most_asked)
+        crops = tuple(Crop(self.masks.mask(leaf), self.masks.verdicts[leaf].word) for leaf in asked)
+        return crops, tuple(Crop(self.masks.mask(leaf)) for leaf in self.masks.unasked(cluster)[:most_others])
 
 
 def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
     """A mask with its scores and every standing answer on it. Raises KeyError where there is none."""
     mask = store.masks.read([mask_id])
-    names, gold = store.values.people(), {(q.page_key, q.mask_id): q.gold for q, _ in store.questions.gold()}
+    names = store.values.people()
+    gold = {(a.page_key, a.mask_id): a.gold for a in store.questions.on_masks([mask_id])}
     answers = standing_answers(store.answers.on_masks([mask_id]))
     counted = {a.id for a in counted_answers(store, {a.page_key for a in answers})}
     return {

@@ -1,5 +1,6 @@
 """What the routes of the lead's page do, for the server's own description of its routes."""
 
+from campaign.web.lead.explorer import Listing
 from ml_backend.server.openapi import TEXT, Operation, Schema
 
 _PAGE = {200: "text/html"}
@@ -7,6 +8,10 @@ _AWAY = {302: "text/html", 303: "text/html"}
 _CLUSTER = "/lead/clusters/<round_number>/<class_id>/<cluster>"
 _KIND: dict[str, Schema] = {"kind": {"enum": ["accept", "reject", "split", "policy"]}}
 _COUNT: dict[str, Schema] = {"count": {"type": "integer", "minimum": 1, "maximum": 1000}}
+_LIST: dict[str, Schema] = {
+    "list": {"enum": [str(listing) for listing in Listing]},
+    "page": {"type": "integer", "minimum": 0, "maximum": 999_999},
+}
 OPERATIONS: dict[str, Operation] = {
     "GET /lead/login": Operation("the login", "none", _PAGE, query={"then": TEXT}),
     "POST /lead/login": Operation(
@@ -17,7 +22,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /lead/go-on": Operation("asks where the forecast is hopeless", "session", _AWAY, (413,), form={}),
     "GET /lead/drawn": Operation("what was corrected and painted by hand", "session", _PAGE),
     "GET /lead/annotators/<user>": Operation("one annotator", "session", _PAGE),
-    "GET /lead/trees/<round_number>/<class_id>": Operation("the tree of a class", "session", _PAGE),
+    "GET /lead/trees/<round_number>/<class_id>": Operation("the tree of a class", "session", _PAGE, query=_LIST),
     f"GET {_CLUSTER}": Operation("a cluster", "session", _PAGE),
     f"GET {_CLUSTER}/change": Operation("what another decision would change", "session", _PAGE, query=_KIND),
     f"POST {_CLUSTER}/change": Operation("takes that decision", "session", _AWAY, (413,), form=_KIND),

@@ -26,7 +26,7 @@ from campaign.report.course import course_figure
 from campaign.store import Store
 from campaign.store.models import ClassTree
 from campaign.web.lead.changes import KINDS, decide, foresee
-from campaign.web.lead.explorer import ROW, WIDTH, ClassExplorer, mask_facts
+from campaign.web.lead.explorer import DECISIONS, ROW, WIDTH, ClassExplorer, Listing, mask_facts
 from campaign.web.lead.eyes import eye_plot
 from campaign.web.lead.login import STATIC, protect
 from campaign.web.lead.operations import OPERATIONS
@@ -37,7 +37,11 @@ from ml_backend.server.signing import crop_url
 
 WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
 MOST_EDITS = 1000  # masks put up for correction at once
-EVENTS, DECISIONS = 30, 60  # shown at most
+LISTINGS = (
+    (Listing.ASKED, "asked about"), (Listing.ACCEPT, "accepted"), (Listing.REJECT, "rejected"),
+    (Listing.SPLIT, "split"), (Listing.UNSEEN, "by score alone"),
+)  # fmt: skip
+EVENTS = 30  # shown at most
 ASIDE = 30  # newest things that were set aside, which the overview shows
 HOUR = 3600
 T = TypeVar("T")
@@ -62,7 +66,9 @@ class IdConverter(BaseConverter):
 
 def mount(app: Flask, store: Store) -> None:
     """Adds the lead's page to the campaign's server."""
-    import scipy.special  # noqa: F401  # takes a third of a second: here, rather than while the lead waits
+    # These take seconds to load: here, rather than while the lead waits.
+    import pyarrow.parquet  # noqa: F401
+    import scipy.special  # noqa: F401
 
     app.url_map.converters["id"] = IdConverter
     pages = Blueprint("lead", __name__, url_prefix="/lead", template_folder=".")
@@ -222,14 +228,18 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
     def tree(round_number: int, class_id: int) -> str:
         explorer = _explorer(store, round_number, class_id)
         blocks, rows = explorer.icicle()
-        decided = explorer.decided()
+        listing, page = _listing(request.args.get("list")), _page(request.args.get("page"))
+        decided = explorer.decided(listing, page)
         return render_template(
             "tree.html",
             explorer=explorer,
             blocks=blocks,
             frame=(WIDTH, rows * ROW, ROW),
             decisions=decided[:DECISIONS],
-            left_out=max(0, len(decided) - DECISIONS),
+            more=len(decided) > DECISIONS,
+            listings=LISTINGS,
+            listing=listing,
+            page=page,
             classes=[t for t in store.trees.rows(round_number) if t.masks],
             rounds=[r.number for r in store.rounds.all() if any(t.masks for t in store.trees.rows(r.number))],
         )
@@ -262,10 +272,9 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
             mask=facts,
             explorer=explorer,
             view=explorer.cluster(leaf) if explorer and leaf is not None else None,
-            neighbours=explorer.neighbours(mask_id) if explorer else [],
-            drawing=next((d.state for d in store.drawings.standing() if d.mask_id == mask_id), None),
+            drawing=next((d.state for d in store.drawings.standing(mask_id)), None),
             can_edit=store.settings.label_studio.url is not None
-            and not (is_drawn(mask_id) or is_heldout(mask_id) or mask_id in editing.edited(store)),
+            and not (is_drawn(mask_id) or is_heldout(mask_id) or editing.is_edited(store, mask_id)),
         )
 
 
@@ -344,6 +353,22 @@ def _kind(text: str | None) -> str | None:
     if text == "policy":
         return None
     abort(400, "decision: expected accept, reject, split or policy")
+
+
+def _listing(text: str | None) -> Listing:
+    try:
+        return Listing(text or Listing.ASKED)
+    except ValueError:
+        abort(400, f"list: expected one of {', '.join(Listing)}")
+
+
+def _page(text: str | None) -> int:
+    """A page of a list, from 0 on."""
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+        abort(400, "page: expected a number from 0 on")
+    return int(text)
 
 
 def percent(value: float | None) -> str:

@@ -4,7 +4,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from campaign.derived.dataset import obtained
@@ -13,7 +12,7 @@ from campaign.steps.replay import replay
 from campaign.store import Store
 from campaign.web.lead import mount
 from campaign.web.lead.changes import decide, foresee
-from campaign.web.lead.explorer import ClassExplorer
+from campaign.web.lead.explorer import ClassExplorer, Listing
 from campaign.web.lead.login import SECRET, lead_password
 from campaign.web.lead.views import Figures
 from campaign.web.serving import StoreCrops
@@ -190,14 +189,28 @@ def test_bad_changes_are_refused(store, cluster, kind):
         foresee(store, 1, 1, cluster, kind)
 
 
-def test_neighbours_are_the_nearest_in_feature_space(store):
+@pytest.mark.parametrize("page", [0, 1])
+@pytest.mark.parametrize("listing", list(Listing))
+def test_decisions_are_paged_the_largest_first(store, listing, page, monkeypatch):
+    monkeypatch.setattr("campaign.web.lead.explorer.DECISIONS", 3)
+    kept = {
+        Listing.ASKED: lambda d: d.asked, Listing.UNSEEN: lambda d: not d.asked,
+    }.get(listing, lambda d: d.kind == str(listing))  # fmt: skip
+    every = sorted(filter(kept, store.decisions.rows(1, 1)), key=lambda d: (-d.size, d.cluster))
+    shown = ClassExplorer(store, 1, 1).decided(listing, page)
+    assert [d.cluster for d in shown] == [d.cluster for d in every[3 * page : 3 * page + 4]]
+
+
+def test_of_a_large_cluster_a_sample_is_shown(store, monkeypatch):
     explorer = ClassExplorer(store, 1, 1)
-    mask = int(explorer.mask_ids[3])
-    neighbours = explorer.neighbours(mask)
-    features = store.masks.predictions(1, "pool", 1).features.astype(np.float32)
-    true = np.sort(np.linalg.norm(features - features[3], axis=1))[1 : len(neighbours) + 1]
-    assert [c.distance for c in neighbours] == pytest.approx(true.tolist(), rel=1e-3)
-    assert mask not in [c.mask_id for c in neighbours] and all(is_good(c.mask_id) == is_good(mask) for c in neighbours)
+    whole = explorer.cluster(explorer.tree.root)
+    monkeypatch.setattr("campaign.derived.cluster_masks.DRAWN_FROM", 20)
+    monkeypatch.setattr("campaign.web.lead.explorer.ASKED_CROPS", 4)
+    view = ClassExplorer(store, 1, 1).cluster(explorer.tree.root)
+    assert view.with_verdict == whole.with_verdict == len(whole.asked) > len(view.asked) == 4
+    assert 0 < len(view.others) <= 20 and {c.mask_id for c in view.others} < {c.mask_id for c in whole.others}
+    assert {c.mask_id: c.verdict for c in view.asked}.items() <= {c.mask_id: c.verdict for c in whole.asked}.items()
+    assert all((c.verdict == "yes") == is_good(c.mask_id) for c in whole.asked)
 
 
 def test_the_drawn_tree_is_as_wide_as_its_masks(store):
