@@ -129,6 +129,13 @@ class PageSettings(_Section):
     this_machine_without_password: bool = Field(
         False, description="programs on this machine need no password; only where no reverse proxy runs on it"
     )
+    pages_ahead: int = Field(
+        2,
+        ge=0,
+        le=10,
+        description="pages after the one on the screen whose crops are drawn and loaded ahead, per annotator",
+    )
+    crops_mib: int = Field(64, ge=1, description="memory for crops of pages that are kept drawn")
     url_days: float = Field(30, gt=0, description="days that a crop's signed address stays valid")
     single_classes: list[str] = Field([], description="difficult classes, asked one mask at a time in its whole image")
     single_audits: bool = Field(False, description="audits ask one mask at a time in its whole image")

@@ -29,9 +29,13 @@ def hotkeys(code: str = ENGLISH) -> str:
 
 
 def page_data(
-    key: str, class_name: str, crops: Sequence[Crop], *, title: str | None = None, rules: str = "", code: str = ENGLISH
-) -> dict[str, Any]:
+    key: str, class_name: str, crops: Sequence[Crop], *, title: str | None = None, rules: str = "",
+    code: str = ENGLISH, sheet: str | None = None, ahead: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Data of one `verification` task of up to 15 crops in the language `code`; `rules` is HTML.
+
+    `sheet` is the address of a picture of all crops, five in a row, which is loaded in place of each by itself; `ahead`
+    are those of pages that may come next, which the browser loads once it has this one.
 
     Its answers: `wrong` holds the names of masks voted no, `doubt` those left unsure, `status` is "reviewed", or
     "unsure" for every mask not voted no. Raises ValueError for no crops, too many, or one mask twice.
@@ -44,8 +48,8 @@ def page_data(
         "key": key,
         "class_name": class_name,
         "title": title or default,
-        "rules": rules or _no_rules(words),
-        "crops": [{"value": c.name, "hotkey": k, "html": _crop_html(c.url, k.upper(), words)} for c, k in keyed],
+        "rules": (rules or _no_rules(words)) + _ahead_html(ahead),
+        "crops": [{"value": c.name, "hotkey": k, "html": _crop_html(c.url, k.upper(), words, sheet)} for c, k in keyed],
         "doubts": [{"value": c.name, "hotkey": f"shift+{k}", "html": _doubt_html(k.upper(), words)} for c, k in keyed],
     }
 
@@ -119,14 +123,19 @@ def complete_data(
     return {"key": key, "image": url, "title": title, "rules": _folded(rules, words)}
 
 
-def _crop_html(url: str, key: str, words: Language) -> str:
+def _ahead_html(ahead: Sequence[str]) -> str:
+    return "".join(f"<link rel='prefetch' as='image' href='{escape(url, quote=True)}'/>" for url in ahead)
+
+
+def _crop_html(url: str, key: str, words: Language, sheet: str | None) -> str:
     # The second and third picture are loaded only when their view is switched on.
     url = escape(url, quote=True)
+    joined, near = " cv-sheet" if sheet else "", escape(sheet or url, quote=True)
     wrong = escape(words.gettext("Mask {key} is wrong", key=key), quote=True)
     whole = escape(words.gettext("Mask {key} in its whole image", key=key), quote=True)
     return (
-        f"<span class='cv-crop'><span class='cv-name'>{wrong}</span><img class='cv-fill' src='{url}' alt=''/>"
-        f"<img class='cv-line' loading='lazy' src='{url}?fill=0' alt=''/>"
+        f"<span class='cv-crop'><span class='cv-name'>{wrong}</span><img class='cv-fill{joined}' src='{near}' alt=''/>"
+        f"<img class='cv-line{joined}' loading='lazy' src='{near}?fill=0' alt=''/>"
         f"<img class='cv-whole' loading='lazy' src='{url}?view=image&amp;size=512' alt=''/>"
         f"<kbd aria-hidden='true'>{key}</kbd>"
         f"<a href='{url}?view=image' target='_blank' title='{whole}' aria-label='{whole}'>⤢</a></span>"

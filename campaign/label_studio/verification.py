@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class Page:
 
     `crops` are its masks, in the order in which they are shown. `rules` is HTML, shown at the press of a key. `screen`
     is the labeling config that shows it: `verification`, or `single` for one mask in its whole image; `language`
-    is that of its own texts.
+    is that of its own texts, `sheet` the address of all its crops in one picture, `ahead` those of the pages after it.
     """
 
     key: str
@@ -38,6 +38,8 @@ class Page:
     rules: str = ""
     screen: str = "verification"
     language: str = ENGLISH
+    sheet: str | None = None
+    ahead: Sequence[str] = ()
 
 
 def create_project(
@@ -212,7 +214,8 @@ def page_task(page: Page) -> dict[str, Any]:
         (crop,) = page.crops
         data = single_data(page.key, page.class_name, crop.url, rules=page.rules, code=page.language)
     else:
-        data = page_data(page.key, page.class_name, page.crops, title=page.title, rules=page.rules, code=page.language)
+        data = page_data(page.key, page.class_name, page.crops, title=page.title, rules=page.rules, code=page.language,
+                         sheet=page.sheet, ahead=page.ahead)  # fmt: skip
     return {"data": data, "meta": {"key": page.key, "format": FORMAT}}
 
 

@@ -19,8 +19,9 @@ from campaign.store import models as m
 from campaign.store.pages import Asked
 from campaign.store.values import cursor_name
 from label_config import Crop, language
-from ml_backend.server.signing import crop_url
+from ml_backend.server.signing import crop_url, sheet_url
 
+MOST_AHEAD = 12
 Bodies = dict[str, dict[str, Any]]
 
 
@@ -36,6 +37,12 @@ def publish_missing(store: Store, client: Client) -> list[str]:
     return [page.key for page in rows if page.screen in QUESTIONS]
 
 
+def pages_ahead(store: Store) -> int:
+    """How many pages after one are made ready: where several people answer side by side, others take the next ones."""
+    page = store.settings.page
+    return min(page.pages_ahead + page.annotators - 1, MOST_AHEAD) if page.pages_ahead else 0
+
+
 def build_pages(store: Store, rows: Sequence[m.Page]) -> list[Page]:
     """Pages with the names and the addresses of what they show, and nothing else: that is all that anybody sees."""
     shown: dict[str, list[Asked]] = defaultdict(list)
@@ -43,16 +50,18 @@ def build_pages(store: Store, rows: Sequence[m.Page]) -> list[Page]:
         shown[a.page_key].append(a)
     classes, rules = store.classes(), class_rules(store)
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
-    built = []
-    for row in rows:
-        expires = (row.created_at + timedelta(days=days)).timestamp()
+    built, ahead = [], pages_ahead(store)
+    expiry = [(row.created_at + timedelta(days=days)).timestamp() for row in rows]
+    sheets = [sheet_url(base, secret, row.number, at) for row, at in zip(rows, expiry, strict=True)]
+    for place, (row, expires) in enumerate(zip(rows, expiry, strict=True)):
         crops = [
             Crop(a.name or str(a.mask_id), crop_url(base, secret, a.mask_id, expires, row.number))
             for a in shown_order(shown[row.key])
         ]
         class_name, code = classes[row.class_id], store.settings.page.language
         title = language(code).gettext("Which outlines are not a correct {class_name}?", class_name=class_name)
-        built.append(Page(task_name(row), class_name, title, crops, rules.get(row.class_id, ""), row.screen, code))
+        built.append(Page(task_name(row), class_name, title, crops, rules.get(row.class_id, ""), row.screen, code,
+                          sheets[place], sheets[place + 1 : place + 1 + ahead]))  # fmt: skip
     return built
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from itertools import groupby
 from typing import NamedTuple
 
-from sqlalchemy import Select, and_, func, insert, or_, select, update
+from sqlalchemy import Select, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from campaign.records.page import AUDIT, PROMISE, NewPage, PageKind, Screen
@@ -95,6 +95,16 @@ class Pages:
         if row is None:
             raise KeyError(number)
         return row
+
+    def open_after(self, number: int | None, screen: str, count: int) -> list[int]:
+        """The numbers of the pages of a screen after this one, or of those without an answer, `count` at most."""
+        wanted = select(m.Page.number).where(m.Page.screen == screen).order_by(m.Page.number).limit(count)
+        if number is not None:
+            wanted = wanted.where(m.Page.number > number)
+        else:
+            wanted = wanted.where(~exists().where(m.Answer.page_key == m.Page.key))
+        with self._sessions() as session:
+            return [int(n) for n in session.scalars(wanted)]
 
     def of_tasks(self, tasks: Collection[int]) -> dict[int, m.Page]:
         """{task: the page that was published as it} of these tasks; others are left out."""

@@ -17,7 +17,8 @@ from urllib.parse import urlparse
 from flask import Flask
 
 from campaign.pages.completeness import shown_masks
-from campaign.records.page import PageKind
+from campaign.pages.publishing import pages_ahead
+from campaign.records.page import PageKind, Screen
 from campaign.records.stage import Stage
 from campaign.steps.rounds import Step, StepName, start_campaign
 from campaign.store import Store
@@ -27,7 +28,7 @@ from ml_backend.errors import InputError
 from ml_backend.logs import configure_logs, process_about
 from ml_backend.mask_ids import is_drawn
 from ml_backend.predictions import Predictions
-from ml_backend.server.app import Access, MaskView, PartView, create_app
+from ml_backend.server.app import Access, Limits, MaskView, PartView, create_app
 from ml_backend.server.backend import Backend, Project, StoredMasks, project_number, task_number
 from ml_backend.server.image_files import image_cache
 from ml_backend.server.push import PushThread
@@ -70,6 +71,10 @@ class StoreCrops:
             return []
         asked = self.store.questions.on_pages([page.key])
         return [a.mask_id for a in sorted(asked, key=lambda a: (a.name or "", a.mask_id))]
+
+    def following(self, number: int | None, count: int) -> list[int]:
+        """Pages after this one, or from the first without an answer on, as they were made; `count` of them at most."""
+        return self.store.pages.open_after(number, Screen.VERIFICATION, count)
 
     def image(self, image_id: int) -> Path:
         """The file of the image with this id. Raises KeyError where there is none."""
@@ -246,6 +251,7 @@ def build_app(folder: str | Path) -> Flask:
         training=training,
         queue_depth=queue_depth,
         access=Access(("campaign", store.secret("backend_password")), waived, store.secret("webhook_secret")),
+        limits=Limits(crops=store.settings.page.crops_mib << 20, ahead=pages_ahead(store)),
     )
     backend.metrics.registry.register(CampaignMetrics(store))
     mount(app, store)

@@ -20,6 +20,7 @@ from ml_backend.masks.rle import decode_window
 LIGHT = (0, 225, 255)  # blue, green, red
 DARK = (0, 0, 0)
 GROUND = 96  # grey outside the image
+SHEET_COLUMNS = 5  # of the crops of a page in one picture; the screen counts on it
 _SAMPLING_444 = 0x111111  # cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, whose name some builds lack
 
 
@@ -41,6 +42,15 @@ class CropStyle:
     max_gain: float = 4.0
     quality: int = 85
     colour: tuple[int, int, int] = LIGHT
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A mask on its image: (height, width, 3) uint8, the box x, y, width, height, and the RLE {"size", "counts"}."""
+
+    image: np.ndarray
+    box: Sequence[float]
+    rle: dict
 
 
 class ImageCache:
@@ -107,7 +117,24 @@ def render_crop(image: np.ndarray, box: Sequence[float], rle: dict, style: CropS
     """
     style = style or CropStyle()
     height, width = image.shape[:2]
-    return _draw(image, rle, crop_window(box, width, height, style), (style.size, style.size), style)
+    return _jpeg(_drawn(image, rle, crop_window(box, width, height, style), (style.size, style.size), style), style)
+
+
+def render_sheet(tiles: Sequence[Tile | None], style: CropStyle | None = None) -> bytes:
+    """A JPEG of the crops of several masks, `SHEET_COLUMNS` in a row; grey for None."""
+    style = style or CropStyle()
+    rows = -(-len(tiles) // SHEET_COLUMNS)
+    sheet = np.full((rows * style.size, SHEET_COLUMNS * style.size, 3), GROUND, np.uint8)
+    for place, tile in enumerate(tiles):
+        if tile is None:
+            continue
+        height, width = tile.image.shape[:2]
+        window = crop_window(tile.box, width, height, style)
+        y, x = (style.size * n for n in divmod(place, SHEET_COLUMNS))
+        sheet[y : y + style.size, x : x + style.size] = _drawn(
+            tile.image, tile.rle, window, (style.size, style.size), style
+        )
+    return _jpeg(sheet, style)
 
 
 def render_whole(image: np.ndarray, box: Sequence[float], rle: dict, style: CropStyle | None = None) -> bytes:
@@ -120,7 +147,7 @@ def render_whole(image: np.ndarray, box: Sequence[float], rle: dict, style: Crop
     # Wide enough around a small mask to catch the eye where the picture is shown small.
     margin = max(0.35 * max(w, h), style.size / 25)
     frame = (round(x - margin), round(y - margin), round(x + w + margin), round(y + h + margin))
-    return _draw(image, rle, (0, 0, width, height), size, style, frame)
+    return _jpeg(_drawn(image, rle, (0, 0, width, height), size, style, frame), style)
 
 
 def render_part(
@@ -159,18 +186,18 @@ def render_part(
     if most is not None and max(size) > most:
         smaller = [max(1, round(side * most / max(size))) for side in size]
         picture = cv2.resize(picture, (smaller[0], smaller[1]), interpolation=cv2.INTER_AREA)
-    options = [cv2.IMWRITE_JPEG_QUALITY, style.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING_444]
-    return cv2.imencode(".jpg", picture, options)[1].tobytes()
+    return _jpeg(picture, style)
 
 
-def _draw(
+def _drawn(
     image: np.ndarray,
     rle: dict,
     window: tuple[int, int, int, int],
     size: tuple[int, int],
     style: CropStyle,
     frame: tuple[int, int, int, int] | None = None,
-) -> bytes:
+) -> np.ndarray:
+    """A window of an image with the mask on it, in `size` (width, height), as blue, green, red."""
     x0, y0, x1, y1 = window
     height, width = image.shape[:2]
     region = image[max(y0, 0) : y1, max(x0, 0) : x1]
@@ -190,6 +217,10 @@ def _draw(
         line = max(2, style.size // 250)
         cv2.rectangle(picture, frame[:2], frame[2:], DARK, 3 * line)
         cv2.rectangle(picture, frame[:2], frame[2:], LIGHT, line)
+    return picture
+
+
+def _jpeg(picture: np.ndarray, style: CropStyle) -> bytes:
     # All colour is kept, as the outline's would bleed into its surroundings otherwise.
     options = [cv2.IMWRITE_JPEG_QUALITY, style.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING_444]
     return cv2.imencode(".jpg", picture, options)[1].tobytes()

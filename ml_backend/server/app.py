@@ -3,6 +3,7 @@
 | route | who may | what |
 | --- | --- | --- |
 | GET /crops/<token>.jpg | holder of the token | a mask with context; `?fill=0`, `?view=image` or `edit`, `?size=` |
+| GET /sheets/<token>.jpg | holder of the token | all crops of a page in one picture; `?fill=0` |
 | GET /images/<token> | holder of the token | an image as it was stored; `?bright=1` where dark, `&window=` a part |
 | GET /parts/<token>.jpg | holder of the token | a part of an image with its masks drawn in |
 | GET /health, / | anyone | that it is up |
@@ -36,6 +37,7 @@ from ml_backend.server.backend import Backend, project_number
 from ml_backend.server.metrics import Metrics
 from ml_backend.server.openapi import describe
 from ml_backend.server.pictures import CropSource, MaskView, PartView, add_pictures
+from ml_backend.server.sheets import DRAWN_BYTES, Sheets
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +64,18 @@ ACTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes and holds, in bytes.
+    """What the server takes and holds, in bytes but for the last.
 
     body: the largest request. predict_body: of /predict, for those who may ask. images: decoded images in memory.
+    crops: pictures of pages in memory. ahead: pages whose crops are drawn before anybody opens them.
     """
 
     body: int = 64 << 20
     # Label Studio sends each task's annotations and older predictions with it, and all tasks at once.
     predict_body: int = 512 << 20
     images: int = 512 << 20
+    crops: int = DRAWN_BYTES
+    ahead: int = 0
 
 
 def create_app(
@@ -113,7 +118,11 @@ def create_app(
     _add_status(app, access, metrics, backend, training)
     _add_webhook(app, access, metrics, backend, on_event)
     if source is not None:
-        add_pictures(app, source, secret, ImageCache(limits.images))
+        cache = ImageCache(limits.images)
+        sheets = Sheets(source, cache, limits.crops)
+        add_pictures(app, source, secret, cache, sheets)
+        if limits.ahead:
+            sheets.draw_ahead(limits.ahead)
     if backend is not None:
         _add_protocol(app, access, backend, limits.predict_body)
     return app

@@ -62,6 +62,9 @@ OPERATIONS: dict[str, Operation] = {
     "GET /crops/<token>.jpg": Operation(
         "a mask with context", "token", {200: "image/*"}, query={**_VIEW, "fill": {"enum": ["0", "1"]}}
     ),
+    "GET /sheets/<token>.jpg": Operation(
+        "all crops of a page in one picture", "token", {200: "image/*"}, query={"fill": {"enum": ["0", "1"]}}
+    ),
     "GET /images/<token>": Operation(
         "an image", "token", {200: "*/*", 206: "*/*", 304: "*/*"}, (412, 416),
         {"bright": {"enum": ["1"]}, "window": TEXT},

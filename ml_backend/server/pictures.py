@@ -1,45 +1,34 @@
 """Crops of masks and whole images over HTTP, for whoever holds the address that was made for one.
 
-What a page shows is drawn together, whichever of its crops is asked for first, and a part of an image is returned at
-the end of a span of time: how long a picture takes tells nothing of where its image lies, or what was cached.
+What a page shows is drawn together (`ml_backend.server.sheets`), and a part of an image is returned at the end of a
+span of time: how long a picture takes tells nothing of where its image lies, or what was cached.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from flask import Flask, Response, abort, request, send_file
-from werkzeug.exceptions import HTTPException
 
 from label_config.configs import PALETTE
 from ml_backend.errors import InputError
 from ml_backend.masks.editing import cut_image, edit_window, whole_image
 from ml_backend.masks.images import media_type
-from ml_backend.masks.rendering import CropStyle, ImageCache, render_crop, render_part, render_whole
+from ml_backend.masks.rendering import CropStyle, ImageCache, render_part
+from ml_backend.server.sheets import SIDES, MaskView, PageSource, Sheets
 from ml_backend.server.signing import Grant, Kind, TokenError, read
 
-MAX_SIDE = 2048
-SIZES = (256, 512, 768, 1280, MAX_SIDE)  # in which the crops of a page are drawn
-DRAWN_BYTES = 64 << 20  # of crops that are kept for the rest of their page
+__all__ = ["CropSource", "MaskView", "PartView", "add_pictures"]
+
+MAX_SIDE = SIDES[-1]
 PART_SECONDS = 0.25  # parts of images are returned after a whole number of these
 CROP_SECONDS = 24 * 3600  # for which a browser may keep a crop
-
-
-@dataclass(frozen=True)
-class MaskView:
-    """What a crop is drawn from: the image's file, the box (x, y, width, height) and the RLE {"size", "counts"}."""
-
-    path: str | Path
-    box: tuple[float, float, float, float]
-    rle: dict
 
 
 @dataclass(frozen=True)
@@ -54,16 +43,8 @@ class PartView:
     masks: Sequence[tuple[dict, int]]
 
 
-class CropSource(Protocol):
+class CropSource(PageSource, Protocol):
     """Where the masks and images lie that this server shows."""
-
-    def mask(self, mask_id: int) -> MaskView:
-        """The mask with this id. Raises KeyError where there is none."""
-        ...
-
-    def page(self, number: int) -> Sequence[int]:
-        """The masks on the page of this number, in any order that is always the same; none for an unknown one."""
-        ...
 
     def image(self, image_id: int) -> str | Path:
         """The file of the image with this id. Raises KeyError where there is none."""
@@ -74,21 +55,26 @@ class CropSource(Protocol):
         ...
 
 
-def add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache) -> None:
+def add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache, sheets: Sheets) -> None:
     """Adds the routes of pictures, whose addresses `secret` signs."""
-    sheets = _Sheets(source, cache)
 
     @app.get("/crops/<token>.jpg")
     def crop(token: str) -> Response:
         grant = _grant(secret, "crop", token)
         if request.args.get("view") == "edit":
             if grant.page:
-                sheets.get(grant, False, CropStyle())  # of a page with several masks none is drawn alone
+                sheets.crop(grant, False, CropStyle())  # of a page with several masks none is drawn alone
             view = _found(source.mask, grant.key)
             image = cache.get(view.path)
             part = cut_image(image, edit_window(view.box, image.shape[1], image.shape[0]))
             return Response(part, mimetype="image/png", headers=_public(CROP_SECONDS))
-        picture = sheets.get(grant, request.args.get("view") == "image", _style())
+        picture = sheets.crop(grant, request.args.get("view") == "image", _style())
+        return Response(picture, mimetype="image/jpeg", headers=_public(CROP_SECONDS))
+
+    @app.get("/sheets/<token>.jpg")
+    def sheet(token: str) -> Response:
+        style = CropStyle(fill=0) if request.args.get("fill") == "0" else CropStyle()
+        picture = sheets.sheet(_grant(secret, "sheet", token).key, style)
         return Response(picture, mimetype="image/jpeg", headers=_public(CROP_SECONDS))
 
     @app.get("/images/<token>")
@@ -123,68 +109,6 @@ def _add_parts(app: Flask, source: CropSource, secret: str, cache: ImageCache) -
         took = time.monotonic() - begin
         time.sleep(PART_SECONDS * math.ceil(took / PART_SECONDS) - took)
         return Response(drawn, mimetype="image/jpeg", headers=_public(CROP_SECONDS))
-
-
-@dataclass
-class _Sheets:
-    """Crops, those of one page drawn together. Safe between threads; several that ask for a page draw it once."""
-
-    source: CropSource
-    cache: ImageCache
-    _drawn: OrderedDict[tuple[int, bool, CropStyle], dict[int, bytes | Exception]] = field(default_factory=OrderedDict)
-    _bytes: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _drawing: dict[tuple[int, bool, CropStyle], threading.Lock] = field(default_factory=dict)
-
-    def get(self, grant: Grant, whole: bool, style: CropStyle) -> bytes:
-        """The crop of a mask on its page. Aborts with 404 where there is no such mask; raises InputError."""
-        if not grant.page:
-            return self._draw(grant.key, whole, style)
-        # A size of one's own would have a crop drawn alone, and its time measured.
-        style = CropStyle(size=next(side for side in SIZES if side >= style.size), fill=style.fill)
-        key = grant.page, whole, style
-        with self._lock:
-            sheet = self._drawn.get(key)
-            if sheet is None:
-                drawing = self._drawing.setdefault(key, threading.Lock())
-        if sheet is None:
-            with drawing:
-                with self._lock:
-                    sheet = self._drawn.get(key)
-                if sheet is None:
-                    sheet = {mask: self._attempt(mask, whole, style) for mask in self.source.page(grant.page)}
-                    self._keep(key, sheet)
-        picture = sheet[grant.key] if grant.key in sheet else abort(404)
-        if isinstance(picture, Exception):
-            raise picture
-        return picture
-
-    def _keep(self, key: tuple[int, bool, CropStyle], sheet: dict[int, bytes | Exception]) -> None:
-        with self._lock:
-            self._drawing.pop(key, None)
-            self._drawn[key] = sheet
-            self._bytes += _size(sheet)
-            while self._bytes > DRAWN_BYTES and len(self._drawn) > 1:
-                self._bytes -= _size(self._drawn.popitem(last=False)[1])
-
-    def _attempt(self, mask_id: int, whole: bool, style: CropStyle) -> bytes | Exception:
-        """A crop, or what keeps it from being shown: that is for whoever asks for this one."""
-        try:
-            return self._draw(mask_id, whole, style)
-        except (InputError, HTTPException) as error:
-            return error
-
-    def _draw(self, mask_id: int, whole: bool, style: CropStyle) -> bytes:
-        view = _found(self.source.mask, mask_id)
-        image = self.cache.get(view.path)
-        height, width = image.shape[:2]
-        if [height, width] != [int(v) for v in view.rle["size"]]:
-            raise InputError("image", f"{view.rle['size'][1]}x{view.rle['size'][0]} as its mask", f"{width}x{height}")
-        return (render_whole if whole else render_crop)(image, view.box, view.rle, style)
-
-
-def _size(sheet: dict[int, bytes | Exception]) -> int:
-    return sum(len(picture) for picture in sheet.values() if isinstance(picture, bytes))
 
 
 def _style() -> CropStyle:

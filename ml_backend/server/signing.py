@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from itsdangerous import BadData, BadSignature, URLSafeSerializer
 
-Kind = Literal["crop", "image", "part"]
+Kind = Literal["crop", "image", "part", "sheet"]
 
 FORMAT = "2"  # the first character of a token; older ones never begin with a digit
 _FIELDS = struct.Struct(">qqq")  # key, page, Unix time
@@ -66,6 +66,11 @@ def crop_url(base_url: str, secret: str, mask_id: int, expires: float, page: int
     `page` is the number of the page that shows it; the same mask has other addresses on other pages.
     """
     return f"{base_url.rstrip('/')}/crops/{sign(secret, 'crop', mask_id, expires, page)}.jpg"
+
+
+def sheet_url(base_url: str, secret: str, page: int, expires: float) -> str:
+    """The address of all crops of the page with this number in one picture, good until the Unix time `expires`."""
+    return f"{base_url.rstrip('/')}/sheets/{sign(secret, 'sheet', page, expires, page)}.jpg"
 
 
 def image_url(base_url: str, secret: str, image_id: int, expires: float) -> str:

@@ -124,6 +124,11 @@ def features(texts: list[str], address: str, answer, seconds: float, place: int,
     ]  # fmt: skip
 
 
+def data_sheet(data: dict) -> str:
+    """The address of the picture of all crops of a page."""
+    return re.findall(r"src='([^'?]+/sheets/[^'?]+)'", data["crops"][0]["html"])[0]
+
+
 def per_mask(task: dict) -> list[tuple[str, list[str], str]]:
     """(choice value, all texts that concern it, the address of its crop) of every mask on a page, as it is shown."""
     data, meta = task["data"], task["meta"]
@@ -134,7 +139,10 @@ def per_mask(task: dict) -> list[tuple[str, list[str], str]]:
         texts = [value, *strings(crop), *strings(data.get("doubts", [])[place : place + 1]), data["key"], meta["key"]]
         for listed in (data.get("masks", []), meta.get("masks", [])):
             texts += [s for row in listed if value in strings(row) or len(listed) == 1 for s in strings(row)]
-        (address,) = {a.partition("?")[0].partition("&")[0] for a in re.findall(r"src='([^']+)'", crop["html"])}
+        found = {a.partition("?")[0].partition("&")[0] for a in re.findall(r"(?:src|href)='([^']+)'", crop["html"])}
+        (address,) = {a for a in found if "/crops/" in a}
+        # Beside it there is the picture of the whole page at most, the same for all of its masks.
+        assert {a for a in found if "/crops/" not in a} == ({data_sheet(data)} if "crops" in data else set())
         own.append((value, texts, address))
     return own
 
