@@ -135,6 +135,9 @@ class PageSettings(_Section):
         le=10,
         description="pages after the one on the screen whose crops are drawn and loaded ahead, per annotator",
     )
+    change_hours: float = Field(
+        24, ge=0, le=8760, description="hours after a page was submitted in which its annotator may change it"
+    )
     crops_mib: int = Field(64, ge=1, description="memory for crops of pages that are kept drawn")
     url_days: float = Field(30, gt=0, description="days that a crop's signed address stays valid")
     single_classes: list[str] = Field([], description="difficult classes, asked one mask at a time in its whole image")
@@ -154,6 +157,7 @@ class QualitySettings(_Section):
     error_limit: float = Field(0.22, gt=0, lt=1, description="share at which a user's recent answers are withdrawn")
     qualification: bool = Field(False, description="only the answers of users who passed the test count")
     qualification_pages: int = Field(10, ge=1, le=100, description="pages of the test that `campaign qualify` makes")
+    practice_pages: int = Field(3, ge=1, le=100, description="pages of a practice of `campaign qualify --practice`")
     qualification_limit: float = Field(0.85, gt=0.5, le=1, description="share of the test to be right")
     wage_per_hour: float | None = Field(None, ge=0, description="what an annotator's hour costs; unset: hours alone")
     seconds_least: float = Field(0.2, ge=0, description="seconds per answer below which a page is flagged as too fast")

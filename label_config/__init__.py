@@ -3,16 +3,18 @@
 from label_config.configs import LabelingConfig, load, names
 from label_config.documents import ConfigError, parse_xml
 from label_config.instructions import Instructions
-from label_config.languages import ENGLISH, language, languages
+from label_config.languages import ENGLISH, Language, language, languages
 from label_config.pages import (
     HOTKEYS,
     PAGE_SIZE,
     Crop,
+    Lesson,
     complete_data,
     edit_data,
     hotkeys,
     page_data,
     paint_data,
+    practice_data,
     single_data,
 )
 
@@ -24,6 +26,8 @@ __all__ = [
     "Crop",
     "Instructions",
     "LabelingConfig",
+    "Language",
+    "Lesson",
     "complete_data",
     "edit_data",
     "hotkeys",
@@ -34,5 +38,6 @@ __all__ = [
     "page_data",
     "paint_data",
     "parse_xml",
+    "practice_data",
     "single_data",
 ]

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parent / "xml"
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 _OBJECTS = {"Image", "Text", "HyperText", "Header"}
 _LABELS = re.compile(r"<!--labels(, the first chosen)?-->")
+_STYLES = re.compile(r"<!--style (\w+)-->")
 _PARTS = {"Choice", "Label", "Style", "View"}
 # What annotators read of a screen: its fixed choices, and what they are told to press first.
 _CHOICE = re.compile(r'(<Choice value=)"([^"]*)"')
@@ -54,6 +55,7 @@ def load(name: str, labels: Sequence[str] = (), code: str = ENGLISH) -> Labeling
     if name not in names():
         raise ConfigError(f"labeling config: expected one of {', '.join(names())}, got {name!r}")
     text = (FOLDER / f"{name}.xml").read_text(encoding="utf-8")
+    text = _STYLES.sub(lambda match: (FOLDER / f"{match[1]}.css").read_text(encoding="utf-8"), text)
     if bool(_LABELS.search(text)) != bool(labels):
         want = "no labels" if labels else "at least one label"
         raise ConfigError(f"labeling config {name}: expected {want}, got {list(labels)}")

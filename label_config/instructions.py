@@ -26,10 +26,14 @@ _CROP = re.compile(r"crop:(\d+)")
 
 @dataclass
 class Instructions:
-    """The texts of one campaign, read from `folder` (or the package's own, in the language `code`, without one)."""
+    """The texts of one campaign, read from `folder` (or the package's own, in the language `code`, without one).
+
+    `change_hours` is said where a text has `{change_hours}`: how long a page may be changed.
+    """
 
     folder: Path | None = None
     code: str = ENGLISH
+    change_hours: float = 24
     task: str = field(init=False)
     rules: str = field(init=False)
     classes: dict[str, str] = field(init=False)
@@ -72,9 +76,9 @@ class Instructions:
 
     def text(self, name: str) -> str:
         """The Markdown of one file: the campaign's own, else the package's; "" where there is none."""
-        if self.folder and (self.folder / name).is_file():
-            return _COMMENT.sub("", (self.folder / name).read_text(encoding="utf-8"))
-        return default_text(name, self.code)
+        own = self.folder / name if self.folder else None
+        text = own.read_text(encoding="utf-8") if own and own.is_file() else default_text(name, self.code)
+        return _COMMENT.sub("", text).replace("{change_hours}", f"{self.change_hours:g}")
 
 
 def default_text(name: str, code: str = ENGLISH) -> str:

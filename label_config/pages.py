@@ -22,6 +22,14 @@ class Crop:
     url: str
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a practice page says of a mask once its answers are shown: whether it is correct, else why not."""
+
+    correct: bool
+    why: str = ""
+
+
 def hotkeys(code: str = ENGLISH) -> str:
     """The keys of the crops of a page, in their order, as they lie on the keyboards of a language."""
     # Spelt out, as texts are found by reading this file.
@@ -52,6 +60,27 @@ def page_data(
         "crops": [{"value": c.name, "hotkey": k, "html": _crop_html(c.url, k.upper(), words, sheet)} for c, k in keyed],
         "doubts": [{"value": c.name, "hotkey": f"shift+{k}", "html": _doubt_html(k.upper(), words)} for c, k in keyed],
     }
+
+
+def practice_data(
+    key: str, class_name: str, crops: Sequence[Crop], lessons: Sequence[Lesson], *, title: str | None = None,
+    rules: str = "", code: str = ENGLISH,
+) -> dict[str, Any]:  # fmt: skip
+    """Data of one `practice` task: a page as `page_data` makes it, with a lesson for each crop that `J` shows."""
+    data, words = page_data(key, class_name, crops, title=title, rules=rules, code=code), language(code)
+    for crop, lesson in zip(data["crops"], lessons, strict=True):
+        crop["html"] = crop["html"].removesuffix("</span>") + _lesson_html(lesson, words) + "</span>"
+    return data
+
+
+def _lesson_html(lesson: Lesson, words: Language) -> str:
+    """All that may be said; the screen shows what fits the mark on the crop."""
+    text = words.gettext("The mask is correct.") if lesson.correct else lesson.why
+    hit, missed, unsure = words.gettext("✓ Right"), words.gettext("✗ Not right"), words.gettext("? Unsure")
+    return (
+        f"<span class='cv-lesson {'cv-is-yes' if lesson.correct else 'cv-is-no'}'><b class='cv-hit'>{hit}</b>"
+        f"<b class='cv-miss'>{missed}</b><b class='cv-open'>{unsure}</b>{escape(text)}</span>"
+    )
 
 
 def single_data(

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from campaign.derived.team import Team
+    from campaign.label_studio.client import Client
     from campaign.quality.measures import Rate
+    from campaign.store import Store
 
 
 def invite(
@@ -59,6 +61,9 @@ def qualify(
     folder: Folder,
     retake: Annotated[bool, typer.Option("--retake", help="Make another test, of masks not seen before.")] = False,
     pages: Annotated[int | None, typer.Option(min=1, help="Pages of a new test; by default as set.")] = None,
+    practice: Annotated[
+        bool, typer.Option("--practice", help="Practice pages, which say at once what was right; nothing counts.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make a test of masks with known verdicts, or score the tests that were made."""
@@ -69,6 +74,9 @@ def qualify(
 
     store = Store.open(folder)
     client = connect(store)
+    if practice:
+        _practise(store, client, retake, pages, json)
+        return
     if retake or not tests(store):
         begin_test(store, client, pages)
     with store.locked():
@@ -93,6 +101,19 @@ def qualify(
         score = f"{r.right} of {r.answered} right, {r.answered} of {r.masks} answered: {state}"
         lines.append((f"test {r.test}, {names.get(r.user, r.user)}", score))
     table(f"{store.settings.name}: qualification, passed at {limit:.0%}", lines)
+
+
+def _practise(store: Store, client: Client, again: bool, pages: int | None, json: bool) -> None:
+    from campaign.cli.output import table
+    from campaign.pages.practice import begin_practice, practices
+
+    if again or not practices(store):
+        begin_practice(store, client, pages)
+    made = [{"practice": p["number"], "url": f"{client.url}/projects/{p['project']}/data"} for p in practices(store)]
+    if json:
+        emit({"practices": made}, True)
+        return
+    table(f"{store.settings.name}: practice", [(f"practice {p['practice']}", p["url"]) for p in made])
 
 
 def annotators(folder: Folder, json: Json = False) -> None:

@@ -16,8 +16,32 @@ from campaign.quality.measures import GoldMask, draw_gold, gold_quota, opening_w
 from campaign.records.page import PageKind
 from campaign.records.verdict import Verdict
 from campaign.store import Store
+from campaign.store.values import Key
 
 ALIKE = 0.8  # two masks that overlap by this IoU show the same thing
+
+
+def clear_pages(store: Store, pages: int) -> list[tuple[int, dict[int, str]]]:
+    """(class, known verdicts) of so many pages of clear gold alone, the classes in turn as far as their gold goes."""
+    plan, classes = GoldPlan(store, wanted=True, near=False), list(store.classes())
+    drawn: list[tuple[int, dict[int, str]]] = []
+    while classes:
+        for class_id in list(classes):
+            if len(drawn) == pages:
+                return drawn
+            if gold := plan.take(class_id, store.settings.page.page_size):
+                drawn.append((class_id, gold))
+            else:
+                classes.remove(class_id)
+    return drawn
+
+
+def practised(store: Store) -> dict[int, Verdict]:
+    """The masks of all practice pages with their verdicts: whoever practised was told these."""
+    made = (store.values.get(Key.PRACTICE) or {}).get("made", [])
+    return {
+        int(mask): Verdict.parse(word) for each in made for page in each["pages"] for mask, word in page["gold"].items()
+    }
 
 
 class GoldPlan:
@@ -32,7 +56,7 @@ class GoldPlan:
         self.wanted = self.quality.gold_share > 0 if wanted is None else wanted
         if not self.wanted:
             return
-        self._trust, self._examples = live(store).trust, store.values.examples()
+        self._trust, self._examples, self._practised = live(store).trust, store.values.examples(), practised(store)
         trust = self._trust
         self.answered = {user: 0 for user in store.answers.annotators()} | trust.answered()
         self.waiting = trust.waiting()
@@ -55,7 +79,7 @@ class GoldPlan:
         if class_id not in self._used:
             shown = self._examples.get(class_id, {"good": [], "bad": []})
             examples = dict.fromkeys(shown["good"], Verdict.YES) | dict.fromkeys(shown["bad"], Verdict.NO)
-            truth = self._trust.used(class_id) | examples
+            truth = self._trust.used(class_id) | examples | self._practised
             # With the verdict that it was asked with: settings may have changed since.
             used = self._used[class_id] = {
                 i: self._known.get(i, GoldMask(i, class_id, v))._replace(truth=v) for i, v in truth.items()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from campaign.derived.gold import gold_supply
 from campaign.label_studio.client import Client
+from campaign.pages.gold import practised
 from campaign.quality.measures import stable_hash
 from campaign.records.page import Screen
 from campaign.records.verdict import Verdict
@@ -41,7 +42,7 @@ bad {bad}
 
 def texts_of(store: Store) -> Instructions:
     """The texts of a campaign: the lead's, else the package's in the campaign's language."""
-    return Instructions(store.folder / FOLDER, store.settings.page.language)
+    return Instructions(store.folder / FOLDER, store.settings.page.language, store.settings.page.change_hours)
 
 
 def class_rules(store: Store) -> dict[int, str]:
@@ -71,7 +72,7 @@ def examples(store: Store) -> dict[int, dict[str, list[int]]]:
     missing = [i for i in store.classes() if i not in known]
     if not missing or not any(store.masks.shards(r.number, "heldout") for r in store.rounds.all()):
         return known
-    gold = {q.mask_id for q, _ in store.questions.gold()}
+    gold = {q.mask_id for q, _ in store.questions.gold()} | practised(store).keys()
     supply = sorted(gold_supply(store), key=lambda g: stable_hash("example", g.mask_id))
     for class_id in missing:
         of_class = [g for g in supply if g.class_id == class_id and g.mask_id not in gold and not g.near]

@@ -9,18 +9,16 @@ from typing import Any
 from campaign.derived.trust import attempt_of, test_answers
 from campaign.label_studio.client import Client
 from campaign.label_studio.verification import create_project
-from campaign.pages.gold import GoldPlan
+from campaign.pages.gold import clear_pages
 from campaign.pages.instructions import project_instructions
 from campaign.pages.publishing import put, question_tasks
 from campaign.pages.readback import read_answers
 from campaign.quality.measures import Reliability, passed, reliability
-from campaign.records.page import NewPage, PageKind
+from campaign.records.page import EVERYONE, NewPage, PageKind
 from campaign.store import Store
 from campaign.store.values import Key
 from label_config import language, load
 from ml_backend.errors import InputError
-
-EVERYONE = 1000  # users who may answer a page of a test
 
 
 @dataclass(frozen=True)
@@ -67,26 +65,14 @@ def begin_test(store: Store, client: Client, pages: int | None = None) -> int:
 
 
 def _draw(store: Store, test: str, pages: int) -> None:
-    """Stores the pages of a test, the classes in turn as far as their gold goes."""
-    size = store.settings.page.page_size
-    plan, current = GoldPlan(store, wanted=True, near=False), store.rounds.newest()
-    classes = list(store.classes())
-    made = 0
-    while made < pages and classes:
-        for class_id in list(classes):
-            gold = plan.take(class_id, size)
-            if not gold:
-                classes.remove(class_id)
-                continue
-            key = f"{test}-{made + 1:03d}"
-            questions = tuple((i, None) for i in gold)
-            number = current.number if current else 0
-            store.pages.add([NewPage(key, number, class_id, questions, PageKind.QUALIFY, gold)])
-            made += 1
-            if made == pages:
-                return
-    if not made:
+    """Stores the pages of a test."""
+    current, drawn = store.rounds.newest(), clear_pages(store, pages)
+    if not drawn:
         raise InputError("qualification test", "held-out images with predictions as gold", "none left")
+    for place, (class_id, gold) in enumerate(drawn, 1):
+        questions = tuple((i, None) for i in gold)
+        number = current.number if current else 0
+        store.pages.add([NewPage(f"{test}-{place:03d}", number, class_id, questions, PageKind.QUALIFY, gold)])
 
 
 def read_tests(store: Store, client: Client) -> int:

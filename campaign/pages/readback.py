@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +22,7 @@ from campaign.label_studio.readback import AnnotationSnapshot, Changes, ForeignT
 from campaign.pages.projects import QUESTIONS
 from campaign.quality.answers import WITHDRAWN, standing_annotations
 from campaign.store import Store
+from campaign.store.answers import Fact
 from campaign.store.aside import Reason
 from campaign.store.values import cursor_name
 
@@ -72,8 +74,9 @@ def read_answers(store: Store, client: Client, project: int, cursor: str) -> int
 
     def keep(snapshots: Sequence[TaskSnapshot]) -> int:
         keys = {s.page_key for s in snapshots}
-        known = standing_annotations(store.answers.rows(keys))
-        aside = put_aside(store, snapshots, stamps_of(store, keys, known))
+        rows = store.answers.rows(keys)
+        late = late_changes(store, snapshots, rows)
+        aside = put_aside(store, snapshots, stamps_of(store, keys, standing_annotations(rows)), late)
         new = store.answers.add(facts(store, snapshots))
         # Somebody else is to answer a page on which an answer does not count.
         live(store).touched |= {str(row["page_key"]) for row in aside if row["reason"] == Reason.CHANGED}
@@ -88,14 +91,17 @@ def facts(store: Store, snapshots: Sequence[TaskSnapshot]) -> list[dict]:
     asked: dict[str, set[int]] = defaultdict(set)
     for question in store.questions.on_pages(keys):
         asked[question.page_key].add(question.mask_id)
-    standing, known = defaultdict(list), standing_annotations(store.answers.rows(keys))
+    before = store.answers.rows(keys)
+    standing, known = defaultdict(list), standing_annotations(before)
     for fact in known:
         standing[fact.page_key].append(fact)
-    stamps = stamps_of(store, keys, known)
+    stamps, late = stamps_of(store, keys, known), late_changes(store, snapshots, before)
     rows: list[dict] = []
     for snapshot in snapshots:
         present = {a.id for a in snapshot.annotations}
         for a in own_annotations(snapshot.annotations, stamps):
+            if a.id in late:
+                continue
             for mask, verdict in sorted(a.verdicts.items()):
                 if mask in asked[snapshot.page_key]:
                     rows.append(
@@ -115,6 +121,32 @@ def facts(store: Store, snapshots: Sequence[TaskSnapshot]) -> list[dict]:
                     }
                 )  # fmt: skip
     return rows
+
+
+def late_changes(store: Store, snapshots: Iterable[TaskSnapshot], known: Iterable[Fact]) -> set[int]:
+    """Annotations that were changed after `page.change_hours`, counted from when their page was submitted.
+
+    `known` are the facts of these pages. What was said last in time stands; an annotation that was never read before
+    is none of them, whenever it was made.
+    """
+    first: dict[int, str] = {}
+    stood: dict[int, set[str]] = defaultdict(set)
+    for fact in known:
+        if fact.verdict != WITHDRAWN:
+            first[fact.annotation_id] = min(first.get(fact.annotation_id, fact.answered_at), fact.answered_at)
+            stood[fact.annotation_id].add(fact.answered_at)
+    allowed = timedelta(hours=store.settings.page.change_hours)
+    return {
+        a.id
+        for snapshot in snapshots
+        for a in snapshot.annotations
+        if a.sound and a.id in first and a.updated_at not in stood[a.id]
+        and _time(a.updated_at) - _time(first[a.id]) > allowed
+    }  # fmt: skip
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 # What others did
@@ -143,9 +175,13 @@ def _is_others(a: Annotated, stamps: Mapping[int, str]) -> bool:
 
 
 def put_aside(
-    store: Store, snapshots: Iterable[TaskSnapshot | DrawnTask], stamps: Mapping[int, str]
-) -> list[dict[str, Any]]:
-    """Stores what no answer is made of on these pages, and says so in the log; returns what is new of it."""
+    store: Store, snapshots: Iterable[TaskSnapshot | DrawnTask], stamps: Mapping[int, str],
+    late: Collection[int] = (),
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Stores what no answer is made of on these pages, and says so in the log; returns what is new of it.
+
+    `late` are annotations that their user changed too late.
+    """
     rows: list[dict[str, Any]] = []
     for snapshot in snapshots:
         base = {"task_id": snapshot.task_id, "page_key": snapshot.page_key}
@@ -162,6 +198,8 @@ def put_aside(
             if a.sound and a not in own:
                 rows.append(said | {"reason": Reason.CHANGED.value})
                 continue
+            if a.id in late:
+                rows.append(said | {"reason": Reason.LATE.value})
             if a.sound and newest[a.user][1] != a.id:
                 rows.append(said | {"reason": Reason.DOUBLED.value})
             if a.unknown:
@@ -187,6 +225,7 @@ def _foreign(store: Store, tasks: Sequence[ForeignTask]) -> list[dict[str, Any]]
 
 _WORDS = {
     Reason.CHANGED: "annotations that another user than their own made or changed",
+    Reason.LATE: "annotations changed after the time for changes: what they said before counts",
     Reason.DOUBLED: "annotations of users who answered a page again: the newest counts",
     Reason.FOREIGN: "tasks that call themselves a page and were not published",
     Reason.UNKNOWN: "annotations with parts that no page offers",

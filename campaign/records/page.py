@@ -27,6 +27,7 @@ class PageKind(Name):
     COMPLETE = "complete"
 
 
+EVERYONE = 1000  # users who may answer a page of a test or a practice
 AUDIT = "audit"
 
 

@@ -18,6 +18,7 @@ class Reason(Name):
 
     CHANGED = "changed"  # an annotation under one user's name that another user made or changed
     DOUBLED = "doubled"  # one of several annotations of one user on one page: the newest counts
+    LATE = "late"  # a change of one's own annotation after the time for changes: what was said before stands
     FOREIGN = "foreign"  # a task with a page's name that the campaign did not publish
     UNKNOWN = "unknown"  # parts of an annotation that no page offers, or that cannot be read
 

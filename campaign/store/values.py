@@ -24,6 +24,7 @@ class Key(Name):
     INSTRUCTIONS_SHOWN = "instructions_shown"
     OVERLAPS = "overlaps"
     PEOPLE = "people"
+    PRACTICE = "practice"
     PROMISE = "promise"
     QUALIFICATION_TESTS = "qualification_tests"
     TROUBLE = "trouble"

@@ -21,7 +21,7 @@ from werkzeug.serving import make_server
 from campaign.label_studio.client import Client
 from campaign.label_studio.server import LabelStudioServer, log_in
 from ml_backend.server.app import MaskView, create_app
-from ml_backend.server.signing import crop_url, image_url
+from ml_backend.server.signing import crop_url, image_url, sheet_url
 
 ARTIFACTS = Path(os.environ.get("CAMPAIGN_ARTIFACTS", "build/browser"))
 SECRET = "browser"
@@ -88,6 +88,9 @@ class Scene:
     def image(self, image_id: int) -> Path:
         return {1: self.path}[image_id]
 
+    def page(self, number: int) -> list[int]:
+        return [1000 + (15 * number + k) % 150 for k in range(15)]
+
 
 @dataclass
 class Crops:
@@ -98,6 +101,10 @@ class Crops:
 
     def crop(self, mask_id: int) -> str:
         return crop_url(self.url, SECRET, mask_id, time.time() + 3600)
+
+    def sheet(self, page: int) -> str:
+        # The same address on every page that names it, as published pages have it.
+        return sheet_url(self.url, SECRET, page, 4_000_000_000)
 
     def image(self) -> str:
         return image_url(self.url, SECRET, 1, time.time() + 3600)

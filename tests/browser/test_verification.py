@@ -156,6 +156,57 @@ def test_rules_and_instructions_are_a_key_or_click_away(screen, make_project, cr
     rules.wait_for(state="hidden")
 
 
+def test_the_last_page_is_called_back_and_changed(screen, project, crops, label_studio_client):
+    project_id = project(3)
+    screen.open(project_id, CROP)
+    tasks = pages(crops, 3)
+    screen.page.keyboard.press("w")
+    screen.page.keyboard.press("Space")
+    wait_for_page(screen, tasks[1]["data"])
+    screen.page.get_by_label("Previous task").click()
+    wait_for_page(screen, tasks[0]["data"])
+    screen.wait_for("() => document.querySelector('.cv-wrong input:checked')")
+    for key in ("w", "e"):
+        screen.page.keyboard.press(key)
+    screen.page.get_by_role("button", name="Update").first.click()
+    screen.page.get_by_text("updated successfully").wait_for()
+    [annotation] = annotations(label_studio_client, project_id)["p0"]
+    assert chosen(annotation) == {"status": ["reviewed"], "wrong": ["1002"]}
+    screen.page.get_by_label("Next task").click()
+    wait_for_page(screen, tasks[1]["data"])
+    assert annotations(label_studio_client, project_id)["p1"] == []
+
+
+def test_a_page_is_one_picture_and_the_next_ones_are_loaded_ahead(screen, make_project, crops):
+    tasks = [
+        page | {"data": sheet_data(crops, number)} for number, page in enumerate(pages(crops, 3), 1)
+    ]  # as they are published
+    project_id = make_project(label_config.load("verification").xml, tasks)
+    screen.open(project_id, CROP)
+    assert screen.asked_for("/sheets/", 3) == 3 and not any("/crops/" in u for u in screen.asked)
+    screen.keep("verification-sheet")
+    shown = screen.page.eval_on_selector_all(
+        CROP,
+        """all => all.map(e => { const r = e.getBoundingClientRect(), c = e.parentElement.getBoundingClientRect();
+        return [(c.x - r.x) / c.width, (c.y - r.y) / c.height, r.width / c.width] })""",
+    )
+    assert [[round(v) for v in place] for place in shown] == [[k % 5, k // 5, 5] for k in range(15)]
+    screen.page.keyboard.press("h")
+    assert screen.asked_for("fill=0", 1) == 1
+    screen.page.keyboard.press("h")
+    screen.asked.clear()
+    screen.page.keyboard.press("Space")
+    wait_for_page(screen, tasks[1]["data"])
+    assert screen.asked_for("/sheets/", 1) <= 2, "the pictures of this page and the next one are in the browser"
+
+
+def sheet_data(crops, number: int) -> dict:
+    masks = crops.scene.page(number)
+    shown = [label_config.Crop(str(i), crops.crop(i)) for i in masks]
+    ahead = [crops.sheet(number + n) for n in (1, 2)]
+    return label_config.page_data(f"p{number}", "disc", shown, sheet=crops.sheet(number), ahead=ahead)
+
+
 def test_a_page_of_three_masks_is_answered_too(screen, make_project, crops, label_studio_client):
     few = [label_config.Crop(str(i), crops.crop(i)) for i in (1003, 1004, 1005)]
     project_id = make_project(

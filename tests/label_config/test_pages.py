@@ -5,7 +5,17 @@ import re
 
 import pytest
 
-from label_config import Crop, complete_data, edit_data, load, page_data, paint_data, single_data
+from label_config import (
+    Crop,
+    Lesson,
+    complete_data,
+    edit_data,
+    load,
+    page_data,
+    paint_data,
+    practice_data,
+    single_data,
+)
 
 URL = "http://host/crops/x.jpg"
 
@@ -15,6 +25,7 @@ URL = "http://host/crops/x.jpg"
     [
         ("verification", page_data("k", "nucleus", [Crop("1", URL)])),
         ("single", single_data("k", "nucleus", URL)),
+        ("practice", practice_data("k", "nucleus", [Crop("1", URL)], [Lesson(False, "Too large.")])),
         ("edit", edit_data("k", "nucleus", URL)),
         ("paint", paint_data("k", URL)),
         ("complete", complete_data("k", URL)),
@@ -38,6 +49,25 @@ def test_crops_lie_as_the_keys_on_the_keyboard():
 def test_no_hotkey_of_a_crop_is_one_of_the_page():
     page = set(re.findall(r'hotkey="(.)"', load("verification").xml))
     assert page == set("hoiju") and not page & set("qwertasdfgzxcvb")
+
+
+def test_pages_of_real_work_hold_no_lesson():
+    crops = [Crop(str(i), URL) for i in range(15)]
+    assert "lesson" not in json.dumps(page_data("k", "cell", crops)) + load("verification").xml
+    taught = practice_data("k", "cell", crops, [Lesson(k > 3, "Too <large>.") for k in range(15)])
+    assert [("cv-is-yes" in c["html"]) for c in taught["crops"]] == [k > 3 for k in range(15)]
+    assert "Too &lt;large&gt;." in taught["crops"][0]["html"] and "Too" not in taught["crops"][5]["html"]
+
+
+def test_a_sheet_is_loaded_in_place_of_crops_and_those_of_later_pages_ahead():
+    crops = [Crop(str(i), f"{URL}?{i}") for i in range(15)]
+    data = page_data("k", "cell", crops, sheet="http://h/s.jpg", ahead=["http://h/t.jpg", "http://h/u'.jpg"])
+    loaded = {re.findall(r"<img class='cv-fill[^>]* src='([^']*)'", c["html"])[0] for c in data["crops"]}
+    assert loaded == {"http://h/s.jpg"}
+    assert re.findall(r"rel='prefetch' as='image' href='([^']*)'", data["rules"]) == [
+        "http://h/t.jpg",
+        "http://h/u&#x27;.jpg",
+    ]
 
 
 @pytest.mark.parametrize("ids", [[], range(16), [1, 2, 1]])

@@ -54,7 +54,14 @@ def test_nobody_outvotes_others_by_answering_often(store, page, monkeypatch):
     read(store, monkeypatch, *crowd, *often, key=key)
     assert verdicts(store.answers.rows()) == dict.fromkeys(masks, YES)
     assert len(standing_answers(store.answers.rows())) == 3 * len(masks)
-    assert status(store)["set_aside"] == {"changed": 0, "doubled": 4, "foreign": 0, "unknown": 0, "deleted": 0}
+    assert status(store)["set_aside"] == {
+        "changed": 0,
+        "late": 0,
+        "doubled": 4,
+        "foreign": 0,
+        "unknown": 0,
+        "deleted": 0,
+    }
     # The newest is heard; once it is deleted, the one before.
     often[-1] = annotation(14, 3, masks, YES, 9)
     read(store, monkeypatch, *crowd, *often, key=key)
@@ -102,7 +109,14 @@ def test_a_task_that_was_imported_with_a_pages_name_counts_for_nothing(store, pa
     read(store, monkeypatch, foreign=foreign)
     read(store, monkeypatch, foreign=[foreign[0]._replace(at=T.format(12))])
     assert verdicts(store.answers.rows()) == dict.fromkeys(masks, YES)
-    assert status(store)["set_aside"] == {"changed": 0, "doubled": 0, "foreign": 1, "unknown": 0, "deleted": 0}
+    assert status(store)["set_aside"] == {
+        "changed": 0,
+        "late": 0,
+        "doubled": 0,
+        "foreign": 1,
+        "unknown": 0,
+        "deleted": 0,
+    }
 
 
 def test_an_annotation_that_is_malformed_withdraws_nothing(store, page, monkeypatch):
@@ -226,4 +240,4 @@ def test_an_afternoon_of_attacks(tmp_path, label_studio, label_studio_client):
     now = verdicts(store.answers.rows())
     assert {m: now[m] for m in before} == before
     counts = status(store)["set_aside"]
-    assert counts == {"changed": 2, "doubled": 3, "foreign": 2, "unknown": 1, "deleted": 0}
+    assert counts == {"changed": 2, "late": 0, "doubled": 3, "foreign": 2, "unknown": 1, "deleted": 0}
