@@ -17,13 +17,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
-def _web_address(value: str) -> str:
+def is_web_address(value: str) -> bool:
+    """Whether a text is an address that begins with http:// or https://."""
     try:
         parsed = urlparse(value)
-        good = parsed.scheme in ("http", "https") and bool(parsed.hostname) and (parsed.port or 1) > 0
+        return parsed.scheme in ("http", "https") and bool(parsed.hostname) and (parsed.port or 1) > 0
     except ValueError:
-        good = False
-    if not good:
+        return False
+
+
+def _web_address(value: str) -> str:
+    if not is_web_address(value):
         raise ValueError("an address that begins with http:// or https://")
     return value
 

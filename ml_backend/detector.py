@@ -1,17 +1,26 @@
 """The detector interface. A detector from elsewhere is one class and one entry point in `campaign.detectors`.
 
-What it must keep:
+What it must keep, as `ml_backend.obligations` looks at it and `campaign check-detector NAME` says of any:
 
-1. `predict` returns one `Predictions` per image, in order, also where there is no mask on it; masks best score first.
-2. `image_id` and `size` are those of the image's record, `class_id` is a key of `classes`, `box` the mask's box in
-   pixels, `rle` its COCO run lengths; `mask_id` counts from 0, as the store numbers masks anew.
-3. `confidence` is that of the class, `predicted_iou` how well the mask is thought to fit; without a better guess it
-   is 1. Their product is the score.
-4. `features` have one width, for all images and all versions that one campaign compares; the nearer two features,
-   the more alike the masks.
-5. The same weights have the same `version`, other weights another.
-6. `train` leaves a killed run so that the same call goes on with it, and returns a finished run as it is.
-7. Bad input is an `InputError`; an image that cannot be read is one.
+1. `predict` yields one `Predictions` per image, in order, also where there is no mask on it, and nothing for no images;
+   masks best score first. Images come one by one and may be more than fit into memory.
+2. `image_id` and `size` are those of the image's record, `class_id` is a key of `classes`, which are those it was
+   trained on; `mask_id` counts from 0 on each image, as the store numbers masks anew.
+3. `rle` is the mask's COCO compressed run lengths, as bytes, of the image's size, with at least one pixel.
+4. `box` is x, y, width and height in pixels: it lies in the image and holds the mask, to a pixel.
+5. `confidence` is that of the class, `predicted_iou` how well the mask is thought to fit; without a better guess it
+   is 1. Their product is the score. `stability` is nan where it is not known. All are from 0 to 1.
+6. `features` have one width, for all images and all versions that one campaign compares, and are finite in 16 bits;
+   the nearer two features, the more alike the masks.
+7. The same weights have the same `version`, and predict the same on the same machine; other weights have another.
+8. `train` leaves a killed run so that the same call goes on with it and ends with the same weights, returns a finished
+   run as it is, and takes the checkpoint of the round before as `start_from`.
+9. Bad input is an `InputError`, of one line: a checkpoint that is missing or not its own, an image that cannot be read
+   or is of another size than its record says, an option it does not know.
+
+It may have a class method `check_options(options)`, which raises InputError for options it would not take;
+`READS_IMAGES = False`, where it has its masks from elsewhere; and `QUICK`, options of a training of seconds, for
+trials.
 
 A detector that takes every image for one object, without anything to train:
 

@@ -52,11 +52,16 @@ def add_addresses(values: dict[str, Any]) -> None:
             values.setdefault("jobs", {})[name] = url
 
 
-def ask_token() -> str:
-    """The token of Label Studio from the environment, or from a prompt that does not show it."""
+def given_token() -> str | None:
+    """The token of Label Studio from the environment or $CAMPAIGN_SECRETS, None where neither has one."""
     from campaign.store.addresses import from_folder
 
-    if token := os.environ.get(TOKEN) or from_folder("label_studio_token"):
+    return os.environ.get(TOKEN) or from_folder("label_studio_token")
+
+
+def ask_token() -> str:
+    """The token of Label Studio from the environment, or from a prompt that does not show it."""
+    if token := given_token():
         return token
     if not sys.stdin.isatty():
         raise InputError("Label Studio token", f"${TOKEN} to be set", "nothing")

@@ -40,7 +40,11 @@ def redis_url(store: Store) -> str:
 
 def connect(store: Store) -> Redis:
     """A connection to the campaign's Redis. Raises InputError where it does not answer."""
-    url = redis_url(store)
+    return ping(redis_url(store))
+
+
+def ping(url: str) -> Redis:
+    """A connection to the Redis at `url`. Raises InputError where it does not answer."""
     try:
         connection = Redis.from_url(url, socket_connect_timeout=5, health_check_interval=30)
         connection.ping()

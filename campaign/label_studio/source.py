@@ -216,7 +216,7 @@ def original_name(address: str) -> str:
     """What the image at an address was called: the path below the storage, or the last part of the address."""
     parsed = urlparse(address)
     below = parse_qs(parsed.query).get("d")
-    if below and parsed.path.startswith("/data/"):
+    if below and "/data/" in parsed.path:
         parts = [p for p in PurePosixPath(below[-1]).parts if p not in ("/", "..", ".")]
         return "/".join(parts) or "image"
     name = PurePosixPath(unquote(parsed.path)).name or "image"

@@ -92,7 +92,28 @@ def shorten(title: str) -> str:
     return head[: TITLE_LENGTH - 3 - len(tail)] + "…" + bracket + tail
 
 
-def ensure_webhook(client: Client, project_id: int, url: str, secret: str | None) -> None:
+def delete_project(client: Client, project_id: int) -> None:
+    """Deletes a project with all that is in it. Raises LabelStudioError where Label Studio refuses."""
+    client.request("DELETE", f"api/projects/{project_id}/", thing=f"project {project_id}", repeatable=False)
+
+
+def webhook_urls(client: Client, project_id: int) -> list[str]:
+    """The addresses of the project's webhooks that are switched on. Raises LabelStudioError, ProjectGone."""
+    hooks = _webhooks(client, project_id)
+    return [str(hook.get("url")) for hook in hooks if hook.get("is_active") and hook.get("project") == project_id]
+
+
+def _webhooks(client: Client, project_id: int) -> list[dict[str, Any]]:
+    thing = f"webhook of project {project_id}"
+    hooks = client.request("GET", "api/webhooks/", params={"project": project_id}, thing=thing)
+    if not isinstance(hooks, list) or not all(isinstance(hook, dict) for hook in hooks):
+        raise LabelStudioError(thing, "a list of webhooks", type(hooks).__name__)
+    return hooks
+
+
+def ensure_webhook(
+    client: Client, project_id: int, url: str, secret: str | None, events: tuple[str, ...] = WEBHOOK_ACTIONS
+) -> None:
     """Registers the webhook at `url`, or mends the one that is there.
 
     It carries no payload: it only wakes the reader, and a payload would hold the project's token.
@@ -104,18 +125,15 @@ def ensure_webhook(client: Client, project_id: int, url: str, secret: str | None
         "send_for_all_actions": False,
         "headers": {SECRET_HEADER: secret} if secret else {},
         "is_active": True,
-        "actions": list(WEBHOOK_ACTIONS),
+        "actions": list(events),
     }
     thing = f"webhook of project {project_id}"
-    hooks = client.request("GET", "api/webhooks/", params={"project": project_id}, thing=thing)
-    if not isinstance(hooks, list) or not all(isinstance(hook, dict) for hook in hooks):
-        raise LabelStudioError(thing, "a list of webhooks", type(hooks).__name__)
-    for hook in hooks:
+    for hook in _webhooks(client, project_id):
         if hook.get("url") == url and hook.get("project") == project_id and is_id(hook.get("id")):
             actions = hook.get("actions")
             if any(hook.get(k) != v for k, v in body.items() if k != "actions") or sorted(
                 map(str, actions if isinstance(actions, list) else [])
-            ) != sorted(WEBHOOK_ACTIONS):
+            ) != sorted(events):
                 update = {k: v for k, v in body.items() if k != "project"}
                 client.request("PATCH", f"api/webhooks/{hook['id']}/", body=update, thing=thing, repeatable=True)
             return

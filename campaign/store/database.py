@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,33 @@ def open_database(url: str | None, folder: Path, read_only: bool = False) -> Eng
     if revision != HEAD and read_only:
         raise InputError(f"database {shown}", f"schema {HEAD}, to which `campaign status` brings it", revision)
     return engine
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A database that answers: its kind, its version, its schema (None: empty), and whether that is the newest."""
+
+    kind: str
+    version: str
+    revision: str | None
+    current: bool
+
+
+def look_at(url: str | None, folder: Path) -> Seen:
+    """The database at `url`, or in the folder, as it is; nothing is written. Raises DatabaseUnavailable."""
+    engine = create_engine(url or f"sqlite:///file:{folder / 'campaign.db'}?mode=ro&uri=true")
+    shown = engine.url.render_as_string(hide_password=True)
+    try:
+        with engine.connect() as connection:
+            revision = _revision(engine)
+            question = "select sqlite_version()" if engine.dialect.name == "sqlite" else "show server_version"
+            version = str(connection.execute(text(question)).scalar())
+    except SQLAlchemyError as error:
+        raise DatabaseUnavailable(f"database {shown}", "a database that can be opened", reason_of(error)) from None
+    finally:
+        engine.dispose()
+    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(engine.dialect.name, engine.dialect.name)
+    return Seen(kind, version, revision, revision in (None, HEAD))
 
 
 class DatabaseUnavailable(Unavailable):

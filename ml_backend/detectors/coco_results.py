@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from ml_backend.masks.limits import is_id, is_number
 from ml_backend.masks.rle import decode_window
 from ml_backend.predictions import Predictions
 
+CLASSES = "classes.json"  # beside the results, which have no names
 _SIDE = 56
 # Features are kept in 16 bits.
 _MOST = float(np.finfo(np.float16).max)
@@ -40,6 +42,8 @@ class CocoResults:
         version: a name of the file's content.
         classes: category id to name; a result of another class is an error.
     """
+
+    READS_IMAGES: ClassVar[bool] = False
 
     def __init__(self, path: str | Path, classes: dict[int, str] | None = None, feature_width: int = 512):
         path = Path(path)
@@ -61,10 +65,11 @@ class CocoResults:
     def load(cls, checkpoint: str | Path, **options: Any) -> CocoResults:
         """The results in a file. Options: `classes` {id: name}, `feature_width`; raises InputError for bad results.
 
-        Options that only a network has, such as `device`, change nothing.
+        Without `classes` they are those that `train` put beside the file, if any. Options that only a network has, such
+        as `device`, change nothing.
         """
         known = {k: v for k, v in options.items() if k in ("classes", "feature_width") and v is not None}
-        return cls(checkpoint, **known)
+        return cls(checkpoint, **{"classes": _classes_beside(Path(checkpoint))} | known)
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
@@ -93,7 +98,9 @@ class CocoResults:
             raise InputError("detector option results", "a COCO results file", "nothing")
         cls(source, data.classes)
         target = Path(output) / "results.json"
-        if Path(source).resolve() != target.resolve():
+        names = json.dumps({str(number): name for number, name in data.classes.items()})
+        write_whole(target.with_name(CLASSES), lambda partial: partial.write_text(names))
+        if not (target.is_file() and filecmp.cmp(source, target, shallow=False)):
             write_whole(target, lambda partial: shutil.copyfile(source, partial))
         if progress:
             progress("train", 1, 1)
@@ -140,6 +147,16 @@ class CocoResults:
         if not rles:
             return np.zeros((0, feature_width("mask_logits", _SIDE * _SIDE, self.width)), np.float16)
         return project("mask_logits", raw, self.width).numpy()
+
+
+def _classes_beside(results: Path) -> dict[int, str] | None:
+    path = results.with_name(CLASSES)
+    if not path.is_file():
+        return None
+    try:
+        return {int(number): str(name) for number, name in json.loads(path.read_bytes()).items()}
+    except (ValueError, AttributeError, OSError) as error:
+        raise InputError(path, "category ids and names", error) from None
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], bytes]:

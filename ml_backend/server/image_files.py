@@ -63,6 +63,9 @@ class ImageFiles:
         if not isinstance(url, str) or not url.strip():
             raise InputError("image", "an address", repr(url))
         try:
+            # A Label Studio under a path names its own files with it, and is asked under it.
+            prefix = urlparse(hostname).path.rstrip("/")
+            url = url.removeprefix(prefix) if prefix and url.startswith(f"{prefix}/") else url
             scheme, path = urlparse(url).scheme, urlparse(url).path
         except ValueError as error:
             raise InputError("image", "an address", error) from None

@@ -32,6 +32,11 @@ from ml_backend.predictions import Predictions
 CHECKPOINT, UNFINISHED, METRICS = "model.pt", "unfinished.pt", "metrics.json"
 # Options that a later round takes over with the weights.
 KEPT_OPTIONS = ("scale", "anchors", "standardise", "upright")
+# A training of seconds on small images, which teaches next to nothing, and all that its network dares to say.
+QUICK_OPTIONS = {
+    "steps": 6, "minutes": None, "patience": None, "batch": 1, "crop": 64, "warmup": 2, "scale": 1.0, "score_from": 0,
+    "threads": 1, "checkpoint_every": 2, "max_detections": 30, "min_score": 0.0, "min_area": 0.0,
+}  # fmt: skip
 
 Trained = TypeVar("Trained", bound="TrainedDetector")
 
@@ -51,6 +56,7 @@ class TrainedDetector:
     OPTIONS: ClassVar[type[DetectorOptions]]
     KEPT: ClassVar[tuple[str, ...]] = KEPT_OPTIONS
     NAME: ClassVar[str] = ""  # what its versions begin with
+    QUICK: ClassVar[dict[str, Any]] = QUICK_OPTIONS
     TRAINING: ClassVar[int] = 1  # raised where the same options train otherwise than before: a run then begins anew
     # See `ml_backend.detectors.shared.training.Parts`.
     CHANNELS_LAST_ON_GPU: ClassVar[bool] = True

@@ -228,6 +228,22 @@ def test_datumaro_reads_it(store, tmp_path):
     assert sorted(int(np.asarray(m.image).sum()) for m in masks) == exact
 
 
+@pytest.mark.parametrize("polygons", [False, True])
+def test_fiftyone_reads_it(store, tmp_path, polygons):
+    """By its importer, which needs no MongoDB."""
+    pytest.importorskip("fiftyone", reason="needs the package fiftyone")
+    from fiftyone.utils.coco import COCODetectionDatasetImporter
+
+    written = export_campaign(store, tmp_path / "e.json", form=Form(polygons=polygons, copy_images=True))
+    found = []
+    with COCODetectionDatasetImporter(
+        data_path=str(tmp_path / "images"), labels_path=str(tmp_path / "e.json"), label_types=["segmentations"]
+    ) as importer:
+        for _path, _metadata, label in importer:
+            found += label.detections if label else []
+    assert len(found) == len(written.masks) and {d.label for d in found} == {"cell", "dot"}
+
+
 def test_label_studios_importer_reads_polygons(store, tmp_path):
     from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
 
