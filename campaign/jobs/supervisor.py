@@ -33,7 +33,20 @@ logger = logging.getLogger(__name__)
 
 RESTARTS = 20  # a worker that dies more often than this in an hour has a reason that a restart does not mend
 GRACE = 25.0  # seconds that processes have to end, all together; a step leaves off before, at a safe point
+CLOCK_MOVED = 60.0  # seconds by which a clock is off after one step, which no time service does as it goes
 REMINDER = 600.0  # seconds after which a trouble that lasts is said again
+
+
+class Clock:
+    """Whether the clock of this machine was set: it has gone another way than the time that never is."""
+
+    def __init__(self) -> None:
+        self._apart = time.time() - time.monotonic()
+
+    def moved(self) -> float:
+        """Seconds by which it was set since this was last asked."""
+        before, self._apart = self._apart, time.time() - time.monotonic()
+        return self._apart - before
 
 
 @dataclass
@@ -114,6 +127,7 @@ class Supervisor:
     _watch: Watch = field(default_factory=Watch)
     _trouble: tuple[str, float] | None = None
     _attempts: int = 0
+    _clock: Clock = field(default_factory=Clock)
 
     @classmethod
     @contextmanager
@@ -128,7 +142,10 @@ class Supervisor:
         def waits(holder: str) -> None:
             logger.warning("%s runs this campaign already; waiting until it ends, to go on in its place", holder)
 
-        with file_lock(store.folder / "run.lock", waits=waits), broker(store) as connection:
+        def killed(holder: str) -> None:
+            logger.warning("%s ran this campaign and was killed; what it had begun is done again, none is lost", holder)
+
+        with file_lock(store.folder / "run.lock", waits=waits, killed=killed), broker(store) as connection:
             run = cls(store, connection)
             if serve:
                 run.children.append(_server(store))
@@ -155,6 +172,11 @@ class Supervisor:
         Where Redis, the database or room on the disk is away it says so, and waits longer each time. Raises InputError
         where a step failed for good or a process keeps dying.
         """
+        if abs(moved := self._clock.moved()) >= CLOCK_MOVED:
+            logger.warning(
+                "the clock of this machine was set %s by %.0f s; pauses are reckoned anew, nothing is to be done but "
+                "to see to the machine's time service", "back" if moved < 0 else "forward", abs(moved),
+            )  # fmt: skip
         try:
             self._tick()
         except (RedisError, Unavailable) as error:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 # Seconds between the attempts of one request: an interruption of about eight seconds is sat out.
 RETRY_DELAYS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Of the 4xx answers only these may turn out otherwise when asked again.
+SLOW = 4.5  # seconds for an answer; a page of a thousand tasks takes three
 RETRIED_STATUS = frozenset({408, 425, 429})
 PAGE_SIZE = 1000
 
@@ -66,6 +67,7 @@ class Client:
         self._token = token
         # Label Studio's own time, as its newest answer to `request` stated it.
         self.server_time: datetime | None = None
+        self._said_slow = False
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
@@ -102,8 +104,11 @@ class Client:
 
         thing = thing or self.url
         for delay in (*self.retry_delays, None):
+            began = time.monotonic()
             try:
-                return function(self.sdk)
+                answer = function(self.sdk)
+                self._note_pace(time.monotonic() - began)
+                return answer
             except httpx.ConnectError as error:
                 problem: LabelStudioError = LabelStudioUnavailable(self.url, "a running Label Studio", error)
             except httpx.TransportError as error:
@@ -221,6 +226,15 @@ class Client:
             if len(tasks) < page_size:
                 return
             after = tasks[-1]["id"]
+
+    def _note_pace(self, seconds: float) -> None:
+        """Says once that answers are slow: nothing fails, so nothing else would."""
+        if seconds >= SLOW and not self._said_slow:
+            self._said_slow = True
+            logger.warning(
+                "Label Studio at %s took %.1f s for an answer; the campaign goes on, slower: has its machine too much "
+                "to do, or its database too little room? answers given meanwhile are read", self.url, seconds,
+            )  # fmt: skip
 
     def _problem(self, thing: str, status: int, body: Any) -> LabelStudioError:
         if status in (401, 403):

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,28 +20,36 @@ from ml_backend.errors import InputError
 
 @contextmanager
 def file_lock(
-    path: Path, wait: bool = True, thing: str = "campaign", waits: Callable[[str], None] | None = None
-) -> Iterator[None]:
+    path: Path, wait: bool = True, thing: str = "campaign", waits: Callable[[str], None] | None = None,
+    killed: Callable[[str], None] | None = None,
+) -> Iterator[None]:  # fmt: skip
     """Holds an exclusive lock on `path`, which keeps the holder's process id for others to name.
 
-    With `wait=False` raises InputError where somebody else holds it. Where it is waited for, `waits` is told of whom.
+    With `wait=False` raises InputError where somebody else holds it. Where it is waited for, `waits` is told of whom;
+    where its last holder was killed, `killed` is told of that one.
     """
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = f"process {file.read().strip() or 'another one'}"
+            holder = f"process {_signed(file) or 'another one'}"
             if not wait:
                 raise InputError(thing, "no other process at work on it", holder) from None
             if waits:
                 waits(holder)
             fcntl.flock(file, fcntl.LOCK_EX)
+        if killed and (left := _signed(file)):  # who ends by itself takes its name away
+            killed(f"process {left}")
         _sign(file.fileno(), str(os.getpid()))
         try:
             yield
         finally:
             _sign(file.fileno(), "")
+
+
+def _signed(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip()
 
 
 def _sign(file: int, text: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from flask import Response, abort, request
+
+logger = logging.getLogger(__name__)
 
 SECRET_HEADER = "X-Campaign-Secret"
 # What a proxy adds to a request, beside X-Forwarded-For and its kin.
@@ -64,6 +67,10 @@ class Access:
 
 
 def _refuse() -> NoReturn:
+    logger.warning(
+        "%s %s from %s was refused, it has not the password or secret of this server; where that is no program of "
+        "yours somebody tries to get in, and nothing is to be done", request.method, request.path, request.remote_addr,
+    )  # fmt: skip
     abort(Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="campaign"'}))
 
 

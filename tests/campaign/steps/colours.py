@@ -1,4 +1,7 @@
-"""A detector of another package, learned in closed form: it finds the same on every machine and in no time."""
+"""A detector of another package, learned in closed form: it finds the same on every machine and in no time.
+
+And pictures that it can learn from.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as mask_util
 from scipy import ndimage
 
 from ml_backend.detector import Progress
 from ml_backend.errors import InputError
-from ml_backend.masks.coco import CocoDataset, ImageRecord, decode
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, decode, to_rle
 from ml_backend.masks.images import read_rgb
 from ml_backend.predictions import Predictions
 
+CLASSES = {1: "disc", 2: "bar"}
 LIMIT = 40.0  # furthest colour that is still of a class, in grey levels
 LEAST = 60  # pixels of a mask
 
@@ -104,3 +109,37 @@ class Colours:
             predicted_iou=(np.where(whole, 0.6, 0.45) + area / 4000).astype(np.float32),
             features=np.stack([whole * 2.0, 2 * np.sin(area), 2 * np.cos(7 * area)], 1).astype(np.float16),
         )
+
+
+def draw(folder: Path, sizes: dict[str, int]) -> Path:
+    """Discs and bars of other brightness on noisy ground, with their masks, as COCO files."""
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:128, :128]
+    for split, count in sizes.items():
+        data = CocoDataset([], CLASSES)
+        for number in range(1, count + 1):
+            picture = rng.normal(60, 8, (128, 128, 3))
+            taken = np.zeros((128, 128), bool)
+            for _ in range(8):
+                cx, cy, kind = *rng.uniform(18, 110, 2), int(rng.integers(1, 3))
+                disc = (x - cx) ** 2 + (y - cy) ** 2 < rng.uniform(9, 13) ** 2
+                bar = (abs(x - cx) < rng.uniform(13, 17)) & (abs(y - cy) < rng.uniform(6, 8))
+                mask = disc if kind == 1 else bar
+                if (mask & taken).any():
+                    continue
+                taken |= mask
+                picture[mask] = rng.normal((200, 120, 80) if kind == 1 else (80, 130, 220), 8, (mask.sum(), 3))
+                rle = to_rle({"size": [128, 128], "counts": _counts(mask)}, 128, 128)
+                data.annotations.append(Annotation(len(data.annotations) + 1, number, kind, rle))
+            name = f"{split}-{number}.png"
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)
+            data.images.append(ImageRecord(number, name, 128, 128, folder / "images" / name))
+        data.save(folder / f"{split}.json")
+    return folder
+
+
+def _counts(mask: np.ndarray) -> list[int]:
+    flat = np.concatenate([[0], mask.flatten(order="F").astype(np.int8)])
+    cuts = np.flatnonzero(np.diff(flat))
+    return np.diff([0, *cuts, mask.size]).tolist()

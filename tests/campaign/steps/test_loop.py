@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools.coco import COCO
 from redis.exceptions import RedisError
 
@@ -35,12 +34,12 @@ from campaign.records.page import Screen
 from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.masks.brush import encode_brush
-from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, decode, to_rle
+from ml_backend.masks.coco import Annotation, CocoDataset, decode
 from tests.campaign.cli.builders import CAMPAIGN
+from tests.campaign.steps.colours import CLASSES, draw
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.redis]
 
-CLASSES = {1: "disc", 2: "bar"}
 SETTINGS = {
     "detector.name": "colours",
     "search.policy": "paper",
@@ -49,40 +48,6 @@ SETTINGS = {
     "jobs.shard_images": 4,
     "jobs.poll_seconds": 0.3,
 }
-
-
-def draw(folder: Path, sizes: dict[str, int]) -> Path:
-    """Discs and bars of other brightness on noisy ground, with their masks, as COCO files."""
-    (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(5)
-    y, x = np.mgrid[:128, :128]
-    for split, count in sizes.items():
-        data = CocoDataset([], CLASSES)
-        for number in range(1, count + 1):
-            picture = rng.normal(60, 8, (128, 128, 3))
-            taken = np.zeros((128, 128), bool)
-            for _ in range(8):
-                cx, cy, kind = *rng.uniform(18, 110, 2), int(rng.integers(1, 3))
-                disc = (x - cx) ** 2 + (y - cy) ** 2 < rng.uniform(9, 13) ** 2
-                bar = (abs(x - cx) < rng.uniform(13, 17)) & (abs(y - cy) < rng.uniform(6, 8))
-                mask = disc if kind == 1 else bar
-                if (mask & taken).any():
-                    continue
-                taken |= mask
-                picture[mask] = rng.normal((200, 120, 80) if kind == 1 else (80, 130, 220), 8, (mask.sum(), 3))
-                rle = to_rle({"size": [128, 128], "counts": _counts(mask)}, 128, 128)
-                data.annotations.append(Annotation(len(data.annotations) + 1, number, kind, rle))
-            name = f"{split}-{number}.png"
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)
-            data.images.append(ImageRecord(number, name, 128, 128, folder / "images" / name))
-        data.save(folder / f"{split}.json")
-    return folder
-
-
-def _counts(mask: np.ndarray) -> list[int]:
-    flat = np.concatenate([[0], mask.flatten(order="F").astype(np.int8)])
-    cuts = np.flatnonzero(np.diff(flat))
-    return np.diff([0, *cuts, mask.size]).tolist()
 
 
 @pytest.fixture(scope="module")

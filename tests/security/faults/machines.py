@@ -30,6 +30,7 @@ from campaign.jobs import queues, supervisor, worker
 from campaign.jobs.broker import embedded_server
 from campaign.jobs.processes import die_with_parent
 from campaign.label_studio import client
+from campaign.records.stage import Stage
 from campaign.store import Store
 from campaign.store import sessions as store_sessions
 from ml_backend import files
@@ -125,12 +126,12 @@ class Forked:
 class Switches:
     """What the processes of a run share: where to kill whom, whether the disk is full, how far the clock is off."""
 
-    LAYOUT = struct.Struct("<qqqqqd")  # mark, after, victim, count, disk, clock
+    LAYOUT = struct.Struct("<qqqqqdd")  # mark, after, victim, count, disk, clock, when somebody was killed
 
     def __init__(self) -> None:
         self._driver = os.getpid()  # who steers the run passes the same marks, and is nobody's victim
         self._memory = mmap.mmap(-1, self.LAYOUT.size)
-        self._set([-1, 0, 0, 0, 0, 0.0])
+        self._set([-1, 0, 0, 0, 0, 0.0, 0.0])
 
     def _get(self) -> list:
         return list(self.LAYOUT.unpack(self._memory[: self.LAYOUT.size]))
@@ -149,11 +150,16 @@ class Switches:
 
     def disk(self, is_full: bool) -> None:
         """Lets no file grow, or lets all grow again."""
-        self._set([*self._get()[:4], int(is_full), self._get()[5]])
+        self._set([*self._get()[:4], int(is_full), *self._get()[5:]])
 
     def clock(self, seconds: float) -> None:
         """Sets the clock of the campaign's machine off by so many seconds."""
-        self._set([*self._get()[:5], seconds])
+        self._set([*self._get()[:5], seconds, self.killed_at])
+
+    @property
+    def killed_at(self) -> float:
+        """When somebody was killed last, by the clock that is never set; 0 where nobody was."""
+        return float(self._get()[6])
 
     @property
     def disk_is_full(self) -> bool:
@@ -174,7 +180,7 @@ class Switches:
         if values[3] > 0:
             self._set(values)
             return
-        values[0] = -1
+        values[0], values[6] = -1, time.monotonic()
         self._set(values)
         own, run = os.getpid(), int(os.environ.get("FAULTS_RUN", "0"))
         victim = {"step": own, "worker": int(os.environ.get("FAULTS_WORKER", own)), "run": run or own}
@@ -263,7 +269,7 @@ class ForkedChild(supervisor.Child):
 
 
 def run_campaign(folder: Path) -> None:
-    """`campaign run`, with one worker for answers and decisions."""
+    """`campaign run`, with a worker for answers and decisions, and one for detection where that is still to be done."""
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -276,7 +282,10 @@ def run_campaign(folder: Path) -> None:
 
     supervisor._worker = forked  # type: ignore[assignment]
     supervisor.exit_on_sigterm()
-    with supervisor.Supervisor.started(Store.open(folder), gpu_workers=0, default_workers=1, serve=False) as run:
+    store = Store.open(folder)
+    current = store.rounds.newest()
+    needs_gpu = int(current is None or current.stage in (Stage.TRAIN, Stage.DETECT, Stage.CLUSTER))
+    with supervisor.Supervisor.started(store, gpu_workers=needs_gpu, default_workers=1, serve=False) as run:
         run.until_done()
 
 
@@ -386,6 +395,8 @@ class Scene:
     run: Forked | None = None
     web: Forked | None = None
     web_port: int = 0
+    starts: int = 0  # of the run
+    ended_at: float = 0.0  # when the run had done all
 
     @property
     def log(self) -> Path:
@@ -394,6 +405,7 @@ class Scene:
 
     def start_run(self) -> None:
         """`campaign run`, in a process of its own."""
+        self.starts += 1
         self.run = Forked(fork(lambda: run_campaign(self.folder), self.log))
 
     def start_web(self) -> None:
