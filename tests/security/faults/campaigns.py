@@ -91,7 +91,6 @@ class Templates:
 
     def _warm_up(self) -> None:
         """Imports all that turns import late, once for all processes that are forked from this one."""
-        import ml_backend.detectors.torchvision.detector  # noqa: F401  # by workers of the queue for GPUs
 
         copied = self.folder / "warm"
         shutil.copytree(self.folder / "target" / "c", copied)

@@ -262,6 +262,8 @@ class ForkedChild(supervisor.Child):
         folder, queue, name = self.command[-3:]
 
         def work() -> None:
+            # Workers of the queue for GPUs load this one ahead, and torch with it; the campaigns here have another.
+            sys.modules.setdefault("ml_backend.detectors.torchvision.detector", sys.modules[__name__])
             os.environ["FAULTS_WORKER"] = str(os.getpid())
             worker.work(Path(folder), [queue], name=f"{name}-{os.getpid()}")
 

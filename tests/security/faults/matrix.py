@@ -317,7 +317,7 @@ def _go(made: Scene, weather: Weather, people: People, outcome: Outcome) -> None
             starts += 1
             # What cannot start because something is away is started again by whoever keeps services running.
             is_away = code == 1 and re.match(r"\w*Unavailable: ", _last(made.log)) is not None
-            was_asked = code == 130 and weather.ends_by is not None
+            was_asked = code in (130, -15) and weather.ends_by is not None
             if not (code == -9 or is_away or was_asked) or starts > 30:
                 outcome.problems.append(f"the run ended with exit status {code}: {_last(made.log)}")
                 break

@@ -10,8 +10,9 @@ STATES = ("down", "lost", "slow", "500", "429", "502", "html")  # in which Label
 
 AWAY = r"waiting, is Label Studio up, and does its address lead there\? answers given meanwhile are read afterwards"
 REDIS = (
-    r"Redis: expected an answer, got .*; (waiting, is it up\? what was on its queues is planned anew|the worker ends, and"
-    r" is started again)|Redis .*: expected a Redis that answers"
+    r"Redis: expected an answer, got .*; "
+    r"(waiting, is it up\? what was on its queues is planned anew|the worker ends, and is started again)"
+    r"|Redis .*: expected a Redis that answers"
 )
 # By the name of the fault. Webhooks that are many or doubled, and answers that are changed, are nothing to tell of.
 LINES = {
@@ -20,7 +21,7 @@ LINES = {
     r"|ran this campaign and was killed; what it had begun is done again",
     "redis stopped": REDIS,
     "redis emptied": REDIS,
-    "postgres restarted": r"waiting, is the database up, and is there room on its disk\? nothing that was stored is lost"
+    "postgres restarted": r"waiting, is the database up, and is there room on its disk\? nothing that was stored"
     r"|database .*: expected a database that can be opened",
     **dict.fromkeys(STATES, AWAY),
     "lost": AWAY + r"|looking which pages arrived",
