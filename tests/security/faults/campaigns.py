@@ -91,6 +91,7 @@ class Templates:
 
     def _warm_up(self) -> None:
         """Imports all that turns import late, once for all processes that are forked from this one."""
+        import campaign.web.serving  # noqa: F401
 
         copied = self.folder / "warm"
         shutil.copytree(self.folder / "target" / "c", copied)
