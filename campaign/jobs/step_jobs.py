@@ -118,7 +118,7 @@ def refusal(job: Job, folder: str, key: str) -> str | None:
         named, instance, args, kwargs = job.func_name, job.instance, job.args, job.kwargs
     except DeserializationError:
         return "data that is no JSON"
-    if named != PERFORM or instance is not None or kwargs:
+    if named != PERFORM or instance is not None or kwargs != {}:
         return f"function {_brief(named)}"
     if not isinstance(args, list) or len(args) < 3 or args[0] != folder:
         return f"arguments {_brief(args)}"
