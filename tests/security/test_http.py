@@ -41,6 +41,12 @@ def test_a_proxy_that_says_nothing_of_its_clients_lets_nobody_in(browser, method
     assert answer.status_code == 401
 
 
+def test_who_is_refused_is_told_of_and_what_they_sent_is_not(browser, caplog):
+    browser.post("/webhook", json={"action": "x"}, headers={"X-Campaign-Secret": "guessed"})
+    assert "POST /webhook from 127.0.0.1 was refused" in caplog.text and "nothing is to be done" in caplog.text
+    assert "guessed" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "name", ["X-Forwarded-Host", "X-Forwarded-Proto", "Via", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP"]
 )

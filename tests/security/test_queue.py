@@ -98,6 +98,7 @@ def test_nothing_but_steps_is_run(store, tmp_path):
         put(connection, store, "shell", call("os.system", f"touch {marker}"))
         put(connection, store, "method", call("touch", instance=str(marker)))
         put(connection, store, "named", call(PERFORM, folder, "propagate", 1, do=function))
+        put(connection, store, "nothing-named", json.dumps([PERFORM, None, [folder, "propagate", 1], None]).encode())
         put(connection, store, "elsewhere", call(PERFORM, str(tmp_path), "propagate", 1))
         put(connection, store, "unknown-step", call(PERFORM, folder, "system", 1))
         put(connection, store, "more", call(PERFORM, folder, "propagate", 1, "x"))
@@ -108,7 +109,7 @@ def test_nothing_but_steps_is_run(store, tmp_path):
         assert connection.keys("rq:queue:*:intermediate") == connection.keys(f"rq:queue:{store.key}*") == []
         assert connection.hget(f"rq:job:{own}", "status") == b"finished"
         lines = [line for line in log.splitlines() if "not run" in line]
-        assert len(lines) == 11 and not any("Traceback" in line for line in log.splitlines())
+        assert len(lines) == 12 and not any("Traceback" in line for line in log.splitlines())
         # Those that were refused are gone, so that nobody waits for them.
         assert [key for key in connection.keys("rq:job:*") if not key.endswith(own.encode())] == []
 

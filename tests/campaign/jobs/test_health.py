@@ -16,6 +16,7 @@ from campaign.jobs import health, tasks, worker
 from campaign.jobs.broker import connect
 from campaign.jobs.health import State, Watch, jobs_of, release_scheduled, retry_dead
 from campaign.jobs.queues import enqueue, enqueue_due, fetch_job, retry_pauses, step_queue
+from campaign.jobs.supervisor import Clock
 from campaign.records.stage import Stage
 from campaign.steps import rounds
 from campaign.steps.rounds import Step, StepName
@@ -206,6 +207,32 @@ def test_who_waits_for_a_lock_says_so(tmp_path):
     holder.wait(10)
     with pytest.raises(InputError), file_lock(path), file_lock(path, wait=False):
         pass
+
+
+def test_a_holder_that_was_killed_is_told_of_and_one_that_ended_is_not(tmp_path):
+    path, said = tmp_path / "lock", []
+
+    def hold():
+        with file_lock(path):
+            (tmp_path / "held").touch()
+            time.sleep(60)
+
+    holder = Forked(fork(hold))
+    _until((tmp_path / "held").exists)
+    holder.kill()
+    holder.wait(10)
+    for _ in range(2):
+        with file_lock(path, killed=said.append):
+            assert said == [f"process {holder.pid}"]
+
+
+def test_a_clock_that_is_set_is_seen_once(monkeypatch):
+    real, off = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + off[0])
+    clock = Clock()
+    assert abs(clock.moved()) < 1
+    off[0] = -3600.0
+    assert abs(clock.moved() + 3600) < 1 and abs(clock.moved()) < 1
 
 
 def test_orders_and_audits_wait_for_the_lock(store):

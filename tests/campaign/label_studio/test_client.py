@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from campaign.label_studio import client as clients
 from campaign.label_studio.client import (
     Client,
     LabelStudioError,
@@ -76,6 +77,18 @@ def answers() -> Iterator[tuple[str, type[Answers]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler
     server.shutdown()
+
+
+def test_slow_answers_are_told_of_once(answers, monkeypatch, caplog) -> None:
+    url, _ = answers
+    client = Client(url, TOKEN)
+    client.request("GET", "x")
+    assert not caplog.records
+    monkeypatch.setattr(clients, "SLOW", 0.0)
+    for _ in range(2):
+        client.request("GET", "x")
+    assert [record.getMessage().split(" took ")[0] for record in caplog.records] == [f"Label Studio at {url}"]
+    assert "goes on, slower" in caplog.text
 
 
 @pytest.mark.parametrize(
