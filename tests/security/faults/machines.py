@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,8 @@ class Switches:
         values = self._get()
         if values[0] != MARKS.index(mark) or bool(values[1]) != after or os.getpid() == self._driver:
             return
+        if os.environ.get("FAULTS_RUN") == str(os.getpid()) and "FAULTS_BEGUN" not in os.environ:
+            return  # a run that is killed before it has begun anything leaves nothing that one could tell of
         values[3] -= 1
         if values[3] > 0:
             self._set(values)
@@ -283,6 +285,13 @@ def run_campaign(folder: Path) -> None:
         return ForkedChild(child.name, child.command, child.log, child.environment)
 
     supervisor._worker = forked  # type: ignore[assignment]
+    begins = supervisor.broker
+
+    def begun(store: Store) -> AbstractContextManager:
+        os.environ["FAULTS_BEGUN"] = "1"
+        return begins(store)
+
+    supervisor.broker = begun  # type: ignore[assignment]
     supervisor.exit_on_sigterm()
     store = Store.open(folder)
     current = store.rounds.newest()

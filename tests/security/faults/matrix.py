@@ -219,6 +219,8 @@ class Weather:
             made.switches.clock(-STEP)
         elif fault.name == "clock of Label Studio":
             sky(clock=-STEP)
+            assert sign is not None
+            sign.felt = bool(self.store.answers.rows())  # before its first answer is read no time of it is known
         elif fault.name == "edited":
             self.people.edit_next = True
         elif fault.name == "ended":
