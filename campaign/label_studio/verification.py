@@ -111,14 +111,14 @@ def _webhooks(client: Client, project_id: int) -> list[dict[str, Any]]:
     return hooks
 
 
-def ensure_webhook(
-    client: Client, project_id: int, url: str, secret: str | None, events: tuple[str, ...] = WEBHOOK_ACTIONS
-) -> None:
-    """Registers the webhook at `url`, or mends the one that is there.
+def has_webhook(client: Client, project_id: int, url: str, secret: str | None) -> bool:
+    """Whether the webhook at `url` is registered as `ensure_webhook` does it; nothing is changed."""
+    hook = _registered(client, project_id, url)
+    return hook is not None and _is_as(hook, _webhook(project_id, url, secret, WEBHOOK_ACTIONS))
 
-    It carries no payload: it only wakes the reader, and a payload would hold the project's token.
-    """
-    body = {
+
+def _webhook(project_id: int, url: str, secret: str | None, events: tuple[str, ...]) -> dict[str, Any]:
+    return {
         "project": project_id,
         "url": url,
         "send_payload": False,
@@ -127,16 +127,36 @@ def ensure_webhook(
         "is_active": True,
         "actions": list(events),
     }
-    thing = f"webhook of project {project_id}"
-    for hook in _webhooks(client, project_id):
-        if hook.get("url") == url and hook.get("project") == project_id and is_id(hook.get("id")):
-            actions = hook.get("actions")
-            if any(hook.get(k) != v for k, v in body.items() if k != "actions") or sorted(
-                map(str, actions if isinstance(actions, list) else [])
-            ) != sorted(events):
-                update = {k: v for k, v in body.items() if k != "project"}
-                client.request("PATCH", f"api/webhooks/{hook['id']}/", body=update, thing=thing, repeatable=True)
-            return
+
+
+def _registered(client: Client, project_id: int, url: str) -> dict[str, Any] | None:
+    own = (
+        hook
+        for hook in _webhooks(client, project_id)
+        if hook.get("url") == url and hook.get("project") == project_id and is_id(hook.get("id"))
+    )
+    return next(own, None)
+
+
+def _is_as(hook: dict[str, Any], body: dict[str, Any]) -> bool:
+    actions = hook.get("actions")
+    told = sorted(map(str, actions if isinstance(actions, list) else []))
+    return told == sorted(body["actions"]) and all(hook.get(k) == v for k, v in body.items() if k != "actions")
+
+
+def ensure_webhook(
+    client: Client, project_id: int, url: str, secret: str | None, events: tuple[str, ...] = WEBHOOK_ACTIONS
+) -> None:
+    """Registers the webhook at `url`, or mends the one that is there.
+
+    It carries no payload: it only wakes the reader, and a payload would hold the project's token.
+    """
+    body, thing = _webhook(project_id, url, secret, events), f"webhook of project {project_id}"
+    if (hook := _registered(client, project_id, url)) is not None:
+        if not _is_as(hook, body):
+            update = {k: v for k, v in body.items() if k != "project"}
+            client.request("PATCH", f"api/webhooks/{hook['id']}/", body=update, thing=thing, repeatable=True)
+        return
     try:
         client.request("POST", "api/webhooks/", body=body, thing=thing)
     except LabelStudioUnavailable:

@@ -6,6 +6,8 @@ from campaign.derived.consistency import pages_of
 from campaign.derived.showing import task_name
 from campaign.label_studio.annotations import page_name, task_number
 from campaign.label_studio.client import Client
+from campaign.label_studio.verification import ensure_webhook
+from campaign.pages.projects import QUESTIONS, webhook_of
 from campaign.pages.qualification import tests
 from campaign.records.page import Screen
 from campaign.store import Store
@@ -26,13 +28,16 @@ def read_from_the_beginning(store: Store) -> None:
 def mend_published(store: Store, client: Client) -> tuple[int, int]:
     """(pages, copies): pages whose task was deleted, to be published again, and copies of pages that were removed.
 
-    A page that has an answer needs no other task, and a copy with an annotation is left for the lead to look at. To be
-    called under the campaign's lock. Raises ProjectGone where a project was deleted.
+    Webhooks that were deleted or changed are registered again. A page that has an answer needs no other task, and a
+    copy with an annotation is left for the lead to look at. To be called under the campaign's lock. Raises ProjectGone
+    where a project was deleted.
     """
     answered = {d.page_key for d in store.drawings.standing()}
     gone, copies = list[str](), 0
     for screen in Screen:
         project, pages = store.values.project(screen), pages_of(store, screen)
+        if project is not None and screen in QUESTIONS:
+            ensure_webhook(client, project, *webhook_of(store))
         held: dict[str, list[dict]] = {}
         for task in client.tasks(project, "id,meta,total_annotations") if project is not None else ():
             held.setdefault(page_name(task) or "", []).append(task)

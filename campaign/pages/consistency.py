@@ -16,10 +16,11 @@ from campaign.label_studio.annotations import page_name
 from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.drawing import parse_drawn
 from campaign.label_studio.readback import parse_task, read_tasks
+from campaign.label_studio.verification import has_webhook
 from campaign.pages.completeness import complete_facts
 from campaign.pages.editing import edit_facts
 from campaign.pages.painting import paint_facts
-from campaign.pages.projects import QUESTIONS
+from campaign.pages.projects import QUESTIONS, webhook_of
 from campaign.pages.qualification import tests
 from campaign.pages.readback import facts
 from campaign.records.page import PageKind, Screen
@@ -71,6 +72,10 @@ def remote_findings(store: Store, client: Client) -> list[Finding]:
     for project, (screen, pages) in known.items():
         try:
             found += _project(store, client, project, screen, pages)
+            wakes = project == store.values.project(screen) and screen in QUESTIONS
+            if wakes and not has_webhook(client, project, *webhook_of(store)):
+                problem = "is gone or was changed: answers wait for the next poll"
+                found.append(Finding(f"webhook of project {project}", problem, "campaign publish --again"))
         except ProjectGone:
             found.append(Finding(f"project {project}", "was deleted in Label Studio", "campaign publish --new-project"))
     return found

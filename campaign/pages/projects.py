@@ -40,18 +40,23 @@ def ensure_project(store: Store, client: Client, screen: Screen = Screen.VERIFIC
     if known is not None:
         return known
     asks, code = screen in QUESTIONS, store.settings.page.language
-    base = store.settings.page.public_url.rstrip("/")
+    url, secret = webhook_of(store) if asks else (None, None)
     project = create_project(
         client,
         title=f"{screen_title(screen, code)}: {store.settings.name} [{store.key}]",
-        webhook_url=f"{base}/webhook" if asks else None,
-        webhook_secret=store.secret("webhook_secret") if asks else None,
+        webhook_url=url,
+        webhook_secret=secret,
         label_config=load(screen.value, () if asks else list(store.classes().values()), code).xml,
         instructions=project_instructions(store, screen.value),
         predictions=screen == Screen.EDIT,
     )
     store.values.set_project(screen, project)
     return project
+
+
+def webhook_of(store: Store) -> tuple[str, str]:
+    """(address, secret) of the webhook that wakes the reader."""
+    return f"{store.settings.page.public_url.rstrip('/')}/webhook", store.secret("webhook_secret")
 
 
 def project_url(store: Store, screen: Screen) -> str | None:

@@ -1,6 +1,7 @@
 """`campaign verify`: a whole campaign fits together, and whatever is broken is named with what mends it."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -8,14 +9,19 @@ from sqlalchemy import delete, update
 
 from campaign.derived.consistency import local_findings
 from campaign.derived.dataset import obtained
-from campaign.pages.consistency import findings
+from campaign.label_studio.client import Client
+from campaign.pages.again import mend_published
+from campaign.pages.consistency import findings, remote_findings
 from campaign.steps.propagate import finish_round
 from campaign.steps.replay import replay
+from campaign.steps.verify import turn
 from campaign.store import Store
 from campaign.store import models as m
 from ml_backend.errors import InputError
 from tests.campaign import target_builders
 from tests.campaign.builders import finish, verify_store
+from tests.security.faults.label_studio import FIRST_TOKEN, LabelStudio
+from tests.security.faults.machines import free_port
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +139,26 @@ def test_what_was_under_way_at_the_first_look_is_no_finding(copy, monkeypatch):
     path.rename(away)
     monkeypatch.setattr("campaign.pages.consistency.time.sleep", lambda _: away.exists() and away.rename(path))
     assert findings(Store.open(folder, read_only=True), None) == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda hooks: hooks.clear(),
+        lambda hooks: hooks[0].update(headers={}),
+        lambda hooks: hooks[0].update(is_active=False),
+        lambda hooks: hooks[0].update(url="http://elsewhere.example/"),
+    ],
+)
+def test_a_webhook_that_a_member_took_away_is_found_and_registered_again(tmp_path, harm):
+    server = LabelStudio(free_port())
+    threading.Thread(target=server.serve, daemon=True).start()
+    store = verify_store(tmp_path / "a", label_studio={"url": f"http://127.0.0.1:{server.port}"})
+    client = Client(f"http://127.0.0.1:{server.port}", FIRST_TOKEN)
+    turn(store, client)
+    assert remote_findings(store, client) == []
+    harm(server.books.hooks)
+    (found,) = remote_findings(store, client)
+    assert found.thing.startswith("webhook of project") and found.mend == "campaign publish --again"
+    mend_published(store, client)
+    assert remote_findings(store, client) == []

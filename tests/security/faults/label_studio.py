@@ -135,7 +135,7 @@ class LabelStudio:
             ("POST", r"/api/projects/(\d+)/import", lambda n: self.take(int(n), body)),
             ("GET", r"/api/webhooks", lambda: (200, self.books.hooks)),
             ("POST", r"/api/webhooks", lambda: self.hook(body)),
-            ("PATCH", r"/api/webhooks/(\d+)", lambda n: (200, {"id": int(n)})),
+            ("PATCH", r"/api/webhooks/(\d+)", lambda n: self.change({h["id"]: h for h in self.books.hooks}, n, body)),
             ("GET", r"/api/tasks", lambda: self.list_tasks(query)),
             ("PATCH", r"/api/tasks/(\d+)", lambda n: self.change(self.books.tasks, n, body)),
             ("DELETE", r"/api/tasks/(\d+)", lambda n: (204, self.books.tasks.pop(int(n), None) and None)),
