@@ -26,6 +26,7 @@ os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 # What trains a network, and single tests that take more than a few seconds.
 SLOW = (
     "tests/ml_backend/detectors/",
+    "tests/ml_backend/examples/",
     "tests/ml_backend/learning/test_training.py",
     "tests/ml_backend/learning/test_processes.py",
     "tests/ml_backend/test_model.py",
