@@ -17,6 +17,7 @@ from campaign.check.examination import Subject, examine
 from campaign.check.lines import State
 from campaign.check.server import label_studio as asked_of
 from campaign.label_studio.client import Client
+from campaign.label_studio.inquiry import release_of
 from campaign.label_studio.server import LabelStudioServer, log_in
 from campaign.label_studio.source import read_source
 from campaign.pages.publishing import publish_missing
@@ -169,8 +170,11 @@ def test_under_a_path(under_a_path, tmp_path):
     assert lines["address"].text.endswith("/labels") and lines["token"].state == State.OK
     assert lines["images (uploads), from here"].state == lines["images (uploads), in browsers"].state == State.OK
     assert [image.file_name for image in read_source(client, project, tmp_path).pool.images] == ["x.png"]
-    refused = lines["webhooks"]
-    assert refused.state == State.WRONG and "LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false" in refused.text
+    hook = lines["webhooks"]
+    if tuple(map(int, release_of(url).split(".")[:3])) <= (1, 23, 0):  # which refuses no address
+        assert hook.state == State.OK
+    else:
+        assert hook.state == State.WRONG and "LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false" in hook.text
 
 
 def test_a_path_that_only_one_side_knows(under_a_path, label_studio):
