@@ -40,7 +40,7 @@ $(VENV)/.pointrend: $(VENV)/.installed
 	touch $@
 
 demo: $(if $(filter pointrend,$(DETECTOR)),pointrend,install)
-	$(BIN)/campaign demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HUMAN),--human) $(if $(DETECTOR),--detector "$(DETECTOR)")
+	$(BIN)/campaign demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(HUMAN),--human) $(if $(TRAIN),--train) $(if $(STAY),--stay) $(if $(DETECTOR),--detector "$(DETECTOR)")
 
 test: install
 	$(PYTEST)

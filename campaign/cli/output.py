@@ -84,6 +84,18 @@ class Display:
         """Prints a line."""
         self.console.print(plain(text), soft_wrap=True)
 
+    def ask(self, question: str) -> bool:
+        """Whether the person at the terminal says yes; the bar makes room meanwhile."""
+        from rich.prompt import Confirm
+
+        if self._bars is None:
+            return Confirm.ask(question, console=self.console, default=False)
+        self._bars.stop()
+        try:
+            return Confirm.ask(question, console=self.console, default=False)
+        finally:
+            self._bars.start()
+
     def show(self, what: str, done: int, total: int) -> None:
         """Shows that `done` of `total` of something is finished; a total of 0 is not known."""
         if self._bars is not None:

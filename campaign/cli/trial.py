@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("demo-out"),
     data: Annotated[Path | None, typer.Option(help="Folder with images/ and COCO files; unset: drawn.")] = None,
-    human: Annotated[bool, typer.Option(help="You answer, instead of simulated annotators.")] = False,
-    detector: Annotated[str | None, typer.Option(help="Detector to use.")] = None,
+    human: Annotated[bool, typer.Option("--human", help="You answer, instead of simulated annotators.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a detector on the pictures that are drawn; on --data it always is.")
+    ] = False,
+    images: Annotated[
+        int | None, typer.Option(min=8, max=20_000, help="Pictures to fill that are drawn; unset: 250, to train 120.")
+    ] = None,
+    detector: Annotated[str | None, typer.Option(help="Detector to train.")] = None,
     users: Annotated[int, typer.Option(min=1, max=20, help="Simulated annotators.")] = 3,
     error: Annotated[float, typer.Option(min=0, max=0.5, help="Share of their answers that is wrong.")] = 0.0,
     eye_cut: Annotated[
@@ -29,10 +36,17 @@ def demo(
         typer.Option(min=0.01, max=0.99, help="IoU from which they take a mask for correct; unset: k_iou."),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting.")] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Afterwards keep Label Studio and the lead's page open, until Ctrl+C.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Install Label Studio without asking, where none is.")] = False,
     json: Json = False,
 ) -> None:
     """Run a campaign of two rounds on this machine, with a Label Studio of its own."""
-    from campaign.demo.trial import DemoOptions, run_demo
+    from campaign.demo.preparation import DemoOptions
+    from campaign.demo.studio import label_studio_command
+    from campaign.demo.summary import beforehand, summary
+    from campaign.demo.trial import run_demo
     from campaign.jobs.supervisor import exit_on_sigterm
     from ml_backend.detector import detector_names
 
@@ -42,25 +56,19 @@ def demo(
         raise typer.BadParameter(f"--detector: expected one of {', '.join(detector_names())}, got {detector}")
     if detector is not None:
         settings.setdefault("detector", {})["name"] = detector
+    options = DemoOptions(out, data, train, images, human, users, error, settings, eye_cut, stay)
     display = Display()
+    display.say(beforehand(options))
     with display.live():
-        result = run_demo(DemoOptions(out, data, human, users, error, settings, eye_cut), display.say, display)
-    if json:
-        emit(result, True)
-        return
-    rows = {
-        "rounds": result["rounds"],
-        "detector's mask AP": ", ".join("-" if ap is None else f"{ap:.3f}" for ap in result["ap"]),
-        "questions": result["questions"],
-        "masks": f"{result['masks']} of {result['true_masks']} true ones",
-        "precision at IoU 0.75": result["precision"],
-        "segmentation quality (SQ)": result["sq"],
-        "masks per question": result["masks_per_question"],
-        "minutes": result["minutes"],
-        "COCO export": result["export"],
-        "report": result["report"],
-    }
-    table("Campaign finished", rows.items())
+        command = label_studio_command(out, lambda text: _agreed(text, yes, display), display.show)
+        result = run_demo(options, command, display.say, display, display.show)
+    emit(result, json, summary(result))
+
+
+def _agreed(text: str, yes: bool, display: Display) -> bool:
+    """Whether something may be installed: `yes`, or what a person at a terminal says. The text says what it takes."""
+    display.say(text)
+    return yes or (sys.stdin.isatty() and display.ask("Install it?"))
 
 
 def simulate(

@@ -2,8 +2,8 @@
 
 Four classes lie in overlapping heaps: washers and nuts (rings with a hole), buttons (with two or four holes) and bolts
 (long and thin, they cut what they cover into parts). Coins, O-rings, nails, plugs and painted outlines look like them
-and belong to no class, so a detector makes honest mistakes. Every picture has its own surface, light, blur, grain and
-colour cast, and the same seed always draws the same pictures.
+and belong to no class, so a detector makes honest mistakes; where they lie stands in a file of its own. Every picture
+has its own surface, light, blur, grain and colour cast, and the same seed always draws the same pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
@@ -20,6 +21,7 @@ from scipy import ndimage
 
 CLASSES: dict[int, str] = {1: "washer", 2: "nut", 3: "bolt", 4: "button"}
 SPLITS: tuple[str, ...] = ("labelled", "pool", "heldout")
+LOOKALIKES = "lookalikes.json"
 IMAGE_SIZES: tuple[tuple[int, int], ...] = ((256, 320), (320, 256), (288, 288), (320, 320))
 
 _NOISE_SIDE = 512
@@ -27,7 +29,7 @@ _MIN_VISIBLE_SHARE = 0.4  # what lies on top may not hide more than the rest of 
 _MIN_VISIBLE_PIXELS = 90
 
 
-def _array(values: list) -> np.ndarray:
+def _array(values: list | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float32)
 
 
@@ -66,8 +68,9 @@ def draw_shapes(
     """Draw the data set into `folder` and return that folder.
 
     Writes `images/`, `labelled.json`, `pool.json` and `heldout.json`; the JSON files are COCO with compressed RLE of
-    what is visible of every object. An image depends only on the seed, its split and its place in it, so a smaller
-    data set is the beginning of a larger one.
+    what is visible of every object. `lookalikes.json`, which comes last, has the masks of what belongs to no class, on
+    the images of all splits. An image depends only on the seed, its split and its place in it, so a smaller data set is
+    the beginning of a larger one.
 
     Args:
         folder: made if missing; files of the same names are overwritten.
@@ -82,6 +85,8 @@ def draw_shapes(
     noise = _NoiseBank(np.random.default_rng(seed))
     counts = dict(zip(SPLITS, (labelled, pool, heldout), strict=True))
     total, drawn, annotation_id = sum(counts.values()), 0, 0
+    every_image: list[dict] = []
+    lookalikes: list[dict] = []
     for split_number, (split, count) in enumerate(counts.items()):
         images: list[dict] = []
         annotations: list[dict] = []
@@ -93,16 +98,24 @@ def draw_shapes(
             Image.fromarray(pixels).save(folder / "images" / name, quality=90)
             images.append({"id": drawn, "file_name": name, "width": width, "height": height, "license": 1})
             for class_id, mask in objects:
-                annotation_id += 1
-                annotations.append(_annotation(annotation_id, drawn, class_id, mask))
+                if class_id:
+                    annotation_id += 1
+                    annotations.append(_annotation(annotation_id, drawn, class_id, mask))
+                elif mask.any():
+                    lookalikes.append(_annotation(len(lookalikes) + 1, drawn, 1, mask))
             if progress:
                 progress(drawn, total)
-        _write_coco(folder / f"{split}.json", images, annotations)
+        _write_coco(folder / f"{split}.json", images, annotations, CLASSES)
+        every_image += images
+    _write_coco(folder / LOOKALIKES, every_image, lookalikes, {1: "of no class"})
     return folder
 
 
 def draw_scene(rng: np.random.Generator, noise: _NoiseBank) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """One picture, uint8 (h, w, 3), and its objects from the bottom up: (class id, visible mask, bool (h, w))."""
+    """One picture, uint8 (h, w, 3), and what lies on it from the bottom up: (class id, visible mask, bool (h, w)).
+
+    The class id of what belongs to no class is 0.
+    """
     height, width = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
     canvas = _surface(rng, noise, height, width)
     light = _light(rng)
@@ -123,7 +136,7 @@ def draw_scene(rng: np.random.Generator, noise: _NoiseBank) -> tuple[np.ndarray,
             if _lay(canvas, objects, piece, kind, int(x), int(y), light):
                 break
     canvas = _photograph(rng, noise, canvas)
-    return canvas, [(kind, mask) for kind, mask, _ in objects if kind]
+    return canvas, [(kind, mask) for kind, mask, _ in objects]
 
 
 # The pieces. Each is drawn from coordinates u and v around its centre as a signed distance to its outline in pixels
@@ -155,7 +168,7 @@ def _draw_piece(rng: np.random.Generator, noise: _NoiseBank, kind: int, scale: f
     tilt = rng.uniform(0.9, 1.0)  # seen slightly from the side
     u = (np.cos(angle) * x + np.sin(angle) * y).astype(np.float32)
     v = ((-np.sin(angle) * x + np.cos(angle) * y) / (1 if kind in (0, 3) else tilt)).astype(np.float32)
-    draw = {1: _washer, 2: _nut, 3: _bolt, 4: _button, 0: _LOOKALIKES[rng.integers(len(_LOOKALIKES))]}[kind]
+    draw = {1: _washer, 2: _nut, 3: _bolt, 4: _button, 0: _OF_NO_CLASS[rng.integers(len(_OF_NO_CLASS))]}[kind]
     distance, relief, color, gloss = draw(rng, u, v, radius)
     grain = noise.sample(rng, u * rng.uniform(0.5, 1.0), v * rng.uniform(2, 5))
     cloud = noise.sample(rng, x * 1.5, y * 1.5)
@@ -264,7 +277,7 @@ def _plug(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float)
     return _polygon(u, v, 6, flat), relief, np.broadcast_to(_metal(rng), (*u.shape, 3)), 0.6
 
 
-_LOOKALIKES = (_coin, _o_ring, _nail, _plug)
+_OF_NO_CLASS = (_coin, _o_ring, _nail, _plug)
 
 
 def _lay(
@@ -322,8 +335,8 @@ class _NoiseBank:
     def sample(self, rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Noise at coordinates in pixels, (h, w) each, from a place drawn at random; float32 (h, w)."""
         shift = rng.uniform(0, _NOISE_SIDE, 2)
-        at = np.stack([y + np.float32(shift[0]), x + np.float32(shift[1])])
-        return ndimage.map_coordinates(self.field, at, order=1, mode="grid-wrap", prefilter=False)
+        across, down = _array(x + shift[1]), _array(y + shift[0])
+        return cv2.remap(self.field, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
 def _light(rng: np.random.Generator) -> _Light:
@@ -349,7 +362,8 @@ def _surface(rng: np.random.Generator, noise: _NoiseBank, height: int, width: in
     """The bench: wood, sheet metal, a cutting mat, cardboard or concrete; float32 (h, w, 3)."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.15)
-    u, v = np.cos(angle) * x + np.sin(angle) * y, -np.sin(angle) * x + np.cos(angle) * y
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))  # NumPy's own would make all of it 64 bits wide
+    u, v = cos * x + sin * y, cos * y - sin * x
     streaks = noise.sample(rng, u * 0.12, v * 2.0)
     cloud = noise.sample(rng, x * 0.6, y * 0.6)
     fine = noise.sample(rng, x * 3.7, y * 3.7)
@@ -378,8 +392,9 @@ def _surface(rng: np.random.Generator, noise: _NoiseBank, height: int, width: in
         color = color * (1 - rng.uniform(0.15, 0.45) * trace)[..., None]
     for _ in range(rng.integers(0, 8)):  # scratches
         turn, where = rng.uniform(0, np.pi), rng.uniform(-0.3, 0.8) * max(height, width)
-        line = np.abs(np.cos(turn) * x + np.sin(turn) * y - where) < rng.uniform(0.4, 0.9)
-        along = np.abs(-np.sin(turn) * x + np.cos(turn) * y - rng.uniform(0, width)) < rng.uniform(15, 70)
+        cos, sin = float(np.cos(turn)), float(np.sin(turn))
+        line = np.abs(cos * x + sin * y - where) < rng.uniform(0.4, 0.9)
+        along = np.abs(cos * y - sin * x - rng.uniform(0, width)) < rng.uniform(15, 70)
         color = color + (rng.uniform(-0.12, 0.16) * (line & along))[..., None]
     return color.astype(np.float32)
 
@@ -388,8 +403,8 @@ def _photograph(rng: np.random.Generator, noise: _NoiseBank, canvas: np.ndarray)
     """Uneven light, lens blur, colour cast, exposure and sensor noise; uint8 (h, w, 3)."""
     height, width = canvas.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    lamp = rng.uniform(0, 1, 2) * (width, height)
-    falloff = 1.12 - rng.uniform(0.1, 0.5) * (np.hypot(x - lamp[0], y - lamp[1]) / np.hypot(width, height)) ** 2
+    lamp = _array(rng.uniform(0, 1, 2) * (width, height))
+    falloff = 1.12 - rng.uniform(0.1, 0.5) * ((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2) / (width**2 + height**2)
     picture = canvas * (falloff * (1 + 0.04 * noise.sample(rng, x * 0.2, y * 0.2)))[..., None]
     blur = rng.uniform(0.3, 0.8)
     picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
@@ -397,9 +412,9 @@ def _photograph(rng: np.random.Generator, noise: _NoiseBank, canvas: np.ndarray)
         soft = ndimage.gaussian_filter(picture, (2.2, 2.2, 0))
         side = np.clip((x / width if rng.random() < 0.5 else y / height) * 2 - 1.1, 0, 1)[..., None]
         picture = picture + (soft - picture) * side
-    picture = picture * rng.uniform(0.92, 1.08, 3) * rng.uniform(0.8, 1.2)
+    picture = picture * _array(rng.uniform(0.92, 1.08, 3) * rng.uniform(0.8, 1.2))
     picture = np.clip(picture, 0, 1) ** rng.uniform(0.8, 1.15)
-    picture = picture + rng.standard_normal(picture.shape) * rng.uniform(0.006, 0.02) * (0.4 + picture)
+    picture = picture + rng.standard_normal(picture.shape, np.float32) * rng.uniform(0.006, 0.02) * (0.4 + picture)
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -416,12 +431,12 @@ def _annotation(annotation_id: int, image_id: int, class_id: int, mask: np.ndarr
     }
 
 
-def _write_coco(path: Path, images: list[dict], annotations: list[dict]) -> None:
+def _write_coco(path: Path, images: list[dict], annotations: list[dict], classes: dict[int, str]) -> None:
     coco = {
         "info": {"description": "Hardware on a workbench, drawn by the demo", "version": "1.0"},
         "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": class_id, "name": name} for class_id, name in CLASSES.items()],
+        "categories": [{"id": class_id, "name": name} for class_id, name in classes.items()],
     }
     path.write_text(json.dumps(coco))

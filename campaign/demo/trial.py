@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,19 @@ import numpy as np
 
 from campaign.demo import annotators
 from campaign.demo.looking import look_through
-from campaign.demo.shapes import draw_shapes
+from campaign.demo.preparation import (
+    DemoOptions,
+    Show,
+    Starting,
+    connect,
+    find_first_masks,
+    is_drawn,
+    open_store,
+    scenes,
+)
 from campaign.demo.sight import written
 from campaign.derived.dataset import final_masks
+from campaign.derived.spending import drawn_answered
 from campaign.derived.status import status
 from campaign.jobs.processes import die_with_parent, log_file
 from campaign.jobs.supervisor import Supervisor
@@ -27,105 +35,96 @@ from campaign.label_studio.server import LabelStudioServer
 from campaign.pages.projects import project_url
 from campaign.records.page import Screen
 from campaign.report import report_data, write_report
-from campaign.steps.create import create_from_files
+from campaign.report.card import write_card
 from campaign.steps.export import export_campaign
 from campaign.steps.rounds import start_campaign
 from campaign.store import Store
-from ml_backend.errors import InputError
+from campaign.web.lead.login import USER as LEAD
+from campaign.web.lead.login import lead_password
 from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
 
-# Training on the built-in data set: two rounds within ten minutes on two cores, whatever the machine the same.
-BUILT_IN_TRAINING = {"steps": 370, "minutes": None, "patience": None}
-BUILT_IN_BUDGET = 1000  # questions on it, enough for the clusters; the rest would be verified one by one
 
+def run_demo(
+    options: DemoOptions, command: Path, say: Callable[[str], None], run_shown: Callable[[Supervisor], None], show: Show
+) -> dict[str, Any]:
+    """Runs the campaign to its end and returns its figures and the paths of export, data card and report.
 
-@dataclass(frozen=True)
-class DemoOptions:
-    """What a demo runs on, and how its simulated annotators answer.
-
-    out: folder of everything it makes. data: folder with images/, labelled.json, pool.json, heldout.json; None draws
-    the built-in set. human: a person answers instead of simulated annotators. users, error: simulated annotators and
-    the share of their answers that is wrong. settings: of the campaign. eye_cut: the IoU from which they take a mask
-    for correct, None for `search.k_iou`.
-    """
-
-    out: Path
-    data: Path | None = None
-    human: bool = False
-    users: int = 3
-    error: float = 0.0
-    settings: dict[str, Any] = field(default_factory=dict)
-    eye_cut: float | None = None
-
-
-def run_demo(options: DemoOptions, say: Callable[[str], None], show: Callable[[Supervisor], None]) -> dict[str, Any]:
-    """Runs the campaign to its end and returns its figures and the paths of export and report.
-
-    `say` prints a line, `show` the running campaign. An unfinished demo in `out` goes on where it stopped. Raises
-    InputError for bad data.
+    `command` starts Label Studio. `say` prints a line, `run_shown` shows the running campaign, `show` any other step.
+    An unfinished demo in `out` goes on where it stopped. Raises InputError for bad data.
     """
     started = time.monotonic()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    data = options.data.resolve() if options.data else drawn_data(out / "data", say)
-    with LabelStudioServer(out / "label-studio").start(progress=say) as server:
-        store = open_store(out / "campaign", data, server, options)
+    server = LabelStudioServer(out / "label-studio", command=command)
+    starting = Starting(server, say)
+    try:
+        data = scenes(options, show)
+        store = open_store(data, server, options)
+        if is_drawn(store):
+            find_first_masks(store, show)
+        starting.wait()
+        connect(store, server)
         say(f"Label Studio: {server.url}  user {server.user}  password {server.password}")
         with Supervisor.started(store) as run:
             start_campaign(store)
-            if options.human:
-                run.until_done(show, until=lambda: bool(store.pages.rows(published=True)))
-                say(_invitation(store, server))
-                run.until_done(show)
-            else:
-                run.until_done(show, until=lambda: store.values.project(Screen.VERIFICATION) is not None)
-                with simulated(store, server, data / "pool.json", options):
-                    run.until_done(show)
-        looked = None
-        if not options.human:
-            say("looking for what is missing")
-            looked = look_through(store, server, data / "pool.json", users=options.users, error=options.error)
-    export, report = out / "export.json", out / "report.html"
-    export_campaign(store, export)
-    write_report(report, report_data(store))
-    truth = CocoDataset.load(data / "pool.json", data / "images")
-    minutes = (time.monotonic() - started) / 60
-    reached = figures(store, truth) | {"recall_estimate": looked["estimate"] if looked else None}
-    return reached | {"minutes": round(minutes, 1), "export": str(export), "report": str(report)}
+            lead = f"{store.settings.page.public_url}/lead/"
+            say(f"the lead's page: {lead}  user {LEAD}  password {lead_password(store)}")
+            first = _answer(store, run, server, data, options, say, run_shown, started)
+            looked = None
+            if not options.human:
+                say("looking for what is missing")
+                looked = look_through(store, server, data / "pool.json", users=options.users, error=options.error)
+            export, report = out / "export.json", out / "report.html"
+            card = write_card(store, export_campaign(store, export), export)
+            write_report(report, report_data(store))
+            reached = figures(store, CocoDataset.load(data / "pool.json", data / "images"))
+            reached |= {
+                "recall_estimate": looked["estimate"] if looked else None,
+                "looked": looked["images_answered"] if looked else 0,
+                "drawn": is_drawn(store),
+                "seconds_to_first_page": first,
+                "minutes": round((time.monotonic() - started) / 60, 1),
+                "export": str(export),
+                "card": str(card[1]),
+                "report": str(report),
+                "campaign": str(store.folder),
+                "lead": lead,
+                "lead_user": LEAD,
+                "lead_password": lead_password(store),
+            }
+            if options.stay:
+                _stay(reached, server, run, say)
+    finally:
+        starting.stop()
+    return reached
 
 
-def drawn_data(folder: Path, say: Callable[[str], None]) -> Path:
-    """The built-in data set, drawn once."""
-    if not (folder / "heldout.json").exists():
-        say("drawing the built-in data set")
-        draw_shapes(folder)
-    return folder
+def _stay(reached: dict[str, Any], server: LabelStudioServer, run: Supervisor, say: Callable[[str], None]) -> None:
+    """Keeps Label Studio and the lead's page up until Ctrl+C."""
+    say(f"report {reached['report']}; Label Studio {server.url} and {reached['lead']} stay up until Ctrl+C")
+    with suppress(KeyboardInterrupt):
+        while True:
+            run.tick()
+            time.sleep(1)
 
 
-def open_store(folder: Path, data: Path, server: LabelStudioServer, options: DemoOptions) -> Store:
-    """The demo's campaign, made where it is not there yet."""
-    if (folder / "campaign.json").exists():
-        store = Store.open(folder)
-        url = store.settings.label_studio.url
-        if url != server.url:
-            raise InputError(f"demo in {options.out}", f"its Label Studio at {url}", server.url)
-        return store
-    values = dict(options.settings)
-    values.setdefault("name", data.name)
-    values["label_studio"] = {"url": server.url}
-    values.setdefault("jobs", {}).setdefault("poll_seconds", 2)
-    if options.data is None:
-        detector = values.setdefault("detector", {})
-        detector["options"] = BUILT_IN_TRAINING | detector.get("options", {})
-        values.setdefault("search", {}).setdefault("budget_questions", BUILT_IN_BUDGET)
-    values.setdefault("page", {})["public_url"] = f"http://127.0.0.1:{free_port()}"
-    heldout = data / "heldout.json"
-    return create_from_files(
-        folder, values, data / "images", data / "labelled.json", data / "pool.json",
-        heldout if heldout.exists() else None, token=server.token,
-    )  # fmt: skip
+def _answer(
+    store: Store, run: Supervisor, server: LabelStudioServer, data: Path, options: DemoOptions,
+    say: Callable[[str], None], run_shown: Callable[[Supervisor], None], started: float,
+) -> int:  # fmt: skip
+    """Runs the campaign to its end, its pages answered; returns the seconds from `started` to the first page."""
+    run.until_done(run_shown, until=lambda: bool(store.pages.rows(published=True)))
+    first = round(time.monotonic() - started)
+    say(f"the first page waits for answers, {first} s after the start")
+    if options.human:
+        say(_invitation(store, server))
+        run.until_done(run_shown)
+    elif store.values.project(Screen.VERIFICATION) is not None:
+        with simulated(store, server, data / "pool.json", options):
+            run.until_done(run_shown)
+    return first
 
 
 @contextmanager
@@ -164,9 +163,14 @@ def figures(store: Store, truth: CocoDataset) -> dict[str, Any]:
     iou = true_iou(predictions, truth)
     good = iou >= store.settings.search.k_iou
     state = status(store)
+    promise = state["promise"]
     return {
         "rounds": state["round"],
         "questions": state["questions"],
+        "gold": state["gold"],
+        "draws": drawn_answered(store),
+        "promise": promise["sentence"] if promise else "Nothing is promised of them under this policy",
+        "correct": int(good.sum()),
         "masks": len(masks),
         "true_masks": len(truth.annotations),
         "precision": round(float(good.mean()), 4) if len(masks) else None,
@@ -177,16 +181,11 @@ def figures(store: Store, truth: CocoDataset) -> dict[str, Any]:
     }
 
 
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _invitation(store: Store, server: LabelStudioServer) -> str:
     return (
-        f"The first questions wait at {project_url(store, Screen.VERIFICATION)} (press 'Label All Tasks')\n"
-        f"  user {server.user}\n  password {server.password}\n"
-        "Mark wrong outlines by their letter, then press space or Ctrl+Enter; the campaign goes on as you answer."
+        f"Open      {project_url(store, Screen.VERIFICATION)}?labeling=1\n"
+        f"user      {server.user}\n"
+        f"password  {server.password}\n"
+        "Mark the wrong outlines by their letter, then press space. The campaign goes on as you answer: where it says\n"
+        "that there are no more tasks, wait some seconds and load the page again."
     )

@@ -100,6 +100,11 @@ class LabelStudioServer:
             raise InputError("Label Studio server", "a started server", "one not started")
         return f"http://{HOST}:{self.port}"
 
+    def reserve(self) -> str:
+        """The address that it will have once started, but for a port that is taken meanwhile."""
+        self.port = self.port or free_port()
+        return self.url
+
     @property
     def pid(self) -> int | None:
         """The process id while it runs."""
@@ -138,7 +143,7 @@ class LabelStudioServer:
             progress("starting Label Studio")
         wanted = self._asked_port or (self.port if self.port and _is_free(self.port) else None)
         for attempt in range(3):
-            self.port = wanted or _free_port()
+            self.port = wanted or free_port()
             self._launch()
             # Where the port was taken meanwhile, Label Studio silently takes another: then all is tried again.
             if self._wait(time.monotonic() + timeout):
@@ -426,7 +431,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return int(listener.getsockname()[1])

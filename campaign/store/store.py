@@ -78,6 +78,13 @@ class Store:
         if known is not None and known.get("key") != key:
             raise InputError(f"database of {folder}", "a database of its own", f"one of campaign {known.get('name')!r}")
 
+    def set_label_studio(self, url: str) -> None:
+        """From now on Label Studio has this address, also for processes that open the campaign afterwards."""
+        content = json.loads((self.folder / SETTINGS_FILE).read_text())
+        content["settings"].setdefault("label_studio", {})["url"] = url
+        _save_settings(self.folder, content)
+        self.settings.label_studio.url = url
+
     # Opening and creating
 
     @classmethod

@@ -1,7 +1,7 @@
 """The whole loop on the real parts: Label Studio, Redis, workers, annotators over HTTP, a detector from elsewhere.
 
 What a network happens to learn in seconds differs from processor to processor, so the detector here is learned in
-closed form; `make demo` runs the loop with a network.
+closed form; `make demo TRAIN=1` runs the loop with a network.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from redis.exceptions import RedisError
 from campaign.certification.promise import digest_of
 from campaign.demo.annotators import Annotator, Habits, Truth
 from campaign.demo.sight import Sight
-from campaign.demo.trial import free_port
 from campaign.derived.showing import task_name
 from campaign.jobs.broker import connect
 from campaign.jobs.queues import running
 from campaign.jobs.step_jobs import StepJob
 from campaign.label_studio.client import Client
-from campaign.label_studio.server import LabelStudioServer
+from campaign.label_studio.server import LabelStudioServer, free_port
 from campaign.records.page import Screen
 from campaign.store import Store
 from ml_backend.errors import InputError

@@ -1,0 +1,172 @@
+"""The README's pictures, made anew from the real pages: before a release, on a machine with Chromium and Label Studio.
+
+    python -m tests.pictures demo-out
+
+The lead's page and the report are those of the finished demo in the folder named, of whatever data. For the film of an
+annotator's page a small `campaign demo --human` is begun in a temporary folder, and some of its pages are answered by
+keys. Everything goes to `docs/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from PIL import Image, ImageDraw, ImageFont
+
+from campaign.label_studio.server import free_port
+from campaign.store import Store
+from campaign.web.lead.login import USER, lead_password
+from tests.browser.conftest import FLAGS, chromium
+from tests.browser.person import Person, close_instructions, invitation, load, log_in
+from tests.campaign.cli.builders import CAMPAIGN
+
+DOCS = Path(__file__).parents[1] / "docs"
+WIDTH = 900  # pixels of a film's frame
+FILMED = 2  # pages
+MILLISECONDS = {"new": 1600, "key": 550, "Space": 450}
+MOST_BYTES = {".webp": 2_000_000, ".png": 400_000}
+
+
+def main() -> None:
+    """Makes the pictures of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.pictures", description=__doc__.split("\n")[0])
+    parser.add_argument("campaign", type=Path, help="folder of a finished demo")
+    parser.add_argument("--only", choices=("film", "lead", "report"), help="leave the others as they are")
+    arguments = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    DOCS.mkdir(exist_ok=True)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        for name, make in (("lead", lead), ("report", report), ("film", film)):
+            if arguments.only in (None, name):
+                path = make(browser, arguments.campaign)
+                size = path.stat().st_size
+                print(f"{path} {size:,} bytes")
+                if size > MOST_BYTES[path.suffix]:
+                    sys.exit(f"{path}: expected at most {MOST_BYTES[path.suffix]:,} bytes, got {size:,}")
+        browser.close()
+
+
+def lead(browser: Any, out: Path) -> Path:
+    """The lead's page at the end of a campaign."""
+    store, port = Store.open(out / "campaign"), free_port()
+    server = subprocess.Popen([CAMPAIGN, "serve", str(store.folder), "--port", str(port)])
+    try:
+        page = browser.new_page(viewport={"width": 1280, "height": 1500})
+        address = f"http://127.0.0.1:{port}"
+        _wait_for(f"{address}/health")
+        page.goto(f"{address}/lead/")
+        page.fill("[name=user]", USER)
+        page.fill("[name=password]", lead_password(store))
+        page.keyboard.press("Enter")
+        page.wait_for_load_state("networkidle")
+        return _kept(page.screenshot(), "lead")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def report(browser: Any, out: Path) -> Path:
+    """The beginning of the report of a campaign, written anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.html"
+        subprocess.run([CAMPAIGN, "report", str(out / "campaign"), "--out", str(path)], check=True)
+        page = browser.new_page(viewport={"width": 1280, "height": 1700})
+        page.goto(path.as_uri())
+        page.wait_for_load_state("networkidle")
+        return _kept(page.screenshot(), "report")
+
+
+def film(browser: Any, _out: Path) -> Path:
+    """Pages of a demo being answered, as an animated picture."""
+    frames: list[tuple[Image.Image, int]] = []
+    with tempfile.TemporaryDirectory() as folder, _demo(Path(folder)) as (out, invited):
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(60_000)
+        log_in(page, *invited)
+        person = Person(out)
+        while person.pages < FILMED:
+            if not page.locator(".cv-crop img").count():
+                load(page, invited[0])
+                continue
+            page.wait_for_function(
+                "[...document.querySelectorAll('.cv-crop img.cv-fill')].every(i => i.complete && i.naturalWidth)"
+            )
+            close_instructions(page)
+            page.wait_for_timeout(400)
+            frames.append((_frame(page), MILLISECONDS["new"]))
+            person.answer(page, lambda key: frames.append((_frame(page, key), _pause(key))))
+        page.close()
+    path = DOCS / "answering.webp"
+    first, *rest = [image for image, _ in frames]
+    pauses = [pause for _, pause in frames]
+    first.save(path, save_all=True, append_images=rest, duration=pauses, loop=0, quality=80)
+    return path
+
+
+@contextmanager
+def _demo(folder: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """A demo that a person may answer: its folder, and the address, user and password that it prints."""
+    out, log = folder / "demo", folder / "log"
+    command = [CAMPAIGN, "demo", "--human", "--images", "30", "--out", str(out)]
+    with log.open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+    try:
+        yield out, invitation(process, log)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _frame(page: Any, key: str = "") -> Image.Image:
+    """What is on the screen, with the key that was pressed drawn on it."""
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+    if key:
+        draw = ImageDraw.Draw(image)
+        text = key.lower() if key == "Space" else key.upper()
+        font = ImageFont.load_default(30)
+        half = draw.textlength(text, font) / 2 + 18
+        x, y = image.width / 2, image.height - 70
+        draw.rounded_rectangle(
+            (x - half, y - 26, x + half, y + 26), 10, fill=(30, 30, 34), outline=(255, 255, 255), width=2
+        )
+        draw.text((x, y), text, (255, 255, 255), font, anchor="mm")
+    return image
+
+
+def _pause(key: str) -> int:
+    return MILLISECONDS.get(key, MILLISECONDS["key"])
+
+
+def _kept(screenshot: bytes, name: str) -> Path:
+    """A screenshot in 128 colours, which is enough for a page."""
+    path = DOCS / f"{name}.png"
+    Image.open(io.BytesIO(screenshot)).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path
+
+
+def _wait_for(address: str) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        try:
+            with urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise SystemExit(f"{address}: expected an answer, got none")
+
+
+if __name__ == "__main__":
+    main()
