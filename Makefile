@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LABEL_STUDIO_VENV := .venv/label-studio
 LABEL_STUDIO_VERSION := 1.23.2
+# Looks for what keeps people with disabilities out; only tests use it, and only where there is npm.
+AXE_CORE_VERSION := 4.14.1
 DETECTRON2 := git+https://github.com/facebookresearch/detectron2.git@02b5c4e295e990042a714712c21dc79b731e8833
 OUT ?= demo-out
 UV := $(BIN)/uv
@@ -29,6 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt constraints-label-studio.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps label-studio-ml==1.0.9
 	test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
 	$(UV) pip install --quiet --python $(LABEL_STUDIO_VENV)/bin/python --constraint constraints-label-studio.txt label-studio==$(LABEL_STUDIO_VERSION)
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/axe axe-core@$(AXE_CORE_VERSION) || echo "axe-core was not installed: its tests are skipped"; fi
 	touch $@
 
 # detectron2 is built from its repository: a compiler, git and some minutes.
