@@ -79,7 +79,7 @@ def _lesson_html(lesson: Lesson, words: Language) -> str:
     hit, missed, unsure = words.gettext("✓ Right"), words.gettext("✗ Not right"), words.gettext("? Unsure")
     return (
         f"<span class='cv-lesson {'cv-is-yes' if lesson.correct else 'cv-is-no'}'><b class='cv-hit'>{hit}</b>"
-        f"<b class='cv-miss'>{missed}</b><b class='cv-open'>{unsure}</b>{escape(text)}</span>"
+        f"<b class='cv-miss'>{missed}</b><b class='cv-open'>{unsure}</b> {escape(text)}</span>"
     )
 
 

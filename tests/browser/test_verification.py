@@ -168,8 +168,8 @@ def test_the_last_page_is_called_back_and_changed(screen, project, crops, label_
     screen.wait_for("() => document.querySelector('.cv-wrong input:checked')")
     for key in ("w", "e"):
         screen.page.keyboard.press(key)
-    screen.page.get_by_role("button", name="Update").first.click()
-    screen.page.get_by_text("updated successfully").wait_for()
+    with screen.page.expect_response(lambda r: "/api/annotations/" in r.url and r.request.method == "PATCH"):
+        screen.page.keyboard.press("Space")
     [annotation] = annotations(label_studio_client, project_id)["p0"]
     assert chosen(annotation) == {"status": ["reviewed"], "wrong": ["1002"]}
     screen.page.get_by_label("Next task").click()

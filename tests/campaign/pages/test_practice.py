@@ -44,7 +44,7 @@ def test_practice_teaches_and_its_masks_are_never_gold(tmp_path, label_studio, l
     tasks = list(label_studio_client.tasks(project, "id,data,meta"))
     assert len(tasks) == 2
     for task in tasks:
-        lessons = [re.search(r"cv-lesson cv-is-(yes|no)'.*</b>(.*?)</span>", c["html"]) for c in task["data"]["crops"]]
+        lessons = [re.search(r"cv-lesson cv-is-(yes|no)'.*</b> (.*?)</span>", c["html"]) for c in task["data"]["crops"]]
         assert {lesson[1] for lesson in lessons} == {"yes", "no"}
         said = {(lesson[1], lesson[2]) for lesson in lessons}
         assert said == {("yes", "The mask is correct."), ("no", "Too large: 50 % of the mask lies beside the object.")}
