@@ -22,10 +22,10 @@ from campaign.label_studio.verification import (
     create_project,
     delete_project,
     ensure_webhook,
+    has_webhook,
     publish_tasks,
-    webhook_urls,
 )  # fmt: skip
-from campaign.pages.projects import QUESTIONS
+from campaign.pages.projects import QUESTIONS, webhook_of
 from campaign.pages.publishing import build_pages
 from campaign.records.page import PageKind
 from campaign.store import Store
@@ -66,22 +66,21 @@ def reach(public_url: str, url: str | None, client: Client | None, store: Store 
 
 def _registered(public_url: str, client: Client, store: Store) -> Iterator[Line]:
     """Whether the campaign's projects have their webhook, where it is served now."""
-    wanted = f"{public_url.rstrip('/')}/webhook"
+    wanted, (_, secret) = f"{public_url.rstrip('/')}/webhook", webhook_of(store)
     for screen in QUESTIONS:
         project = store.values.project(screen)
         if project is None:
             continue
         thing = f"webhook of project {project}"
         try:
-            urls = webhook_urls(client, project)
+            known = has_webhook(client, project, wanted, secret)
         except LabelStudioError as error:
             yield wrong(thing, error, f"campaign verify {store.folder}")
             continue
-        if wanted in urls:
+        if known:
             yield ok(thing, wanted)
         else:
-            said = f"expected one for {wanted}, got {', '.join(urls) or 'none'}"
-            yield wrong(thing, said, "put that address there, in Label Studio under the project's Settings, Webhooks")
+            yield wrong(thing, f"expected one for {wanted}, got none or another", "campaign publish --again")
 
 
 def _for_browsers(public_url: str, url: str | None) -> Line:

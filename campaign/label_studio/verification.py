@@ -97,12 +97,6 @@ def delete_project(client: Client, project_id: int) -> None:
     client.request("DELETE", f"api/projects/{project_id}/", thing=f"project {project_id}", repeatable=False)
 
 
-def webhook_urls(client: Client, project_id: int) -> list[str]:
-    """The addresses of the project's webhooks that are switched on. Raises LabelStudioError, ProjectGone."""
-    hooks = _webhooks(client, project_id)
-    return [str(hook.get("url")) for hook in hooks if hook.get("is_active") and hook.get("project") == project_id]
-
-
 def _webhooks(client: Client, project_id: int) -> list[dict[str, Any]]:
     thing = f"webhook of project {project_id}"
     hooks = client.request("GET", "api/webhooks/", params={"project": project_id}, thing=thing)
