@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, insert, select
@@ -74,6 +74,17 @@ class Answers:
         query = select(*_COLUMNS).where(m.Answer.id > fact).order_by(m.Answer.id)
         with self._sessions() as session:
             return [Fact(*row) for row in session.execute(query)]
+
+    def stream(self, portion: int) -> Iterator[Fact]:
+        """All facts in the order they were read, so many read at a time, no transaction open in between."""
+        query, last = select(*_COLUMNS).order_by(m.Answer.id).limit(portion), 0
+        while True:
+            with self._sessions() as session:
+                facts = [Fact(*row) for row in session.execute(query.where(m.Answer.id > last))]
+            yield from facts
+            if len(facts) < portion:
+                return
+            last = facts[-1].id
 
     def on_masks(self, mask_ids: Collection[int]) -> list[Fact]:
         """Facts about some masks, in the order they were read."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from campaign.store import models as m
@@ -62,6 +62,20 @@ class Decisions:
         query = select(*columns, func.count(), func.sum(m.Decision.size)).group_by(*columns)
         with self._sessions() as session:
             return [(r, c, k, n, int(size)) for r, c, k, n, size in session.execute(query)]
+
+    def stream(self, portion: int) -> Iterator[m.Decision]:
+        """All decisions by round, class and cluster, so many read at a time, no transaction open in between."""
+        key = tuple_(m.Decision.round, m.Decision.class_id, m.Decision.cluster)
+        query = select(m.Decision).order_by(m.Decision.round, m.Decision.class_id, m.Decision.cluster).limit(portion)
+        last: m.Decision | None = None
+        while True:
+            after = query if last is None else query.where(key > (last.round, last.class_id, last.cluster))
+            with self._sessions() as session:
+                rows = list(session.scalars(after))
+            yield from rows
+            if len(rows) < portion:
+                return
+            last = rows[-1]
 
     def unseen(self) -> dict[tuple[int, int], int]:
         """{(round, class): decisions that were made without a question}."""

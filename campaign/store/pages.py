@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -78,6 +78,17 @@ class Pages:
             query = query.where(m.Page.kind == kind)
         with self._sessions() as session:
             return list(session.scalars(query))
+
+    def stream(self, portion: int) -> Iterator[m.Page]:
+        """All pages by number, so many read at a time, no transaction open in between."""
+        query, last = select(m.Page).order_by(m.Page.number).limit(portion), 0
+        while True:
+            with self._sessions() as session:
+                rows = list(session.scalars(query.where(m.Page.number > last)))
+            yield from rows
+            if len(rows) < portion:
+                return
+            last = rows[-1].number
 
     def some(self, keys: Collection[str]) -> dict[str, m.Page]:
         """Pages by their keys; unknown ones are left out."""

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from campaign.derived.answers import counted_answers
+from campaign.derived.answers import counted_answers, verdicts_on
 from campaign.derived.cluster_masks import ClusterMasks, spread
 from campaign.quality.answers import standing_answers
 from campaign.records.names import Name
+from campaign.records.page import Screen
 from campaign.store import Store
 from campaign.store import models as m
 from ml_backend.mask_ids import round_of
@@ -180,11 +181,43 @@ class ClassExplorer:
         return crops, tuple(Crop(self.masks.mask(leaf)) for leaf in self.masks.unasked(cluster)[:most_others])
 
 
+def page_facts(store: Store, number: int) -> dict[str, Any]:
+    """A page with the masks on it, in the order in which they are shown. Raises KeyError where there is none."""
+    page = store.pages.numbered(number)
+    asked = sorted(store.questions.on_pages([page.key]), key=lambda a: (a.name or "", a.mask_id))
+    known = verdicts_on(store, [a.mask_id for a in asked])
+    names, facts = store.values.people(), standing_answers(store.answers.rows([page.key]))
+    said: dict[int, list[tuple[str, str, str]]] = {}
+    for f in facts:
+        said.setdefault(f.mask_id, []).append((f.annotator, names.get(f.annotator, f"user {f.annotator}"), f.verdict))
+    project = store.values.project(page.screen) if page.screen in set(Screen) else None
+    url = store.settings.label_studio.url
+    return {
+        "number": page.number,
+        "round": page.round,
+        "class_id": page.class_id,
+        "kind": page.kind,
+        "opened": page.created_at,
+        "task": page.task_id,
+        "url": f"{url}/projects/{project}/data?task={page.task_id}" if url and project and page.task_id else None,
+        "answered": len({f.annotation_id for f in facts}),
+        "masks": [
+            {
+                "mask_id": a.mask_id,
+                "verdict": known[a.mask_id].word if a.mask_id in known else None,
+                "gold": a.gold,
+                "said": said.get(a.mask_id, []),
+            }
+            for a in asked
+        ],
+    }
+
+
 def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
     """A mask with its scores and every standing answer on it. Raises KeyError where there is none."""
     mask = store.masks.read([mask_id])
     names = store.values.people()
-    gold = {(a.page_key, a.mask_id): a.gold for a in store.questions.on_masks([mask_id])}
+    asked = {a.page_key: a for a in store.questions.on_masks([mask_id])}
     answers = standing_answers(store.answers.on_masks([mask_id]))
     counted = {a.id for a in counted_answers(store, {a.page_key for a in answers})}
     return {
@@ -202,7 +235,8 @@ def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
                 "user": a.annotator,
                 "verdict": a.verdict,
                 "at": a.answered_at,
-                "gold": gold.get((a.page_key, a.mask_id)),
+                "gold": asked[a.page_key].gold if a.page_key in asked else None,
+                "page": asked[a.page_key].number if a.page_key in asked else None,
                 "counted": a.id in counted,
             }
             for a in answers

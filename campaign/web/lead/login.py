@@ -18,7 +18,9 @@ from ml_backend.errors import InputError
 
 USER = "lead"
 SECRET = "lead_password"
-STATIC = ("lead.style", "lead.icon")
+STATIC = ("lead.style", "lead.icon", "lead.live_script")
+SCRIPTED = ("lead.overview",)  # pages that may load our own script, and ask for more by it
+UNATTENDED = ("lead.now",)  # what a script asks for, with nobody there: it keeps no session open
 OPEN = ("lead.log_in", *STATIC)  # without a login
 MOST_FORM_BYTES = 64 << 10
 
@@ -50,7 +52,8 @@ def protect(app: Flask, pages: Blueprint, store: Store) -> None:
 
     @pages.context_processor
     def form() -> dict[str, str]:
-        return {"token": _token(), "campaign": store.settings.name}
+        here = store.settings.page.public_url.rstrip("/") + request.full_path.rstrip("?")
+        return {"token": _token(), "campaign": store.settings.name, "here": here}
 
 
 def _guard(pages: Blueprint, sessions: Sessions) -> None:
@@ -59,8 +62,9 @@ def _guard(pages: Blueprint, sessions: Sessions) -> None:
     @pages.before_request
     def check() -> ResponseReturnValue | None:
         request.max_content_length = MOST_FORM_BYTES
-        if request.endpoint not in OPEN and not sessions.is_open(session.get("lead")):
-            if request.method != "GET":
+        by_itself = request.endpoint in UNATTENDED
+        if request.endpoint not in OPEN and not sessions.is_open(session.get("lead"), used=not by_itself):
+            if request.method != "GET" or by_itself:
                 abort(401)
             return redirect(url_for("lead.log_in", then=request.full_path.rstrip("?")))
         if request.method == "POST" and not _same(request.form.get("token", ""), session.get("token", "")):
@@ -69,9 +73,10 @@ def _guard(pages: Blueprint, sessions: Sessions) -> None:
 
     @pages.after_request
     def harden(response: Response) -> Response:
+        scripts = "script-src 'self'; connect-src 'self'; " if request.endpoint in SCRIPTED else ""
         response.headers["Content-Security-Policy"] = (
-            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; "
-            "base-uri 'none'"
+            f"default-src 'none'; style-src 'self'; img-src 'self'; {scripts}form-action 'self'; "
+            "frame-ancestors 'none'; base-uri 'none'"
         )
         response.headers["Referrer-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"

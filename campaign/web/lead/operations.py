@@ -29,6 +29,11 @@ OPERATIONS: dict[str, Operation] = {
     f"POST {_CLUSTER}/edit": Operation("puts masks up for correction", "session", _PAGE, (413,), form=_COUNT),
     "GET /lead/masks/<mask_id>": Operation("a mask", "session", _PAGE),
     "POST /lead/masks/<mask_id>/edit": Operation("puts the mask up for correction", "session", _PAGE, (413,), form={}),
+    "GET /lead/masks/<mask_id>/alike": Operation("masks that resemble it", "session", _PAGE),
+    "GET /lead/pages/<number>": Operation("a page of questions", "session", _PAGE),
+    "GET /lead/now": Operation("what of the overview moves", "session", {200: "text/html", 304: "*/*"}, (503,)),
+    "GET /lead/tables/<name>.csv": Operation("a table as CSV", "session", {200: "text/csv"}, (503,)),
+    "GET /lead/live.js": Operation("the overview's script", "none", {200: "text/javascript", 304: "*/*"}, (412, 416)),
     "GET /lead/style.css": Operation("the style", "none", {200: "text/css", 304: "*/*"}, (412, 416)),
     "GET /lead/icon.svg": Operation("the icon", "none", {200: "image/svg+xml"}),
 }

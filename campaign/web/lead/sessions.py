@@ -35,8 +35,8 @@ class Sessions:
                 self._open.popitem(last=False)
         return name
 
-    def is_open(self, name: object) -> bool:
-        """Whether this session is open; it then was just used."""
+    def is_open(self, name: object, used: bool = True) -> bool:
+        """Whether this session is open; it then was just used, or, without `used`, is as old as it was."""
         with self._lock:
             if not isinstance(name, str) or name not in self._open:
                 return False
@@ -44,7 +44,7 @@ class Sessions:
             now = self._now()
             if now - begun >= LONGEST_SECONDS or now - seen >= IDLE_SECONDS:
                 return False
-            self._open[name] = (begun, now)
+            self._open[name] = (begun, now if used else seen)
             return True
 
     def end(self, name: object) -> None:

@@ -1,11 +1,10 @@
-"""The pages under /lead, made on the server: no scripts, nothing from other machines."""
+"""The pages under /lead, made on the server and whole without a script; nothing from other machines."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,35 +13,33 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter, ValidationError
 
-from campaign.derived import outlook
-from campaign.derived.status import status
-from campaign.derived.team import PUBLISHED_ANSWER, PUBLISHED_DRAWING, money, team
+from campaign.derived.answers import verdicts_on
+from campaign.derived.resemblance import resembling
+from campaign.derived.team import money, team
 from campaign.pages import editing
 from campaign.pages.painting import reference
 from campaign.pages.projects import connect, project_url
-from campaign.records.decision import Kind
-from campaign.records.page import PageKind, Screen
-from campaign.report.course import course_figure
+from campaign.records.page import Screen
 from campaign.store import Store
-from campaign.store.models import ClassTree
 from campaign.web.lead.changes import KINDS, decide, foresee
-from campaign.web.lead.explorer import DECISIONS, ROW, WIDTH, ClassExplorer, Listing, mask_facts
+from campaign.web.lead.explorer import DECISIONS, ROW, WIDTH, ClassExplorer, Listing, mask_facts, page_facts
 from campaign.web.lead.eyes import eye_plot
 from campaign.web.lead.login import STATIC, protect
+from campaign.web.lead.now import OWN_LOCK, WORDS, add_overview
 from campaign.web.lead.operations import OPERATIONS
+from campaign.web.lead.tables import TABLES, WORKED_OUT, as_csv
 from ml_backend.errors import InputError
 from ml_backend.mask_ids import is_drawn, is_heldout
 from ml_backend.server.openapi import add_operations
 from ml_backend.server.signing import crop_url
 
-WORDS = {"accept": "accepted", "reject": "rejected", "split": "split"}
 MOST_EDITS = 1000  # masks put up for correction at once
+MOST_DOWNLOADS = 4  # tables that are being sent at a time: each holds a thread as long as its browser is slow
+ALIKE = 30  # masks shown of each kind that resemble one
 LISTINGS = (
     (Listing.ASKED, "asked about"), (Listing.ACCEPT, "accepted"), (Listing.REJECT, "rejected"),
     (Listing.SPLIT, "split"), (Listing.UNSEEN, "by score alone"),
 )  # fmt: skip
-EVENTS = 30  # shown at most
-ASIDE = 30  # newest things that were set aside, which the overview shows
 HOUR = 3600
 T = TypeVar("T")
 ICON = (
@@ -73,16 +70,22 @@ def mount(app: Flask, store: Store) -> None:
     app.url_map.converters["id"] = IdConverter
     pages = Blueprint("lead", __name__, url_prefix="/lead", template_folder=".")
     protect(app, pages, store)
-    _one_at_a_time(pages)
+    lock = _one_at_a_time(pages)
     _add_filters(pages, store)
-    _add_overview(pages, store)
+    add_overview(pages, store, lock)
+    _add_people(pages, store)
     _add_explorer(pages, store)
     _add_changes(pages, store)
     _add_corrections(pages, store)
+    _add_tables(pages, store)
 
     @pages.get("/style.css")
     def style() -> Response:
         return send_file(Path(__file__).with_name("style.css"), mimetype="text/css", max_age=300)
+
+    @pages.get("/live.js")
+    def live_script() -> Response:
+        return send_file(Path(__file__).with_name("live.js"), mimetype="text/javascript", max_age=300)
 
     @pages.get("/icon.svg")
     def icon() -> Response:
@@ -102,13 +105,16 @@ def mount(app: Flask, store: Store) -> None:
     app.jinja_env.get_template("overview.html")  # compiled here for the same reason
 
 
-def _one_at_a_time(pages: Blueprint) -> None:
-    """Serves these pages one after the other: they share views that take in new facts, as one thread may alone."""
+def _one_at_a_time(pages: Blueprint) -> Any:
+    """Serves these pages one after the other: they share views that take in new facts, as one thread may alone.
+
+    Returns the lock, for pages that see to it themselves.
+    """
     lock = threading.RLock()
 
     @pages.before_request
     def enter() -> None:
-        if request.endpoint not in STATIC:
+        if request.endpoint not in (*STATIC, *OWN_LOCK):
             lock.acquire()
             g.entered = True
 
@@ -116,6 +122,8 @@ def _one_at_a_time(pages: Blueprint) -> None:
     def leave(_error: BaseException | None) -> None:
         if g.pop("entered", False):
             lock.release()
+
+    return lock
 
 
 def _add_filters(pages: Blueprint, store: Store) -> None:
@@ -135,27 +143,7 @@ def _add_filters(pages: Blueprint, store: Store) -> None:
         }  # fmt: skip
 
 
-def _add_overview(pages: Blueprint, store: Store) -> None:
-    figures = Figures(store)
-
-    @pages.get("/")
-    def overview() -> str:
-        return render_template(
-            "overview.html",
-            **figures.all(),
-            edit_url=project_url(store, Screen.EDIT),
-            complete_url=project_url(store, Screen.COMPLETE),
-            rows=class_rows(store),
-            events=store.events(EVENTS)[::-1],
-            published=(PUBLISHED_ANSWER, PUBLISHED_DRAWING),
-            label_studio=store.settings.label_studio.url,
-        )
-
-    @pages.post("/go-on")
-    def go_on() -> ResponseReturnValue:
-        outlook.go_on(store)
-        return redirect(url_for("lead.overview"), code=303)
-
+def _add_people(pages: Blueprint, store: Store) -> None:
     @pages.get("/drawn")
     def drawn() -> str:
         return render_template(
@@ -171,56 +159,6 @@ def _add_overview(pages: Blueprint, store: Store) -> None:
         if row is None:
             abort(404)
         return render_template("annotator.html", user=row, k_iou=store.settings.search.k_iou)
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class of one round on the overview: its tree, its decisions by kind, and the masks that they settle."""
-
-    tree: ClassTree
-    clusters: dict[str, int]
-    masks: dict[str, int]
-
-    @property
-    def open(self) -> int:
-        """Masks in no cluster that is accepted or rejected."""
-        return max(0, self.tree.masks - sum(self.masks.values()))
-
-
-def class_rows(store: Store) -> list[ClassRow]:
-    """What was decided of every class that has a tree, by round and class."""
-    counts = {(number, class_id, kind): (n, size) for number, class_id, kind, n, size in store.decisions.counts()}
-    rows = []
-    for number in [r.number for r in store.rounds.all()]:
-        for tree in store.trees.rows(number):
-            of_kind = {kind: counts.get((number, tree.class_id, kind), (0, 0)) for kind in WORDS}
-            masks = {kind: size for kind, (_, size) in of_kind.items() if kind != Kind.SPLIT}
-            if tree.masks:
-                rows.append(ClassRow(tree, {kind: n for kind, (n, _) in of_kind.items()}, masks))
-    return rows
-
-
-class Figures:
-    """What the overview shows of the whole campaign, worked out again only where something was added."""
-
-    def __init__(self, store: Store):
-        self.store = store
-        self._known: tuple[tuple, dict[str, Any]] | None = None
-
-    def all(self) -> dict[str, Any]:
-        """The campaign's status, its annotators, and how many pages are drawn on by hand."""
-        mark = self.store.state_mark()
-        if self._known is None or self._known[0] != mark:
-            figures = {
-                "state": status(self.store),
-                "course": course_figure(self.store.course.rows()),
-                "team": team(self.store, estimates=False),
-                "aside": self.store.aside.newest(ASIDE),
-                "people": self.store.values.people(),
-                "drawing_pages": {kind: self.store.pages.count(kind) for kind in (PageKind.EDIT, PageKind.PAINT)},
-            }
-            self._known = mark, figures
-        return self._known[1]
 
 
 def _add_explorer(pages: Blueprint, store: Store) -> None:
@@ -276,6 +214,41 @@ def _add_explorer(pages: Blueprint, store: Store) -> None:
             can_edit=store.settings.label_studio.url is not None
             and not (is_drawn(mask_id) or is_heldout(mask_id) or editing.is_edited(store, mask_id)),
         )
+
+    @pages.get("/masks/<id:mask_id>/alike")
+    def alike(mask_id: int) -> str:
+        facts = _or_404(lambda i: mask_facts(store, i), mask_id)
+        found = resembling(store, mask_id, facts["class_id"], ALIKE)
+        known = verdicts_on(store, [n.mask_id for n in (*found.own, *found.others)])
+        return render_template(
+            "alike.html", mask=facts, found=found, verdicts={i: v.word for i, v in known.items()},
+            k_iou=store.settings.search.k_iou,
+        )  # fmt: skip
+
+    @pages.get("/pages/<id:number>")
+    def page(number: int) -> str:
+        return render_template("page.html", page=_or_404(lambda n: page_facts(store, n), number))
+
+
+def _add_tables(pages: Blueprint, store: Store) -> None:
+    slots = threading.BoundedSemaphore(MOST_DOWNLOADS)
+
+    @pages.get("/tables/<name>.csv")
+    def table(name: str) -> ResponseReturnValue:
+        if name not in TABLES:
+            abort(404)
+        if not slots.acquire(blocking=False):
+            abort(503, "Other tables are being taken: try again when they are.")
+        try:
+            rows: Iterable = TABLES[name].rows(store)
+            body = as_csv(TABLES[name].columns, list(rows) if name in WORKED_OUT else rows)
+        except BaseException:
+            slots.release()
+            raise
+        response = Response(body, mimetype="text/csv")
+        response.call_on_close(slots.release)
+        response.headers["Content-Disposition"] = f"attachment; filename={name}.csv"
+        return response
 
 
 def _add_changes(pages: Blueprint, store: Store) -> None:

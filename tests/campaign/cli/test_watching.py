@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from campaign.cli import watching
-from campaign.cli.watching import Watch, advice, answer_rate, questions_left, span, watch
+from campaign.cli.watching import watch
+from campaign.jobs import watching
+from campaign.jobs.watching import Watch, advice, answer_rate, questions_left, span
 from campaign.label_studio.client import LabelStudioUnauthorized, LabelStudioUnavailable
 from campaign.store.values import Key
 from tests.campaign.builders import answer, turn, verify_store

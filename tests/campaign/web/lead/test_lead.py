@@ -1,6 +1,10 @@
 """The lead's page: behind its login, complete without a script or another machine, and able to take decisions back."""
 
+import csv
+import html
+import io
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
@@ -14,7 +18,10 @@ from campaign.web.lead import mount
 from campaign.web.lead.changes import decide, foresee
 from campaign.web.lead.explorer import ClassExplorer, Listing
 from campaign.web.lead.login import SECRET, lead_password
-from campaign.web.lead.views import Figures
+from campaign.web.lead.now import Figures
+from campaign.web.lead.sessions import Sessions
+from campaign.web.lead.tables import TABLES
+from campaign.web.lead.views import MOST_DOWNLOADS
 from campaign.web.serving import StoreCrops
 from ml_backend.errors import InputError
 from ml_backend.server.app import create_app
@@ -49,7 +56,7 @@ def accepted(store):
 
 
 class Links(HTMLParser):
-    """Every address that a page names, and every script."""
+    """Every address that a page names, and every script but the one that is ours."""
 
     def __init__(self, text):
         super().__init__()
@@ -57,7 +64,7 @@ class Links(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        self.scripts += tag == "script"
+        self.scripts += tag == "script" and ("src", "/lead/live.js") not in attributes
         self.inline += any(name == "style" or name.startswith("on") for name, _ in attributes)
         self.addresses += [value for name, value in attributes if name in ("href", "src", "action")]
         self.pages += [value for name, value in attributes if name == "href" and value.startswith("/lead/")]
@@ -75,7 +82,18 @@ def test_nothing_is_shown_before_the_login(browser, store):
 
 @pytest.mark.parametrize(
     ("then", "to"),
-    [("/lead/trees/1/1", "/lead/trees/1/1"), ("//evil.example/lead/", "/lead/"), ("http://evil.example", "/lead/")],
+    [
+        ("/lead/trees/1/1", "/lead/trees/1/1"),
+        ("/lead/trees/1/1?list=accept&page=1", "/lead/trees/1/1?list=accept&page=1"),
+        ("/lead/pages/3", "/lead/pages/3"),
+        ("//evil.example/lead/", "/lead/"),
+        ("http://evil.example", "/lead/"),
+        ("/\\evil.example/lead/", "/lead/"),
+        ("/lead/\\evil.example", "/lead/"),
+        ("javascript:/lead/", "/lead/"),
+        ("/lead/\r\nSet-Cookie: a=b", "/lead/"),
+        ("/leader/", "/lead/"),
+    ],
 )
 def test_a_login_leads_nowhere_else(browser, store, then, to):
     form = {"token": token(browser.get("/lead/login")), "user": "lead", "password": lead_password(store), "then": then}
@@ -101,20 +119,124 @@ def test_every_page_is_there_whole_and_needs_no_other_machine(browser, store):
     while todo and len(seen) < 60:
         path = todo.pop(0)
         seen.add(path)
-        page = browser.get(path)
+        page = browser.get(path, buffered=True)
         assert page.status_code == 200, path
         assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert ("script-src" in page.headers["Content-Security-Policy"]) == (path == "/lead/")
         if page.mimetype != "text/html":
             continue
         links = Links(page.text)
         assert links.scripts == links.inline == 0
-        assert all(link.startswith("/") for link in links.addresses), path
+        assert all(link.startswith(("/", "#")) for link in links.addresses), path
         pictures |= {link for link in links.addresses if link.startswith("/crops/")}
         todo += [link for link in links.pages if link not in seen and link not in todo]
     kinds = {path.split("/")[2] for path in seen}
-    assert kinds >= {"", "annotators", "trees", "clusters", "masks", "style.css"}
+    assert kinds >= {"", "annotators", "trees", "clusters", "masks", "style.css", "tables"}
     for picture in sorted(pictures)[:5]:
         assert browser.get(picture).mimetype == "image/jpeg"
+
+
+def test_every_cluster_mask_and_page_has_an_address_that_opens_after_the_login(browser, store):
+    mask = store.answers.rows()[0].mask_id
+    page = store.questions.on_masks([mask])[0].number
+    was = accepted(store)
+    for path in (f"/lead/pages/{page}", f"/lead/masks/{mask}", f"/lead/clusters/1/{was.class_id}/{was.cluster}"):
+        browser.post("/lead/logout", data={"token": token(browser.get("/lead/login"))})
+        asked = browser.get(browser.get(path).headers["Location"])
+        then = html.unescape(re.search(r'name="then" value="([^"]*)"', asked.text).group(1))
+        form = {"token": token(asked), "user": "lead", "password": lead_password(store), "then": then}
+        opened = browser.get(browser.post("/lead/login", data=form).headers["Location"])
+        assert opened.status_code == 200 and f"<code>http://127.0.0.1:9090{path}</code>" in opened.text
+    shown = browser.get(f"/lead/pages/{page}").text
+    asked_on = [a.mask_id for a in store.questions.on_pages([store.pages.numbered(page).key])]
+    assert all(f"/lead/masks/{i}" in shown for i in asked_on) and "gold, known to be" in shown
+    assert f"/lead/pages/{page}" in browser.get(f"/lead/masks/{mask}").text
+    assert browser.get("/lead/pages/99999").status_code == 404
+
+
+def test_masks_that_resemble_one_are_shown(browser, store):
+    log_in(browser, store)
+    mask = int(store.trees.mask_ids(1, 1)[3])
+    text = browser.get(f"/lead/masks/{mask}/alike").text
+    assert text.count("<img") == 1 + 3 * 30 and "In other classes" in text and "IoU 1.00" in text
+    assert f"/lead/masks/{mask}/alike" in browser.get(f"/lead/masks/{mask}").text
+    assert browser.get("/lead/masks/5/alike").status_code == 404
+
+
+def test_tables_are_taken_as_csv(browser, store):
+    assert browser.get("/lead/tables/decisions.csv").status_code == 302
+    log_in(browser, store)
+    store.values.add_people({7: "=HYPERLINK(1)@a.example"})
+    counted = {
+        "decisions": len(store.decisions.rows()), "answers": len(store.answers.rows()),
+        "pages": len(store.pages.rows()), "annotators": 1, "clusters": 2, "log": len(store.events()),
+    }  # fmt: skip
+    for name, table in TABLES.items():
+        taken = browser.get(f"/lead/tables/{name}.csv", buffered=True)
+        assert taken.mimetype == "text/csv" and f"filename={name}.csv" in taken.headers["Content-Disposition"]
+        rows = list(csv.reader(io.StringIO(taken.text)))
+        assert tuple(rows[0]) == table.columns and {len(row) for row in rows} == {len(table.columns)}
+        assert len(rows) - 1 == counted.get(name, len(rows) - 1)
+    assert "'=HYPERLINK(1)@a.example" in browser.get("/lead/tables/annotators.csv", buffered=True).text
+    assert browser.get("/lead/tables/secrets.csv").status_code == 404
+
+
+def test_tables_are_read_in_portions_and_give_their_slot_back(browser, store, monkeypatch):
+    log_in(browser, store)
+    monkeypatch.setattr("campaign.web.lead.tables.PORTION", 3)
+    for _ in range(MOST_DOWNLOADS + 1):
+        taken = browser.get("/lead/tables/decisions.csv", buffered=True)
+        rows = list(csv.reader(io.StringIO(taken.text)))[1:]
+    named = {name: str(i) for i, name in store.classes().items()}
+    every = [[str(d.class_id), str(d.cluster)] for d in store.decisions.rows()]
+    assert sorted([named[row[1]], row[2]] for row in rows) == sorted(every)
+    assert [a.id for a in store.answers.stream(4)] == [a.id for a in store.answers.rows()]
+
+
+def test_what_moves_is_asked_for_by_its_mark(browser, store, monkeypatch):
+    monkeypatch.setattr("campaign.web.lead.now.LOOKED", 1e12)
+    log_in(browser, store)
+    first = browser.get("/lead/now")
+    tag = {"If-None-Match": first.headers["ETag"]}
+    assert first.status_code == 200 and "Who waits for whom" in first.text and 'class="chart"' in first.text
+    assert f"data-tag={first.headers['ETag']}" in browser.get("/lead/").text
+    unchanged = browser.get("/lead/now", headers=tag)
+    assert unchanged.status_code == 304 and not unchanged.data
+    answer(store, next(p.key for p in store.pages.rows()), 9)
+    assert browser.get("/lead/now", headers=tag).status_code == 200
+
+
+def test_a_script_keeps_no_session_open_and_is_told_when_it_ended(browser):
+    assert browser.get("/lead/now").status_code == 401
+    clock = iter(range(0, 10**6, 3600))
+    sessions = Sessions(now=lambda: next(clock))
+    name = sessions.begin()  # two looks at the clock
+    assert sessions.is_open(name) and all(sessions.is_open(name, used=False) for _ in range(7))
+    assert not sessions.is_open(name, used=False)
+
+
+def test_what_moves_waits_for_no_other_page(store, monkeypatch):
+    app = create_app(StoreCrops(store), secret=store.secret("crop_key"))
+    mount(app, store)
+    browsers = [app.test_client() for _ in range(2)]
+    for browser in browsers:
+        log_in(browser, store)
+    slow, goes_on = threading.Event(), threading.Event()
+
+    def slowly(store):
+        slow.set()
+        goes_on.wait(20)
+        return team(store)
+
+    monkeypatch.setattr("campaign.web.lead.views.team", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        page = pool.submit(browsers[0].get, "/lead/annotators/7")
+        assert slow.wait(20)
+        busy = browsers[1].get("/lead/now")
+        goes_on.set()
+        assert busy.status_code == 503 and busy.headers["Retry-After"] == "10"
+        assert page.result().status_code == 200
+    assert browsers[1].get("/lead/now").status_code == 200
 
 
 def test_an_annotator_s_eye_is_drawn(browser, store):
@@ -123,7 +245,7 @@ def test_an_annotator_s_eye_is_drawn(browser, store):
     for path in ("/lead/", "/lead/annotators/7"):
         text = browser.get(path).text
         assert f"the eye cuts at {eye.eye.cut:.2f}" in text and "<polyline points=" in text
-        assert text.count("<circle") == len(eye.seen)
+        assert len(re.findall('<circle cx="[0-9.]+" cy="[0-9.]+" r', text)) == len(eye.seen)
     assert f"{eye.low:.3f} to {eye.high:.3f} (90 %)" in text
 
 

@@ -36,7 +36,8 @@ def test_the_overview_says_what_is_promised(store):
         assert f"<tr><td>{name}</td>" in page and "Class by itself" in page
     assert browser.get("/lead/trees/1/1").status_code == 200
     assert "precision by questions: expected, 90 % interval" in page and "promised at least" in page
-    assert page.count('class="chart"') == 2 and "<script" not in page
+    assert page.count('class="chart"') == 5 and page.count("<script") == page.count("/lead/live.js") == 1
+    assert "Will the promise be met?" in page and "would be delivered" in page
 
 
 def test_the_report_carries_the_promise(store, tmp_path):
