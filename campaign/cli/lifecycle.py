@@ -161,6 +161,7 @@ def status(
     from dataclasses import asdict
 
     from campaign.cli.output import table
+    from campaign.derived.duplicates import duplicates_line
     from campaign.derived.recall import recall_line
     from campaign.derived.spending import prospects
     from campaign.derived.status import status as state
@@ -195,6 +196,8 @@ def status(
         rows.append((f"{p.questions} questions more", f"{p.masks:.0f} masks more, likely {p.low:.0f} to {p.high:.0f}"))
     if now["recall"]:
         rows.append(("recall", recall_line(now["recall"])))
+    if now["duplicates"]:
+        rows.append(("duplicates", duplicates_line(now["duplicates"])))
     if aside := [f"{count} {reason}" for reason, count in now["set_aside"].items() if count]:
         rows.append(("set aside", ", ".join(aside)))
     if now["trouble"]:

@@ -1,13 +1,15 @@
 """The dataset in outline: how many masks came together, and on what they rest, without looking at any mask.
 
 Of rounds that ended the stored datasets are read once, a few columns of them, and what was found is kept. Of the
-running round the views of its classes say it; there masks of the same object are not dropped yet. Under the policy of a
-target it is what the last turn found delivered.
+running round the decisions of the last turn and the verdicts say it; there masks of the same object are not dropped
+yet. Under the policy of a target it is what the last turn found delivered.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +17,11 @@ import numpy as np
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.live import live
 from campaign.derived.promises import standing
-from campaign.derived.searches import ClassView
 from campaign.records.dataset_masks import VOTED_RULE, chance_of
-from campaign.records.decision import Decision, Kind
+from campaign.records.decision import Kind
 from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
+from campaign.search.selection import NONE
 from campaign.store import Store
 
 FORM = "1"  # of what is kept of a round
@@ -87,17 +89,15 @@ def is_obtained(store: Store, round_number: int, mask_ids: np.ndarray) -> np.nda
         columns = _columns(store, round_number, ("mask_id",))
         return np.isin(mask_ids, columns["mask_id"])
     found = np.zeros(len(mask_ids), bool)
-    for view in live(store).views(round_number):
-        leaves = [(n, leaf) for n, i in enumerate(mask_ids.tolist()) if (leaf := view.leaf(i)) is not None]
-        if not leaves:
+    for one in _classes(store, round_number):
+        place = np.minimum(np.searchsorted(one.mask_ids, mask_ids), len(one.mask_ids) - 1)
+        rows = np.flatnonzero(np.asarray(one.mask_ids)[place] == mask_ids)
+        if not len(rows):
             continue
-        at = np.asarray(view.search.tree.start[[leaf for _, leaf in leaves]], np.int64)
-        start, size, _ = _accepted(view)
-        place = np.searchsorted(start, at, side="right") - 1
-        inside = (place >= 0) & (at < (start + size)[np.maximum(place, 0)]) if len(start) else np.zeros(len(at), bool)
-        for (n, leaf), accepted in zip(leaves, inside.tolist(), strict=True):
-            verdict = view.search.verdict(leaf)
-            found[n] = verdict == Verdict.YES or (accepted and verdict is None)
+        leaves = place[rows]
+        verdict = dict(zip(one.leaves.tolist(), one.said.tolist(), strict=True))
+        said = np.array([verdict.get(leaf, NONE) for leaf in leaves.tolist()])
+        found[rows] = (said == Verdict.YES) | ((one.accepted_around(leaves) >= 0) & (said == NONE))
     return found
 
 
@@ -194,42 +194,64 @@ def _audit_pages(store: Store) -> dict[int, list[str]]:
 # the running round
 
 
+@dataclass(frozen=True)
+class _Class:
+    """A class of the running round: the k leaves that have a verdict, and its c accepted clusters by their place.
+
+    `start` and `size` (c,) say where these lie in the drawn tree, `evidence` (c, 3) are their numbers, `asked`, `yes`.
+    """
+
+    class_id: int
+    mask_ids: np.ndarray
+    place: np.ndarray
+    leaves: np.ndarray
+    said: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    evidence: np.ndarray
+
+    def accepted_around(self, leaves: np.ndarray) -> np.ndarray:
+        """The accepted cluster that each of these leaves lies in, by its row, -1 where there is none."""
+        at = np.asarray(self.place[leaves], np.int64)
+        row = np.searchsorted(self.start, at, side="right") - 1
+        return np.where((row >= 0) & (at < np.append(self.start + self.size, 0)[row]), row, -1)
+
+
+def _classes(store: Store, number: int) -> Iterator[_Class]:
+    """The classes of the running round, as the last turn decided and with the verdicts of now."""
+    decided: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for class_id, cluster, _, asked, yes in store.decisions.of_kind(number, Kind.ACCEPT):
+        decided[class_id].append((cluster, asked, yes))
+    views = live(store)
+    for entry in store.trees.rows(number):
+        if entry.masks:
+            tree, mask_ids = store.trees.read(number, entry.class_id)
+            evidence = np.array(decided[entry.class_id], np.int64).reshape(-1, 3)
+            start, size = (np.asarray(column[evidence[:, 0]], np.int64) for column in (tree.start, tree.size))
+            order = np.argsort(start, kind="stable")
+            said = views.verdicts(number, entry.class_id)
+            yield _Class(entry.class_id, mask_ids, tree.start, *said, start[order], size[order], evidence[order])
+
+
 def _of_views(store: Store, number: int) -> np.ndarray:
-    """Rows of `GROUP` of the running round, from the searches of its classes."""
+    """Rows of `GROUP` of the running round, from the decisions and verdicts of its classes."""
     parts: list[np.ndarray] = [np.zeros(0, GROUP)]
-    for view in live(store).views(number):
-        search, tree = view.search, view.search.tree
-        start, size, decisions = _accepted(view)
-        leaves = np.fromiter(search.verdicts, np.int64, len(search.verdicts))
-        yes = np.array([v == Verdict.YES for v in search.verdicts.values()], bool)
-        at = np.asarray(tree.start[leaves], np.int64)
-        place = np.searchsorted(start, at, side="right") - 1
-        inside = (place >= 0) & (at < np.append(start + size, 0)[place])
-        asked = np.bincount(place[inside], minlength=len(start))
-        voted = np.bincount(place[inside & yes], minlength=len(start))
-        rows = np.zeros(2 * len(decisions), GROUP)
-        rows["cluster"] = np.repeat([d.cluster for d in decisions], 2)
-        rows["voted"] = np.tile([False, True], len(decisions))
-        rows["masks"] = np.stack([size - asked, voted], axis=1).reshape(-1)
-        rows["yes"], rows["asked"] = np.repeat([(d.yes, d.asked) for d in decisions], 2, axis=0).reshape(-1, 2).T
+    for one in _classes(store, number):
+        yes, row = one.said == Verdict.YES, one.accepted_around(one.leaves)
+        inside = row >= 0
+        asked, voted = (np.bincount(row[which], minlength=len(one.start)) for which in (inside, inside & yes))
+        rows = np.zeros(2 * len(one.start), GROUP)
+        rows["cluster"], rows["asked"], rows["yes"] = np.repeat(one.evidence, 2, axis=0).T
+        rows["voted"] = np.tile([False, True], len(one.start))
+        rows["masks"] = np.stack([one.size - asked, voted], axis=1).reshape(-1)
         single = np.zeros(int((yes & ~inside).sum()), GROUP)
         single["cluster"], single["voted"], single["masks"] = NO_CLUSTER, True, 1
-        single["mask"] = np.asarray(view.mask_ids)[leaves[yes & ~inside]]
+        single["mask"] = np.asarray(one.mask_ids)[one.leaves[yes & ~inside]]
         both = np.concatenate([rows[rows["masks"] > 0], single])
-        both["round"], both["class_id"] = number, view.class_id
+        both["round"], both["class_id"] = number, one.class_id
         both["chance"] = both["spread"] = np.nan
         parts.append(both)
     return np.concatenate(parts)
-
-
-def _accepted(view: ClassView) -> tuple[np.ndarray, np.ndarray, list[Decision]]:
-    """Accepted clusters by their place in the drawn tree: where they begin, their sizes, and the decisions."""
-    tree = view.search.tree
-    decisions = [d for d in view.search.decisions if d.kind == Kind.ACCEPT]
-    clusters = np.array([d.cluster for d in decisions], np.int64)
-    start, size = np.asarray(tree.start[clusters], np.int64), np.asarray(tree.size[clusters], np.int64)
-    order = np.argsort(start, kind="stable")
-    return start[order], size[order], [decisions[i] for i in order.tolist()]
 
 
 # the policy of a target

@@ -8,6 +8,7 @@ from typing import Any
 
 from campaign.derived.course import course
 from campaign.derived.delivery import delivered, promised
+from campaign.derived.duplicates import duplicate_counts
 from campaign.derived.live import live
 from campaign.derived.outlook import forecast_of
 from campaign.derived.recall import recall_figures
@@ -58,6 +59,7 @@ def status(store: Store) -> dict[str, Any]:
         "promise": promised(store),
         "forecast": forecast_of(store),
         "course": course(store),
+        "duplicates": duplicate_counts(store),
         "trouble": trouble.get("text"),
         "per_round": [
             {

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from campaign.derived.dataset import final_masks
+from campaign.derived.duplicates import duplicates
 from campaign.derived.recall import is_gold
 from campaign.derived.showing import shown_pages, task_name
 from campaign.label_studio.client import Client
@@ -113,7 +114,8 @@ def _frame(store: Store, masks: DatasetMasks) -> np.ndarray:
     path = store.folder / "completeness" / "parts.npy"
     if path.exists():
         return np.load(path)
-    parts = cut(store.images.records("pool"))
+    copies = duplicates(store).copy_of  # they have no masks of their own
+    parts = cut([image for image in store.images.records("pool") if image.id not in copies])
     numbers = part_of(parts, masks.image_id, masks.box)
     parts["weight"] = weights(np.bincount(numbers[numbers >= 0], minlength=len(parts)))
     write_whole(path, lambda p: _save(p, parts))

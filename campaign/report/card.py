@@ -14,6 +14,7 @@ from pycocotools import mask as mask_util
 
 from campaign.dataset.statistics import Shapes, shapes
 from campaign.derived.answers import gold_count
+from campaign.derived.duplicates import duplicates_line
 from campaign.derived.pace import campaign_pace
 from campaign.steps.export import Exported
 from campaign.store import Store
@@ -100,6 +101,7 @@ def card_data(
         "detector": store.settings.detector.name,
         "licenses": fields.licenses,
         "source": fields.info,
+        "duplicates": info.get("duplicates"),
         "masks_digest": info["masks_digest"],
     }
 
@@ -194,6 +196,8 @@ def _sentences(card: dict[str, Any]) -> list[str]:
         said.append(f"Recall: estimated {recall['estimate']:.3f}, without a bound.")
     else:
         said.append("Recall was not estimated.")
+    if card["duplicates"]:
+        said.append(f"Images: {duplicates_line(card['duplicates'])}. Masks on copies are left out.")
     if gold["answers"]:
         said.append(f"Gold: {gold['right']:,} of {gold['answers']:,} answers on masks of known verdict were right.")
     cost = "" if work["cost"] is None else f", at a cost of {work['cost']:,.2f}"

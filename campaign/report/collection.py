@@ -10,6 +10,7 @@ from campaign.derived.certificates import standing_certificate
 from campaign.derived.classes import class_line
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promised
+from campaign.derived.duplicates import duplicate_counts, duplicates_line
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outline import outline
 from campaign.derived.outlook import forecast_of
@@ -79,6 +80,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         forecast=_forecast(store),
         course=tuple(store.course.rows()),
         certificate=_certificate(store),
+        duplicates=duplicates_line(counts) if (counts := duplicate_counts(store)) else "",
     )
 
 

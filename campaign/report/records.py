@@ -166,4 +166,5 @@ class ReportData:
     gold: int = 0  # masks of known verdict among the questions, in none of the counts
     cut: tuple[float, float, float] | None = None  # IoU at which the annotators' eyes cut, with its 90 % interval
     k_iou: float = 0.75
+    duplicates: str = ""  # images that are there more than once, in a line
     provisional: bool = False  # of the masks of the running round some may be of the same object

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from campaign.clustering import LinkageOptions, cluster_class
 from campaign.clustering.runs import clustering_facts
 from campaign.dataset.propagation import drop_known
+from campaign.derived.duplicates import duplicates
 from campaign.store import Store
 from ml_backend.detector import Progress
 
@@ -19,14 +22,17 @@ def linkage_options(store: Store) -> LinkageOptions:
 def cluster(store: Store, round_number: int, class_id: int, progress: Progress | None = None) -> None:
     """Builds the tree of a class's new masks and stores it. A stored tree is left as it is.
 
-    A mask is new where no mask of its class already in the dataset overlaps it by more than `rounds.dedupe_iou`
-    (Papadopoulos et al., section 3.4). A run that was interrupted begins the class again; a class that is done is not
-    touched. Raises InputError where `clustering.memory_gib` is less than the engine needs.
+    Masks on copies of images are left out: the first image of the same bytes has them. A mask is new where no mask of
+    its class already in the dataset overlaps it by more than `rounds.dedupe_iou` (Papadopoulos et al., section 3.4).
+    A run that was interrupted begins the class again; a class that is done is not touched.
+    Raises InputError where `clustering.memory_gib` is less than the engine needs.
     """
     if any(t.class_id == class_id for t in store.trees.rows(round_number)):
         return
     predictions = store.masks.predictions(round_number, "pool", class_id)
-    new = drop_known(predictions, store.datasets.read(before=round_number), store.settings.rounds.dedupe_iou)
+    copies = list(duplicates(store).copy_of)
+    counted = predictions.select(~np.isin(predictions.image_id, copies)) if copies else predictions
+    new = drop_known(counted, store.datasets.read(before=round_number), store.settings.rounds.dedupe_iou)
     thresholds = store.rounds.get(round_number).metrics["thresholds"][str(class_id)]
     if len(new):
         folder = store.trees.folder(round_number, class_id)

@@ -18,6 +18,7 @@ from campaign.search.least_score import KEPT, LeastScore, learn_least_score, set
 from campaign.search.thresholds import DEFAULT_K_PA, Thresholds, learn_thresholds
 from campaign.settings import Split
 from campaign.steps.cluster import linkage_options
+from campaign.steps.looking import look_for_duplicates, sign
 from campaign.store import Store
 from campaign.store.shards import read_shard
 from ml_backend.detector import Detector, Progress, load_detector_class
@@ -32,6 +33,8 @@ def detect(store: Store, round_number: int, split: Split, number: int, progress:
         return
     step = store.settings.jobs.shard_images
     images = store.images.records(split)[number * step : (number + 1) * step]
+    if round_number == 1:
+        sign(store, split, number, images)
     checkpoint = store.rounds.get(round_number).checkpoint
     detector = load_checkpoint(store.settings.detector.name, str(checkpoint))
     started = time.monotonic()
@@ -114,6 +117,7 @@ def assess(store: Store, round_number: int) -> None:
 
     And AP on the held-out images, where `bound` did not measure it.
     """
+    look_for_duplicates(store)
     settings = store.settings.search
     heldout = store.images.annotated("heldout")
     predictions = store.masks.predictions(round_number, "heldout") if heldout.images else Predictions.empty()

@@ -20,6 +20,7 @@ from campaign.dataset.polygons import PolygonLoss
 from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import final_masks
 from campaign.derived.delivery import promise_of
+from campaign.derived.duplicates import duplicate_counts, duplicates
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import questions_asked
 from campaign.pages.painting import reference
@@ -90,7 +91,9 @@ def export_campaign(
     whole = final_masks(store)
     masks = whole.select(choice.select(whole, store.classes()))
     info = _info(store, whole, masks, choice)
-    rows = {r.id: r for r in store.images.rows("pool")}
+    copies = duplicates(store).copy_of
+    on_copies = set(whole.image_id.tolist()) & copies.keys()  # of rounds before copies were looked for
+    rows = {r.id: r for r in store.images.rows("pool") if r.id not in copies or r.id in on_copies}
     fields = store.images.fields()
     images = [
         fields.images.get(r.coco_id, {})
@@ -101,7 +104,8 @@ def export_campaign(
     certificate = standing_certificate(store, whole) if len(masks) == len(whole) else None
     masks = replace(masks, image_id=np.array([rows[int(i)].coco_id for i in masks.image_id], np.int64))
     division = form.division
-    parts = {i["id"]: division.part_of(i["file_name"]) if division else WHOLE for i in images}
+    first = _first_of_its_kind(store)
+    parts = {r.coco_id: division.part_of(first.get(r.id, r.file_name)) if division else WHOLE for r in rows.values()}
     kept = choice.kept(store.classes())
     writer = _Writer(form, images, parts, kept, info, certificate)
     writer.licenses = fields.licenses
@@ -113,6 +117,13 @@ def export_campaign(
     of = [parts[int(i)] for i in masks.image_id]
     counts = {part: of.count(part) for part in dict.fromkeys([*(division.names if division else ()), *of])}
     return Exported(files, masks, counts, len(whole) - len(masks), info, writer.loss, certificate, kept, images)
+
+
+def _first_of_its_kind(store: Store) -> dict[int, str]:
+    """{image: the name of the first image that shows the same}: images that do are kept in one part together."""
+    groups = duplicates(store).groups()
+    names = {i.id: i.file_name for i in store.images.some(sorted(set(groups.values()))).values()}
+    return {image: names[first] for image, first in groups.items()}
 
 
 @dataclass
@@ -193,6 +204,10 @@ def _info(store: Store, whole: DatasetMasks, masks: DatasetMasks, choice: Choice
         "policy": search.policy,
         "masks_digest": digest_of(masks.mask_id),
     }
+    if counts := duplicate_counts(store):
+        images = store.images.some([i for pair in duplicates(store).copy_of.items() for i in pair])
+        copies = {images[a].file_name: images[b].file_name for a, b in duplicates(store).copy_of.items()}
+        info["duplicates"] = counts | {"copy_of": copies}
     if source := store.images.fields().info:
         info["source"] = source
     painted = reference(store)

@@ -84,6 +84,15 @@ class Decisions:
         with self._sessions() as session:
             return {(r, c): n for r, c, n in session.execute(query)}
 
+    def of_kind(self, round_number: int, kind: str) -> list[tuple[int, int, int, int, int]]:
+        """(class, cluster, masks, asked, yes) of the decisions of a kind in a round, by class."""
+        columns = m.Decision.class_id, m.Decision.cluster, m.Decision.size, m.Decision.asked, m.Decision.yes
+        query = select(*columns).where(m.Decision.round == round_number, m.Decision.kind == str(kind))
+        with self._sessions() as session:
+            return [
+                (c, cluster, n, asked, yes) for c, cluster, n, asked, yes in session.execute(query.order_by(columns[0]))
+            ]
+
     def evidence(self, kind: str) -> dict[tuple[int, int, int], tuple[int, float | None, datetime]]:
         """{(round, class, cluster): (yes, quality, when)} of the decisions of a kind."""
         columns = m.Decision.round, m.Decision.class_id, m.Decision.cluster

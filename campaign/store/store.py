@@ -30,6 +30,7 @@ from campaign.store.masks import Masks
 from campaign.store.pages import Pages, Questions
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
+from campaign.store.signatures import SignatureFiles
 from campaign.store.trees import Datasets, Trees
 from campaign.store.values import Key, Values
 from campaign.store.views import Views
@@ -61,6 +62,7 @@ class Store:
         self.images = Images(self.session, folder)
         self.rounds = Rounds(self.session, folder)
         self.drawings = Drawings(self.session)
+        self.signatures = SignatureFiles(folder)
         self.masks = Masks(self.session, self.rounds, self.drawings)
         self.trees = Trees(self.session, self.rounds)
         self.datasets = Datasets(self.rounds)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from campaign.derived.duplicates import duplicates
 from campaign.derived.status import status
 from campaign.derived.team import Team, team
 from campaign.store import Store
@@ -130,6 +131,15 @@ def _clusters(store: Store) -> Iterator[tuple[Any, ...]]:
             )  # fmt: skip
 
 
+def _duplicates(store: Store) -> Iterator[tuple[Any, ...]]:
+    found = duplicates(store)
+    pairs = [(a, b, "copy") for a, b in found.copy_of.items()] + [(b, a, "alike") for a, b in found.alike.tolist()]
+    for start in range(0, len(pairs), PORTION):
+        part = pairs[start : start + PORTION]
+        images = store.images.some([i for a, b, _ in part for i in (a, b)])
+        yield from ((kind, images[a].file_name, images[b].file_name) for a, b, kind in part)
+
+
 def _recall(store: Store) -> Iterator[tuple[Any, ...]]:
     figures = status(store)["recall"]
     if figures and figures["estimate"] is not None:
@@ -178,10 +188,11 @@ TABLES: dict[str, Table] = {
             "recall", "recall_low", "recall_high", "recall_promised",
         ), _course,
     ),
+    "duplicates": Table("images that are there twice", ("how", "image", "of"), _duplicates),
     "recall": Table("recall by class", ("class", "estimate", "bound", "masks", "clicked"), _recall),
     "set-aside": Table(
         "what was set aside", ("why", "in_the_name_of", "by", "task", "annotation", "changed", "what"), _aside,
     ),
     "log": Table("the log", ("at", "text"), _events),
 }  # fmt: skip
-WORKED_OUT = frozenset({"annotators", "costs", "recall"})  # from views: before the first row is sent
+WORKED_OUT = frozenset({"annotators", "costs", "duplicates", "recall"})  # from views: before the first row is sent

@@ -1,0 +1,49 @@
+"""What the store holds of images' signatures: a file for each shard, written when it was first looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+
+from campaign.dataset.duplicates import SIDE, Signatures
+from ml_backend.files import write_whole
+
+
+class SignatureFiles:
+    """Part of `Store`: signatures of images, under `signatures/` in the campaign folder. They are never rewritten."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder / "signatures"
+
+    def has(self, split: str, number: int) -> bool:
+        """Whether the images of a shard have theirs."""
+        return self._path(split, number).exists()
+
+    def write(self, split: str, number: int, signatures: Signatures) -> None:
+        """Stores those of a shard, whole."""
+        buffer = io.BytesIO()
+        np.savez(buffer, image_id=signatures.image_id, digest=signatures.digest, small=signatures.small)
+        write_whole(self._path(split, number), lambda p: p.write_bytes(buffer.getbuffer()))
+
+    def version(self) -> str | None:
+        """Names what there is; None where no image has any."""
+        files = sorted((p.name, p.stat().st_size) for p in self._folder.glob("*.npz"))
+        return hashlib.blake2b(repr(files).encode(), digest_size=16).hexdigest() if files else None
+
+    def read(self) -> Signatures:
+        """Those of all images that have them, by image id."""
+        parts = [
+            (np.zeros(0, np.int64), np.zeros((0, 16), np.uint8), np.zeros((0, SIDE, SIDE), np.uint8)),
+        ]
+        for path in sorted(self._folder.glob("*.npz")):
+            with np.load(path, allow_pickle=False) as stored:
+                parts.append((stored["image_id"], stored["digest"], stored["small"]))
+        ids, digests, small = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(ids, kind="stable")
+        return Signatures(ids[order], digests[order], small[order])
+
+    def _path(self, split: str, number: int) -> Path:
+        return self._folder / f"{split}-{number:05d}.npz"
