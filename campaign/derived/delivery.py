@@ -29,7 +29,7 @@ def save_delivery(store: Store) -> None:
 def delivered(store: Store) -> dict[str, Any] | None:
     """What the last turn found; None before the first.
 
-    `classes` is {class: masks}, beside `masks`, `promise`, and `groups` of `campaign.derived.outline`; those are not
+    `classes` is {class: masks}, beside `masks`, `promise`, and `groups` of `campaign.derived.groups`; those are not
     there where an earlier release took the last turn.
     """
     row = store.views.row(NAME)
@@ -62,7 +62,7 @@ def work_out(store: Store) -> dict[str, Any]:
     import numpy as np
 
     from campaign.derived.classes import classes_of
-    from campaign.derived.outline import Outline, as_lists, chosen_groups, ended
+    from campaign.derived.groups import Outline, as_lists, chosen_groups, ended
     from campaign.derived.promises import standing
     from campaign.derived.selection import round_selection
     from campaign.records.stage import Stage
@@ -91,7 +91,7 @@ def together(groups: np.ndarray) -> np.ndarray:
     """The groups of whole classes: what every turn keeps must not grow with the answers."""
     import numpy as np
 
-    from campaign.derived.outline import GROUP, NO_CLUSTER, NO_MASK
+    from campaign.derived.groups import GROUP, NO_CLUSTER, NO_MASK
 
     groups = groups.copy()
     groups["mask"], groups["cluster"] = NO_MASK, NO_CLUSTER

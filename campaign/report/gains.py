@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from campaign.derived.outline import NO_CLUSTER, NO_MASK, Outline
+from campaign.derived.groups import NO_CLUSTER, NO_MASK, Outline
 from campaign.derived.pace import counted_work, work
 from campaign.records.decision import Kind
 from campaign.report.estimates import Estimate, estimate, expected_correct

@@ -11,8 +11,10 @@ from campaign.derived.cluster_masks import ClusterMasks, spread
 from campaign.quality.answers import standing_answers
 from campaign.records.names import Name
 from campaign.records.page import Screen
+from campaign.records.verdict import Verdict
 from campaign.store import Store
 from campaign.store import models as m
+from campaign.store.pages import Asked
 from ml_backend.mask_ids import round_of
 
 WIDTH, ROW, DEPTH = 1200, 30, 14  # of the icicle: its own units, and the rows at most
@@ -204,13 +206,22 @@ def page_facts(store: Store, number: int) -> dict[str, Any]:
         "masks": [
             {
                 "mask_id": a.mask_id,
-                "verdict": known[a.mask_id].word if a.mask_id in known else None,
+                "verdict": _verdict_on(a, known, said),
                 "gold": a.gold,
                 "said": said.get(a.mask_id, []),
             }
             for a in asked
         ],
     }
+
+
+def _verdict_on(
+    asked: Asked, known: dict[int, Verdict], said: dict[int, list[tuple[str, str, str]]]
+) -> str | None:  # fmt: skip
+    """The verdict that counts; of gold what was said last, for its answers make no verdict."""
+    if asked.gold is not None:
+        return said[asked.mask_id][-1][2] if said.get(asked.mask_id) else None
+    return known[asked.mask_id].word if asked.mask_id in known else None
 
 
 def mask_facts(store: Store, mask_id: int) -> dict[str, Any]:
