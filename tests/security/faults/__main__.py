@@ -27,7 +27,7 @@ def run_apart(number: int, seed: int, templates: Templates, postgres: Postgres |
         result.write_text(json.dumps(asdict(outcome)))
 
     log = folder / f"driver-{number:04d}.log"
-    code = Forked(fork(work, log)).wait(300)
+    code = Forked(fork(work, log)).wait(900)
     if not result.exists():
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         outcome = Outcome(number, seed, "", [], problems=[f"the driver ended with {code}: {last}"])

@@ -32,10 +32,10 @@ from tests.security.faults.machines import MARKS, VICTIMS, Postgres, Scene, Swit
 from tests.security.faults.signs import LINES, STATES, Sign
 
 SECOND_TOKEN = "fedcba9876543210fedcba9876543210fedcba98"
-LIMIT = 240.0  # seconds that a run may take, on a machine that has others to serve
+LIMIT = 600.0  # seconds that a run may take, on a machine that has others to serve
 STEP = 3600.0  # seconds by which a clock is set back
 SLOW = 5.0  # seconds that Label Studio takes for an answer where it is slow
-NOTICED = 20.0  # seconds in which a line of the log is to tell of what goes on
+NOTICED = 60.0  # seconds in which a line of the log is to tell of what goes on
 LAST_MOMENTS = 3.0  # seconds before its end in which a run may overlook a death
 
 
