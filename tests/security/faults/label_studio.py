@@ -103,7 +103,8 @@ class LabelStudio:
                 _send(handler, 200, self.control(url.path[len("/control/") :], body or {}))
             return
         weather = self.weather
-        weather.felt += weather.mode != "ok" or handler.headers.get("Authorization") != f"Token {weather.token}"
+        is_bad = weather.mode != "ok" and (weather.mode != "lost" or handler.command != "GET")
+        weather.felt += is_bad or handler.headers.get("Authorization") != f"Token {weather.token}"
         if weather.mode == "slow":
             time.sleep(weather.seconds)
         if weather.mode == "down":
