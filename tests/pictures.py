@@ -2,9 +2,8 @@
 
     python -m tests.pictures demo-out
 
-The lead's page and the report are those of the finished demo in the folder named, of whatever data. For the film of an
-annotator's page a small `campaign demo --human` is begun in a temporary folder, and some of its pages are answered by
-keys. Everything goes to `docs/`.
+The folder is that of a finished demo, on whatever data: the lead's page and the report are its own, and for the film
+copies of its pages are answered by keys, in its own Label Studio. Everything goes to `docs/`.
 """
 
 from __future__ import annotations
@@ -23,11 +22,13 @@ from urllib.request import urlopen
 
 from PIL import Image, ImageDraw, ImageFont
 
-from campaign.label_studio.server import free_port
+from campaign.label_studio.client import Client
+from campaign.label_studio.server import LabelStudioServer
+from campaign.records.page import Screen
 from campaign.store import Store
 from campaign.web.lead.login import USER, lead_password
 from tests.browser.conftest import FLAGS, chromium
-from tests.browser.person import Person, close_instructions, invitation, load, log_in
+from tests.browser.person import Person, load, log_in
 from tests.campaign.cli.builders import CAMPAIGN
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -60,21 +61,15 @@ def main() -> None:
 
 def lead(browser: Any, out: Path) -> Path:
     """The lead's page at the end of a campaign."""
-    store, port = Store.open(out / "campaign"), free_port()
-    server = subprocess.Popen([CAMPAIGN, "serve", str(store.folder), "--port", str(port)])
-    try:
+    store = Store.open(out / "campaign")
+    with _served(store) as address:
         page = browser.new_page(viewport={"width": 1280, "height": 1500})
-        address = f"http://127.0.0.1:{port}"
-        _wait_for(f"{address}/health")
         page.goto(f"{address}/lead/")
         page.fill("[name=user]", USER)
         page.fill("[name=password]", lead_password(store))
         page.keyboard.press("Enter")
         page.wait_for_load_state("networkidle")
         return _kept(page.screenshot(), "lead")
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 def report(browser: Any, out: Path) -> Path:
@@ -88,22 +83,22 @@ def report(browser: Any, out: Path) -> Path:
         return _kept(page.screenshot(), "report")
 
 
-def film(browser: Any, _out: Path) -> Path:
-    """Pages of a demo being answered, as an animated picture."""
+def film(browser: Any, out: Path) -> Path:
+    """Pages being answered, as an animated picture: copies of the campaign's, in a project that is then deleted."""
     frames: list[tuple[Image.Image, int]] = []
-    with tempfile.TemporaryDirectory() as folder, _demo(Path(folder)) as (out, invited):
+    store, person = Store.open(out / "campaign"), Person(out)
+    with LabelStudioServer(out / "label-studio") as server, _served(store), _copied(store, server) as project:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(60_000)
-        log_in(page, *invited)
-        person = Person(out)
+        address = f"{server.url}/projects/{project}/data?labeling=1"
+        log_in(page, address, server.user, server.password)
         while person.pages < FILMED:
             if not page.locator(".cv-crop img").count():
-                load(page, invited[0])
+                load(page, address)
                 continue
             page.wait_for_function(
                 "[...document.querySelectorAll('.cv-crop img.cv-fill')].every(i => i.complete && i.naturalWidth)"
             )
-            close_instructions(page)
             page.wait_for_timeout(400)
             frames.append((_frame(page), MILLISECONDS["new"]))
             person.answer(page, lambda key: frames.append((_frame(page, key), _pause(key))))
@@ -116,17 +111,34 @@ def film(browser: Any, _out: Path) -> Path:
 
 
 @contextmanager
-def _demo(folder: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """A demo that a person may answer: its folder, and the address, user and password that it prints."""
-    out, log = folder / "demo", folder / "log"
-    command = [CAMPAIGN, "demo", "--human", "--images", "30", "--out", str(out)]
-    with log.open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+def _served(store: Store) -> Iterator[str]:
+    """Serves crops and the lead's page of a campaign at its own address, which is given."""
+    server = subprocess.Popen([CAMPAIGN, "serve", str(store.folder)])
+    address = store.settings.page.public_url
     try:
-        yield out, invitation(process, log)
+        _wait_for(f"{address}/health")
+        yield address
     finally:
-        process.terminate()
-        process.wait(60)
+        server.terminate()
+        server.wait(30)
+
+
+@contextmanager
+def _copied(store: Store, server: LabelStudioServer) -> Iterator[int]:
+    """A project with copies of the first pages of a campaign, unanswered; deleted afterwards."""
+    client = Client(server.url, server.token)
+    own = client.request("GET", f"api/projects/{store.values.project(Screen.VERIFICATION)}/")
+    tasks = client.request("GET", "api/tasks/", params={"project": own["id"], "fields": "all", "page_size": 100})[
+        "tasks"
+    ]
+    full = [{"data": task["data"]} for task in tasks if len(task["data"]["crops"]) == store.settings.page.page_size]
+    body = {"title": own["title"], "label_config": own["label_config"], "show_instruction": False}
+    project = client.request("POST", "api/projects/", body=body)["id"]
+    try:
+        client.request("POST", f"api/projects/{project}/import", body=full[: FILMED + 1])
+        yield project
+    finally:
+        client.request("DELETE", f"api/projects/{project}/")
 
 
 def _frame(page: Any, key: str = "") -> Image.Image:

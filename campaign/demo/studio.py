@@ -14,7 +14,7 @@ from campaign.label_studio.server import find_command
 from ml_backend.errors import InputError
 
 VERSION = "1.23.2"
-SIZE_MB, MINUTES = 900, 3  # what the installation takes of the disk, and at most of the time on a usual line
+SIZE_MB, MINUTES = 1000, 5  # what the installation takes of the disk, and at most of the time on a usual line
 COMPLETE = "complete"  # a file in the environment, once all is installed
 
 

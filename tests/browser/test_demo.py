@@ -11,7 +11,7 @@ import pytest
 
 from campaign.label_studio.server import find_command
 from ml_backend.errors import InputError
-from tests.browser.person import LIMIT, Person, close_instructions, invitation, load, log_in
+from tests.browser.person import LIMIT, Person, invitation, load, log_in
 from tests.campaign.cli.builders import CAMPAIGN
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.browser, pytest.mark.redis]
@@ -40,7 +40,6 @@ def test_the_demo_is_played_by_hand_to_its_end(browser, tmp_path):
             if not page.locator(".cv-crop img").count():
                 load(page, address)
                 continue
-            close_instructions(page)
             person.answer(page)
     finally:
         context.close()
