@@ -117,7 +117,23 @@ class RoundSettings(_Section):
     complete_images: int = Field(
         0, ge=0, description="images that people look through for what is missing, when a round is verified"
     )
+    correct: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="share of the annotators' time for corrections by clicks, after each round; 0: none",
+    )
     dedupe_iou: float = Field(0.5, gt=0, le=1, description="of two masks of a class that overlap more, one stays")
+
+
+class CorrectSettings(_Section):
+    """Corrections by clicks (Benenson, Popov, Ferrari: three visits of at most four clicks)."""
+
+    segmenter: str = Field("click", description="entry point in the group campaign.segmenters")
+    checkpoint: str | None = Field(None, description="file of its weights; unset: the newest trained in this campaign")
+    visits: int = Field(1, ge=1, le=10, description="times that a mask is put before annotators until it is left as is")
+    clicks: int | None = Field(None, ge=1, le=64, description="most clicks of one visit; unset: 64")
+    seconds: float = Field(20.0, gt=0, le=600, description="time of a correction, until 20 of them were measured")
 
 
 class PageSettings(_Section):
@@ -205,6 +221,7 @@ class CampaignSettings(_Section):
     search: SearchSettings = SearchSettings()
     forecast: ForecastSettings = ForecastSettings()
     rounds: RoundSettings = RoundSettings()
+    correct: CorrectSettings = CorrectSettings()
     page: PageSettings = PageSettings()
     quality: QualitySettings = QualitySettings()
     jobs: JobSettings = JobSettings()

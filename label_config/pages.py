@@ -117,6 +117,30 @@ def edit_data(
     }
 
 
+def correct_data(
+    key: str, class_name: str, url: str, *, title: str | None = None, rules: str = "", code: str = ENGLISH
+) -> dict[str, Any]:
+    """Data of one `correct` task: the part of an image around a mask, which clicks and boxes correct.
+
+    `url` is the address of the mask's crop. The mask comes as a prediction; `ml_backend.server.interactive` answers the
+    clicks, and `ml_backend.masks.editing` reads what is submitted.
+    """
+    words = language(code)
+    return {
+        "key": key,
+        "class_name": class_name,
+        "image": f"{url}?view=edit",
+        "title": title or words.gettext("Correct this {class_name} by clicks", class_name=class_name),
+        "hint": words.gettext(
+            "K, then click what is missing; Alt and click what is too much; R, then drag a box to begin anew."
+        ),
+        "switch": words.gettext(
+            "Once for this browser: switch on Auto-Annotation and then Auto-Accept Suggestions, below the picture."
+        ),
+        "rules": _folded(rules, words),
+    }
+
+
 def paint_data(
     key: str,
     image_url: str,

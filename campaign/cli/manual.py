@@ -1,4 +1,4 @@
-"""`edit`, `paint`, `complete`, `instructions`: what is drawn and clicked by hand, and the rules shown with it."""
+"""`edit`, `correct`, `paint`, `complete`, `instructions`: what is drawn and clicked by hand, and its rules."""
 
 from __future__ import annotations
 
@@ -56,6 +56,46 @@ def edit(
     url = project_url(store, Screen.EDIT)
     text = f"{new} new pages, {state['pages']} in all; {state['corrected']} corrected, {state['no_object']} no object, "
     emit({"new": new, "url": url, **state}, json, f"{text}{state['in_dataset']} in the dataset\n{url or ''}".strip())
+
+
+def correct(
+    folder: Folder,
+    count: Annotated[int, typer.Option(min=0, help="Masks to put before annotators; 0 reads back alone.")] = 0,
+    class_name: Annotated[str | None, typer.Option("--class", help="Of this class; by default of all.")] = None,
+    mask: Annotated[list[int] | None, typer.Option(help="This mask; may be repeated.")] = None,
+    json: Json = False,
+) -> None:
+    """Publish masks to be corrected by clicks, and read the corrected ones back into the dataset.
+
+    Without --mask they are those whose correction is worth most: masks voted no whose object the dataset does not
+    have, and in classes of page.single_classes also masks that nobody was asked about.
+    """
+    from campaign.pages import correcting
+    from campaign.pages.projects import connect, project_url
+    from campaign.records.page import Screen
+    from campaign.store import Store
+
+    store = Store.open(folder)
+    client = connect(store)
+    classes = _classes(store, class_name)
+    with store.locked():
+        wanted = list(mask or [])
+        if count:
+            wanted += [c.mask_id for c in correcting.candidates(store, classes)[:count]]
+        try:
+            new = correcting.add_correct_pages(store, wanted)
+        except KeyError as error:
+            raise InputError("mask", "one of this campaign", error) from None
+        correcting.publish_corrections(store, client)
+        correcting.read_corrections(store, client)
+        correcting.publish_corrections(store, client)
+    state = correcting.summary(store)
+    url = project_url(store, Screen.CORRECT)
+    text = (
+        f"{new} new pages, gold among them; {state['masks']} masks in all; {state['corrected']} corrected by "
+        f"{state['clicks']} clicks, {state['no_object']} no object, {state['in_dataset']} in the dataset"
+    )
+    emit({"new": new, "url": url, **state}, json, f"{text}\n{url or ''}".strip())
 
 
 def paint(
@@ -136,7 +176,7 @@ def instructions(folder: Folder, json: Json = False) -> None:
     emit({"files": paths, "projects": changed}, json, "\n".join(lines))
 
 
-COMMANDS = (edit, paint, complete, instructions)
+COMMANDS = (edit, correct, paint, complete, instructions)
 
 
 def _classes(store: Store, name: str | None) -> list[int]:

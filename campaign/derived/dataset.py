@@ -6,10 +6,11 @@ import numpy as np
 
 from campaign.dataset.propagation import drop_duplicates, propagate
 from campaign.derived.answers import counted_verdicts
+from campaign.derived.clicks import edited_rules
 from campaign.derived.corrections import counted_corrections
 from campaign.derived.promises import standing
 from campaign.derived.selection import round_selection
-from campaign.records.dataset_masks import EDITED_RULE, VOTED_RULE, DatasetMasks, likely_rule
+from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks, likely_rule
 from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
 from campaign.search.policies.overridden import LEAD_RULE
@@ -92,7 +93,8 @@ def chosen_masks(store: Store, mask_ids: np.ndarray, voted: np.ndarray, chance: 
     likely = ~np.isnan(chance)
     rule[likely] = [likely_rule(p) for p in chance[likely].tolist()]
     rule[voted] = VOTED_RULE
-    rule[drawn] = [f"{EDITED_RULE}, mask {mask} before" for mask in origin[drawn].tolist()]
+    if drawn.any():
+        rule[drawn] = edited_rules(store, masks.mask_id[drawn].tolist(), origin[drawn].tolist())
     names = "mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou"
     return DatasetMasks(
         **{name: getattr(masks, name) for name in names},
@@ -140,7 +142,7 @@ def corrected(store: Store, masks: DatasetMasks, round_number: int) -> DatasetMa
         cluster=before(masks.cluster, -1),
         asked=before(masks.asked, 0),
         yes=before(masks.yes, 0),
-        rule=np.array([f"{EDITED_RULE}, mask {mask} before" for mask, _ in drawn], object),
+        rule=np.array(edited_rules(store, [i for _, i in drawn], [mask for mask, _ in drawn]), object),
         model_version=np.full(n, version, object),
         voted=np.ones(n, bool),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from campaign.derived.answered import answered
+from campaign.derived.clicks import correction_times
 from campaign.derived.live import live
 from campaign.records.page import promise_kind
 from campaign.records.stage import Stage
@@ -48,8 +49,9 @@ def questions_allowed(store: Store) -> int | None:
 
     Hours and money become questions at the pace that was measured so far, gold and gaps between pages included, and
     before there is one at `search.seconds_per_answer`. What annotators state of their time is believed within reason.
+    Corrections by clicks are paid from the same hours: the share that `rounds.correct` sets aside, else as they come.
     """
-    search = store.settings.search
+    search, share = store.settings.search, store.settings.rounds.correct
     each, worked, answered = search.seconds_per_answer, 0.0, 0
     if search.budget_hours is not None or search.budget_money is not None:
         from campaign.derived.pace import work
@@ -57,9 +59,10 @@ def questions_allowed(store: Store) -> int | None:
         worked, answered = work(store).seconds(each), questions_answered(store)
         if worked > 0 and answered >= MEASURED:
             each = worked / answered
-    budget = Budget(
-        search.budget_questions, search.budget_hours, search.budget_money, each, store.settings.quality.wage_per_hour
-    )
+        if not share:
+            worked += sum(correction_times(store))
+    hours, money = (None if most is None else most * (1 - share) for most in (search.budget_hours, search.budget_money))
+    budget = Budget(search.budget_questions, hours, money, each, store.settings.quality.wage_per_hour)
     return budget.as_questions(worked, answered)
 
 

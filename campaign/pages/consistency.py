@@ -18,6 +18,7 @@ from campaign.label_studio.drawing import parse_drawn
 from campaign.label_studio.readback import parse_task, read_tasks
 from campaign.label_studio.verification import has_webhook
 from campaign.pages.completeness import complete_facts
+from campaign.pages.correcting import correct_facts
 from campaign.pages.editing import edit_facts
 from campaign.pages.painting import paint_facts
 from campaign.pages.projects import QUESTIONS, webhook_of
@@ -30,7 +31,12 @@ from campaign.store.models import Drawing
 
 LOOKS = 3  # at a campaign that runs: what is under way now is over then
 PAUSE = 1.0
-_DRAWN = {Screen.EDIT: edit_facts, Screen.PAINT: paint_facts, Screen.COMPLETE: complete_facts}
+_DRAWN = {
+    Screen.EDIT: edit_facts,
+    Screen.PAINT: paint_facts,
+    Screen.COMPLETE: complete_facts,
+    Screen.CORRECT: correct_facts,
+}
 
 
 def findings(store: Store, client: Client | None, report: Report | None = None, pause: float = PAUSE) -> list[Finding]:

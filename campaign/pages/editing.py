@@ -170,7 +170,7 @@ def edit_facts(store: Store, tasks: Sequence[DrawnTask]) -> list[dict]:
         mask = store.masks.read([mask_of[task.page_key]])
         base = {"page_key": task.page_key, "mask_id": mask_of[task.page_key], "image_id": int(mask.image_id[0])}
         for a in own_annotations(task.annotations, stamps):
-            state, shapes = _outcome(mask, a)
+            state, shapes = outcome(mask, a)
             rows.append(base | drawing_fact(a, state, shapes))
         rows += gone_facts(task, standing)
     return rows
@@ -230,7 +230,7 @@ def add_drawings(store: Store, tasks: Sequence[DrawnTask], rows: Iterable[dict])
     return store.drawings.add(rows)
 
 
-def _outcome(mask: Predictions, a: DrawnAnnotation) -> tuple[str, list[dict]]:
+def outcome(mask: Predictions, a: DrawnAnnotation) -> tuple[str, list[dict]]:
     """What an annotation says of a mask, and the corrected shape. A malformed drawing counts as unsure."""
     said = UNSURE if a.skipped else editing.edit_verdict(a.result)
     if said != editing.CORRECTED:

@@ -31,6 +31,7 @@ def screen_title(screen: Screen, code: str) -> str:
         Screen.EDIT: words.gettext("Edit"),
         Screen.PAINT: words.gettext("Paint"),
         Screen.COMPLETE: words.gettext("Is anything missing"),
+        Screen.CORRECT: words.gettext("Correct by clicks"),
     }[screen]
 
 
@@ -48,7 +49,7 @@ def ensure_project(store: Store, client: Client, screen: Screen = Screen.VERIFIC
         webhook_secret=secret,
         label_config=load(screen.value, () if asks else list(store.classes().values()), code).xml,
         instructions=project_instructions(store, screen.value),
-        predictions=screen == Screen.EDIT,
+        predictions=screen in (Screen.EDIT, Screen.CORRECT),
     )
     store.values.set_project(screen, project)
     return project
@@ -71,7 +72,7 @@ def abandon_project(store: Store, client: Client) -> None:
     Answers that were read stay. Raises InputError where the project is still there.
     """
     gone = []
-    for screen in (*QUESTIONS, Screen.COMPLETE):
+    for screen in (*QUESTIONS, Screen.COMPLETE, Screen.CORRECT):
         known = store.values.project(screen)
         if known is None:
             continue

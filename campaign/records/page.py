@@ -15,6 +15,7 @@ class Screen(Name):
     EDIT = "edit"
     PAINT = "paint"
     COMPLETE = "complete"
+    CORRECT = "correct"
 
 
 class PageKind(Name):
@@ -25,6 +26,7 @@ class PageKind(Name):
     EDIT = "edit"
     PAINT = "paint"
     COMPLETE = "complete"
+    CORRECT = "correct"
 
 
 EVERYONE = 1000  # users who may answer a page of a test or a practice
@@ -65,7 +67,8 @@ class NewPage:
 
     `questions` are (mask id, the cluster that the mask samples or None) in the order they were drawn, gold among them;
     `gold` are the known verdicts of some, {mask id: yes or no}. `place` says where something is to be drawn, where no
-    mask does: {"image_id", "window": [x0, y0, x1, y1]}, and more on pages that ask what is missing.
+    mask does: {"image_id", "window": [x0, y0, x1, y1]}, and more on pages that ask what is missing. On pages that are
+    corrected by clicks it says which mask that starts from, see `campaign.pages.correcting`.
     """
 
     key: str

@@ -20,6 +20,7 @@ from campaign.derived.promises import newest_attempt, standing
 from campaign.derived.spending import follows
 from campaign.label_studio.client import Client
 from campaign.pages.completeness import ask_what_is_missing, publish_complete, read_complete
+from campaign.pages.correcting import ask_for_corrections, publish_if_possible, read_corrections
 from campaign.pages.editing import read_edits
 from campaign.pages.instructions import keep_instructions
 from campaign.pages.painting import read_paintings
@@ -54,6 +55,8 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         read = read_back(store, client)
         read_edits(store, client)
         read_paintings(store, client)
+        read_corrections(store, client)
+        publish_if_possible(store, client)
         publish_complete(store, client)
         read_complete(store, client)
         if store.settings.quality.qualification:
@@ -73,6 +76,8 @@ def turn(store: Store, client: Client | None = None) -> Turn:
         save_views(store)
         if decided.done:
             # Beside the ordinary pages: the next round does not wait for them.
+            ask_for_corrections(store, current.number)
+            publish_if_possible(store, client)
             ask_what_is_missing(store, current.number)
             publish_complete(store, client)
             _say_what_is_promised(store)

@@ -32,7 +32,9 @@ FORMAT = 1
 MANIFEST, SEALED = "backup.json", "secrets.sealed"
 PORTION = 5000  # rows at a time
 # What is worked out anew, or belongs to a process that runs.
-LEFT_OUT = frozenset({"derived", "logs", "locks", "redis.json", "decide.lock", "run.lock", SECRETS_FILE, SETTINGS_FILE})
+LEFT_OUT = frozenset(
+    {"clicks", "derived", "logs", "locks", "redis.json", "decide.lock", "run.lock", SECRETS_FILE, SETTINGS_FILE}
+)
 _WORK = 2**15  # of scrypt: a tenth of a second, 32 MiB
 
 Report = Callable[[str, int, int], None]

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ml_backend.errors import InputError, Unavailable
 
-HEAD = "0007"
+HEAD = "0008"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 

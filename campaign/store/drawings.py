@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +82,15 @@ class Drawings:
                     newest[row.annotation_id] = row
         return sorted((row for row in newest.values() if row.state != WITHDRAWN), key=lambda row: row.id)
 
+    def some(self, numbers: Collection[int]) -> dict[int, m.Drawing]:
+        """Drawings by their numbers; unknown ones are left out."""
+        with self._sessions() as session:
+            return {
+                row.id: row
+                for part in portions(sorted(numbers))
+                for row in session.scalars(select(m.Drawing).where(m.Drawing.id.in_(part)))
+            }
+
     def origins(self, mask_ids: np.ndarray) -> list[int]:
         """The ids of the predictions that drawn masks were. Raises KeyError for an id that no drawing has."""
         rows = self._rows(mask_ids)
@@ -102,10 +111,7 @@ class Drawings:
     def _rows(self, mask_ids: np.ndarray) -> dict[int, m.Drawing]:
         """Drawings that made a mask, by their ids."""
         wanted = {drawing_of(int(i)): int(i) for i in mask_ids}
-        rows: dict[int, m.Drawing] = {}
-        with self._sessions() as session:
-            for part in portions(list(wanted)):
-                rows |= {row.id: row for row in session.scalars(select(m.Drawing).where(m.Drawing.id.in_(part)))}
+        rows = self.some(wanted)
         for drawing, mask in wanted.items():
             row = rows.get(drawing)
             if row is None or row.mask_id is None or not row.masks["masks"]:

@@ -207,6 +207,36 @@ class Drawing(Base):
     __table_args__ = (UniqueConstraint("annotation_id", "answered_at", "state"),)
 
 
+class ClickFact(Base):
+    """A fact: one step of a correction by clicks, as it stood when its annotation was read.
+
+    `answered_at` is the annotation's, as in its drawing. `number` counts the steps of an annotation from 0. `kind` is
+    "box", "positive" or "negative"; `x` and `y` are the place of a click, or with `x1` and `y1` the corners of a box,
+    in pixels of the image. `clicked_at` is when it was made, in seconds since 1970. `before` and `after` are the masks
+    {"size": [height, width], "counts"}, unset where the server no longer knew them.
+    """
+
+    __tablename__ = "click"
+    id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=True)
+    page_key: Mapped[str] = mapped_column(String(64), index=True)
+    annotation_id: Mapped[int] = mapped_column(BigInteger)
+    annotator: Mapped[str] = mapped_column(Text)
+    answered_at: Mapped[str] = mapped_column(String(40))
+    number: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(10))
+    x: Mapped[float]
+    y: Mapped[float]
+    x1: Mapped[float | None]
+    y1: Mapped[float | None]
+    clicked_at: Mapped[float | None]
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    predicted_iou: Mapped[float | None]
+    model_version: Mapped[str | None] = mapped_column(String(100))
+    read_at: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (UniqueConstraint("annotation_id", "answered_at", "number"),)
+
+
 class SetAside(Base):
     """A fact: something in Label Studio that no answer was made of, and why (`campaign.store.aside.Reason`).
 

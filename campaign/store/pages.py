@@ -90,6 +90,12 @@ class Pages:
                 return
             last = rows[-1].number
 
+    def following(self, kind: str, number: int, count: int) -> list[m.Page]:
+        """The next published pages of a kind after the page of that number, at most `count`."""
+        query = select(m.Page).where(m.Page.kind == str(kind), m.Page.number > number, m.Page.task_id.is_not(None))
+        with self._sessions() as session:
+            return list(session.scalars(query.order_by(m.Page.number).limit(count)))
+
     def some(self, keys: Collection[str]) -> dict[str, m.Page]:
         """Pages by their keys; unknown ones are left out."""
         with self._sessions() as session:

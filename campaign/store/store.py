@@ -20,6 +20,7 @@ from campaign.store import models as m
 from campaign.store.addresses import ADDRESSES, from_folder, parted, whole_address
 from campaign.store.answers import Answers
 from campaign.store.aside import Aside
+from campaign.store.clicks import Clicks
 from campaign.store.course import Points
 from campaign.store.database import open_database
 from campaign.store.decisions import Decisions, Overrides
@@ -63,6 +64,7 @@ class Store:
         self.rounds = Rounds(self.session, folder)
         self.drawings = Drawings(self.session)
         self.signatures = SignatureFiles(folder)
+        self.clicks = Clicks(self.session)
         self.masks = Masks(self.session, self.rounds, self.drawings)
         self.trees = Trees(self.session, self.rounds)
         self.datasets = Datasets(self.rounds)

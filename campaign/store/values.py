@@ -19,6 +19,7 @@ class Key(Name):
     AUDIT = "audit"
     CERTIFICATE = "certificate"
     COMPLETENESS = "completeness"
+    CORRECTIONS = "corrections"
     EXAMPLES = "examples"
     GO_ON = "go_on"
     INSTRUCTIONS_SHOWN = "instructions_shown"
@@ -37,6 +38,7 @@ _PROJECTS = {
     Screen.EDIT: "edit_project",
     Screen.PAINT: "paint_project",
     Screen.COMPLETE: "complete_project",
+    Screen.CORRECT: "correct_project",
 }
 _CURSORS = {
     Screen.VERIFICATION: "read_back_cursor",
@@ -44,6 +46,7 @@ _CURSORS = {
     Screen.EDIT: "edit_cursor",
     Screen.PAINT: "paint_cursor",
     Screen.COMPLETE: "complete_cursor",
+    Screen.CORRECT: "correct_cursor",
 }
 
 

@@ -23,6 +23,7 @@ from campaign.records.stage import Stage
 from campaign.steps.rounds import Step, StepName, start_campaign
 from campaign.store import Store
 from campaign.store.shards import read_shard
+from campaign.web.corrections import interactive
 from ml_backend.detector import Detector
 from ml_backend.errors import InputError
 from ml_backend.logs import configure_logs, process_about
@@ -31,6 +32,7 @@ from ml_backend.predictions import Predictions
 from ml_backend.server.app import Access, Limits, MaskView, PartView, create_app
 from ml_backend.server.backend import Backend, Project, StoredMasks, project_number, task_number
 from ml_backend.server.image_files import image_cache
+from ml_backend.server.interactive import TaskPictures
 from ml_backend.server.push import PushThread
 
 log = logging.getLogger(__name__)
@@ -242,9 +244,11 @@ def build_app(folder: str | Path) -> Flask:
             return 0  # without Redis there is no queue
 
     backend.train = train
+    crops = StoreCrops(store)
+    backend.interactive = interactive(store, crops.mask, TaskPictures(backend.task_image))
     waived = store.settings.page.this_machine_without_password
     app = create_app(
-        StoreCrops(store),
+        crops,
         secret=store.secret("crop_key"),
         backend=backend,
         on_event=Waker(store),
@@ -253,6 +257,7 @@ def build_app(folder: str | Path) -> Flask:
         access=Access(("campaign", store.secret("backend_password")), waived, store.secret("webhook_secret")),
         limits=Limits(crops=store.settings.page.crops_mib << 20, ahead=pages_ahead(store)),
     )
+    app.extensions["campaign_interactive"] = backend.interactive
     backend.metrics.registry.register(CampaignMetrics(store))
     mount(app, store)
     return app

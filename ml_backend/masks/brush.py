@@ -22,13 +22,21 @@ _HEADER_BITS = 32 + 5 + 4 * len(_WIDTHS)
 _SETTINGS = int(f"{_WORD - 1:05b}" + "".join(f"{w - 1:04b}" for w in _WIDTHS), 2)
 
 
-def encode_brush(mask: np.ndarray) -> list[int]:
-    """The brush RLE of `mask` (height, width) bool: byte values as Label Studio stores them. Exact."""
+# An opacity of brushes through which Label Studio lets clicks pass to the picture: only full pixels are hit. It is so
+# much less because a browser that enlarges the mask may overshoot at its edges.
+CLICKED_THROUGH = 200
+
+
+def encode_brush(mask: np.ndarray, opacity: int = 255) -> list[int]:
+    """The brush RLE of `mask` (height, width) bool: byte values as Label Studio stores them. Exact.
+
+    `opacity` of its pixels, 128 to 255; `decode_brush` reads any of these the same.
+    """
     flat = np.ascontiguousarray(mask, dtype=bool).ravel()
     if flat.size == 0:
         raise ValueError("mask: expected at least one pixel, got none")
     edges = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
-    return _pack([(edges, np.where(flat[edges[:-1]], 255, 0))])[0]
+    return _pack([(edges, np.where(flat[edges[:-1]], opacity, 0))])[0]
 
 
 def encode_brush_rles(rles: Sequence[dict]) -> list[list[int]]:

@@ -120,7 +120,8 @@ def create_app(
     if source is not None:
         cache = ImageCache(limits.images)
         sheets = Sheets(source, cache, limits.crops)
-        add_pictures(app, source, secret, cache, sheets)
+        shown = backend.interactive.shown if backend is not None and backend.interactive is not None else None
+        add_pictures(app, source, secret, cache, sheets, shown)
         if limits.ahead:
             sheets.draw_ahead(limits.ahead)
     if backend is not None:

@@ -21,6 +21,7 @@ from ml_backend.masks.limits import MAX_PIXELS
 from ml_backend.masks.regions import LabelMap, to_prediction
 from ml_backend.predictions import Predictions
 from ml_backend.server.image_files import FETCH_SECONDS, ImageFiles
+from ml_backend.server.interactive import Interactive
 from ml_backend.server.metrics import Metrics
 from ml_backend.server.turns import Turns
 
@@ -80,7 +81,8 @@ class Backend:
     model: the current model. images: fetches the tasks' images. stored: masks that are known already, None for a
     task that has none; asked for many tasks at once. enqueue: takes (project, label config, tasks) that are to be
     predicted later and pushed to Label Studio; without it such tasks are answered as far as time allows. train: takes
-    the id of a project whose "Start training" was pressed, and returns at once.
+    the id of a project whose "Start training" was pressed, and returns at once. interactive: answers to clicks and
+    boxes; without it they are answered with nothing.
 
     One request predicts for at most `inline_seconds` on at most `inline_tasks` tasks, and its stored answers may fill
     some `inline_bytes`. At most `inline_requests` requests are answered so at a time, the others leave all to the
@@ -92,6 +94,7 @@ class Backend:
     stored: Callable[[Project, Sequence[dict]], Sequence[StoredMasks | None]] | None = None
     enqueue: Callable[[Project, str, list[dict]], None] | None = None
     train: Callable[[int], None] | None = None
+    interactive: Interactive | None = None
     metrics: Metrics = field(default_factory=Metrics)
     inline_tasks: int = INLINE_TASKS
     inline_seconds: float = INLINE_SECONDS
@@ -133,12 +136,43 @@ class Backend:
             tasks: as Label Studio has them.
             context: the prompt of an annotator, whose key `result` holds what they drew.
         """
-        if isinstance(context, dict) and context.get("result"):
-            return [self._empty() for _ in tasks]
+        if isinstance(context, dict) and ("result" in context or "event" in context):
+            return self._answer_prompt(project, label_config, tasks, context)
         if not project_number(project):
             named = (project_number(task.get("project")) for task in tasks if isinstance(task, dict))
             project = next(filter(None, named), 0)
         return self.predict(project, label_config, tasks)
+
+    def _answer_prompt(
+        self, project: str | int, label_config: str, tasks: Sequence[dict], context: dict[str, Any]
+    ) -> list[dict | list]:
+        """An annotator's prompt answered for the first task, the only one that Label Studio sends."""
+        answers: list[dict | list] = [self._empty() for _ in tasks]
+        if tasks and self.interactive is not None:
+            begin = time.perf_counter()
+            answers[0] = self.interactive.answer(project, label_config, tasks[0], context)
+            self.metrics.prompts.observe(time.perf_counter() - begin)
+        return answers
+
+    def task_image(self, project: str | int, task: dict[str, Any], key: str) -> Path:
+        """The file of a task's image, whose address is in its data under `key`. Raises InputError, FetchError."""
+        return self._fetched(self.project(project), key, task, FETCH_SECONDS)
+
+    def _fetched(self, project: Project, key: str, task: Any, seconds: float) -> Path:
+        data = task.get("data") if isinstance(task, dict) else None
+        if not isinstance(data, dict) or key not in data:
+            raise InputError("task data", f"the key {key!r}", "none")
+        path: Path = self.images.get(
+            data[key],
+            hostname=project.hostname,
+            token=project.token,
+            task_id=task_number(task) or None,
+            seconds=seconds,
+        )
+        width, height = image_size(path)
+        if width * height > self.max_pixels:
+            raise InputError("image", f"at most {self.max_pixels} pixels", f"{width}x{height}")
+        return path
 
     def predict(self, project: str | int, label_config: str, tasks: Sequence[dict]) -> list[dict | list]:
         """One answer per task: a prediction, or an empty list where there is none yet.
@@ -317,19 +351,8 @@ class Backend:
         if left <= 0:
             return None
         try:
-            data = task.get("data") if isinstance(task, dict) else None
-            if not isinstance(data, dict) or labels.data_key not in data:
-                raise InputError("task data", f"the key {labels.data_key!r}", "none")
-            path: Path = self.images.get(
-                data[labels.data_key],
-                hostname=project.hostname,
-                token=project.token,
-                task_id=number or None,
-                seconds=min(left, FETCH_SECONDS),
-            )
+            path = self._fetched(project, labels.data_key, task, min(left, FETCH_SECONDS))
             width, height = image_size(path)
-            if width * height > self.max_pixels:
-                raise InputError("image", f"at most {self.max_pixels} pixels", f"{width}x{height}")
         except FetchError as failure:
             late = deadline is not None and time.monotonic() >= deadline
             return None if late else self._unfetched(number, failure)

@@ -24,6 +24,12 @@ class Metrics:
             buckets=LATENCY,
             registry=self.registry,
         )
+        self.prompts = Histogram(
+            "campaign_prompt_seconds",
+            "Seconds in which clicks and boxes of annotators were answered.",
+            buckets=LATENCY,
+            registry=self.registry,
+        )
         self.images = Counter("campaign_images_total", "Images predicted on.", registry=self.registry)
         self.image_seconds = Counter(
             "campaign_image_seconds_total", "Seconds spent predicting.", registry=self.registry

@@ -55,8 +55,15 @@ class CropSource(PageSource, Protocol):
         ...
 
 
-def add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache, sheets: Sheets) -> None:
-    """Adds the routes of pictures, whose addresses `secret` signs."""
+def add_pictures(
+    app: Flask,
+    source: CropSource,
+    secret: str,
+    cache: ImageCache,
+    sheets: Sheets,
+    shown: Callable[[int], None] | None = None,
+) -> None:
+    """Adds the routes of pictures, whose addresses `secret` signs; `shown` is told of pages that are drawn on."""
 
     @app.get("/crops/<token>.jpg")
     def crop(token: str) -> Response:
@@ -65,6 +72,8 @@ def add_pictures(app: Flask, source: CropSource, secret: str, cache: ImageCache,
             if grant.page:
                 sheets.crop(grant, False, CropStyle())  # of a page with several masks none is drawn alone
             view = _found(source.mask, grant.key)
+            if shown is not None and grant.page:
+                shown(grant.page)
             image = cache.get(view.path)
             part = cut_image(image, edit_window(view.box, image.shape[1], image.shape[0]))
             return Response(part, mimetype="image/png", headers=_public(CROP_SECONDS))

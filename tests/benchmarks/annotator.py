@@ -13,9 +13,7 @@ import argparse
 import json
 import os
 import random
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.benchmarks.serving import start_server
 
 SECRET = "benchmark"
 STATIC = "static.jpg"
@@ -123,26 +123,8 @@ def application() -> Any:
 
 
 def start_crops(folder: Path) -> tuple[subprocess.Popen, str]:
-    """Our server as `campaign serve` runs it: one process, eight threads."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "gunicorn", "-b", address, "-w", "1", "-k", "gthread", "--threads", "8"]
-    server = subprocess.Popen(
-        [*command, "--log-level", "error", "tests.benchmarks.annotator:application()"],
-        env=os.environ | {"ANNOTATOR_FOLDER": str(folder)},
-        cwd=Path(__file__).parents[2],
-    )
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            connection = HTTPConnection(address, timeout=2)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return server, f"http://{address}"
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("crop server: expected it to be up, got no answer")
+    """Our server with the crops of a folder."""
+    return start_server("tests.benchmarks.annotator:application()", {"ANNOTATOR_FOLDER": str(folder)})
 
 
 def address(base: str, image: int, k: int) -> str:

@@ -9,7 +9,7 @@ LABELS = ("nucleus", 'a "quoted" <name>')
 
 
 def labels_of(name: str) -> tuple[str, ...]:
-    return LABELS if name in ("complete", "edit", "paint") else ()
+    return LABELS if name in ("complete", "correct", "edit", "paint") else ()
 
 
 @pytest.mark.parametrize("name", names())
@@ -20,7 +20,7 @@ def test_every_config_loads(name):
 
 
 def test_there_is_a_config_for_every_kind_of_page():
-    assert names() == ["complete", "edit", "paint", "practice", "single", "verification"]
+    assert names() == ["complete", "correct", "edit", "paint", "practice", "single", "verification"]
 
 
 def test_the_verification_page_takes_its_answers():
@@ -44,7 +44,11 @@ def test_the_first_class_is_chosen_where_every_click_needs_one():
 @pytest.mark.parametrize(
     ("name", "labels", "message"),
     [
-        ("nothing", (), "expected one of complete, edit, paint, practice, single, verification, got 'nothing'"),
+        (
+            "nothing",
+            (),
+            "expected one of complete, correct, edit, paint, practice, single, verification, got 'nothing'",
+        ),
         ("edit", (), "expected at least one label"),
         ("verification", ("nucleus",), "expected no labels"),
         ("paint", ("a", "a"), "expected labels that differ"),

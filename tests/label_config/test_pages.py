@@ -9,6 +9,7 @@ from label_config import (
     Crop,
     Lesson,
     complete_data,
+    correct_data,
     edit_data,
     load,
     page_data,
@@ -26,13 +27,14 @@ URL = "http://host/crops/x.jpg"
         ("verification", page_data("k", "nucleus", [Crop("1", URL)])),
         ("single", single_data("k", "nucleus", URL)),
         ("practice", practice_data("k", "nucleus", [Crop("1", URL)], [Lesson(False, "Too large.")])),
+        ("correct", correct_data("k", "nucleus", URL)),
         ("edit", edit_data("k", "nucleus", URL)),
         ("paint", paint_data("k", URL)),
         ("complete", complete_data("k", URL)),
     ],
 )
 def test_data_holds_what_its_config_asks_for(name, data):
-    config = load(name, ("nucleus",) if name in ("complete", "edit", "paint") else ())
+    config = load(name, ("nucleus",) if name in ("complete", "correct", "edit", "paint") else ())
     assert set(config.data_keys) <= set(data)
     assert data["key"] == "k" and json.loads(json.dumps(data)) == data
 
