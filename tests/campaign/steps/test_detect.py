@@ -92,7 +92,7 @@ def test_held_out_images_come_first_and_bound_what_is_stored_of_the_pool(make_st
     }  # fmt: skip
     assert metrics["ap"]["mask"]["ap"] == pytest.approx(1)
     assert set(metrics["thresholds"]) == {"1", "2"}
-    assert "80 of 240 held-out ones, without 0 of 80 correct ones" in store.events()[-1].text
+    assert "80 of 240 held-out ones, without 0 of 80 correct ones" in "\n".join(e.text for e in store.events())
 
 
 def test_what_the_lead_sets_goes_before_what_is_learned(make_store):
