@@ -55,6 +55,10 @@ class Predictions(MaskColumns):
             object.__setattr__(self, "stability", np.full(len(self.mask_id), np.nan, np.float32))
         super().__post_init__()
 
+    def with_features(self, features: np.ndarray) -> Predictions:
+        """The same masks with these features, (n, d) float16; an array on disk stays there."""
+        return replace(self, features=features)
+
     def with_ids(self, round_number: int, shard: int) -> Predictions:
         """The same masks with the ids of their place in the store: row i becomes `mask_id(round, shard, i)`."""
         ids = mask_id(round_number, shard, 0) + np.arange(len(self), dtype=np.int64)

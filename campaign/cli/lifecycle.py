@@ -35,7 +35,7 @@ def init(
     compose: Annotated[
         bool, typer.Option("--compose", help="Only write the secrets that docker/compose.yaml needs, to FOLDER.")
     ] = False,
-    check_images: Annotated[bool, typer.Option(help="Decode every image now, to find bad ones early.")] = True,
+    check_images: Annotated[bool, typer.Option(help="Look at every image now, to find bad ones early.")] = True,
     json: Json = False,
 ) -> None:
     """Start a campaign from COCO files, or beside a running Label Studio.
@@ -73,7 +73,7 @@ def init(
         store = create_from_files(
             folder, values, images, labelled, pool, heldout, heldout_share, token=token, check=check_images
         )
-    counts = {split: len(store.images.records(split)) for split in ("labelled", "pool", "heldout")}
+    counts = {split: store.images.count(split) for split in ("labelled", "pool", "heldout")}
     result = {"folder": str(store.folder), "classes": list(store.classes().values()), "images": counts}
     text = f"{store.folder}: {counts['labelled']} labelled images, {counts['pool']} pool, {counts['heldout']} heldout"
     emit(result, json, f"{text}\nnext: campaign run {folder}")

@@ -61,13 +61,16 @@ def sync(
 def cluster(folder: Folder, json: Json = False) -> None:
     """Cluster the running round's masks, class by class; what is finished is kept."""
     from campaign.records.stage import Stage
-    from campaign.steps.rounds import StepName, run_step, running_round
+    from campaign.steps.rounds import StepName, due, progress_of, run_step, running_round
     from campaign.store import Store
 
     store = Store.open(folder)
     number = running_round(store, Stage.CLUSTER)
     display = Display()
     with display.live():
+        for step in due(progress) if (progress := progress_of(store)) else []:
+            if step.name == StepName.GATHER:
+                run_step(store, StepName.GATHER, number, *step.args, report=steps_progress(display, "gathering masks"))
         for class_id, name in store.classes().items():
             run_step(store, StepName.CLUSTER, number, class_id, report=steps_progress(display, f"clustering {name}"))
     rows = {store.classes()[t.class_id]: t.masks for t in store.trees.rows(number)}

@@ -57,6 +57,7 @@ def export_coco(  # noqa: PLR0913 - what a file says
     if certificate is not None:
         header["certificate"] = dict(certificate)
     sizes: dict[int, tuple[int, int]] = {}
+    needed = set(np.unique(masks.image_id).tolist()) if isinstance(masks, DatasetMasks) else None
     if isinstance(categories, Mapping):
         categories = [{"id": int(k), "name": v} for k, v in categories.items()]
     classes = {int(c["id"]) for c in categories}
@@ -64,7 +65,8 @@ def export_coco(  # noqa: PLR0913 - what a file says
     def image_rows() -> Iterator[str]:
         for image in images:
             row = _image_row(image) if isinstance(image, ImageRecord) else image
-            sizes[row["id"]] = (row["height"], row["width"])
+            if needed is None or row["id"] in needed:
+                sizes[row["id"]] = (row["height"], row["width"])
             yield _json(row)
 
     written = 0

@@ -22,6 +22,7 @@ from ml_backend.predictions import Predictions
 if TYPE_CHECKING:
     from campaign.clustering import Tree
 
+_CHUNK = 65_536  # masks whose run lengths are handed to pycocotools together
 _BLOCK = 512  # masks compared with all kept ones at a time, which bounds the IoU matrix of a crowded image
 
 
@@ -73,8 +74,42 @@ def propagate(
         round_number: the round that the predictions belong to.
         model_version: version of the detector that predicted them.
     """
-    n = len(predictions)
-    verdict = _verdict_column(predictions.mask_id, verdicts)
+    rows = propagated_rows(predictions.mask_id, tree, decisions, verdicts)
+    return rows.of(predictions.select(rows.row), round_number, model_version)
+
+
+@dataclass(frozen=True)
+class PropagatedRows:
+    """Which k of a class's n masks become masks of the dataset, `row` (k,), and what each rests on, (k,) each."""
+
+    row: np.ndarray
+    cluster: np.ndarray
+    asked: np.ndarray
+    yes: np.ndarray
+    rule: np.ndarray
+    voted: np.ndarray
+
+    def of(self, predictions: Predictions, round_number: int, model_version: str) -> DatasetMasks:
+        """The masks of the dataset; `predictions` are those of the k rows."""
+        names = "mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou"
+        return DatasetMasks(
+            **{name: getattr(predictions, name) for name in names},
+            round=np.full(len(self.row), round_number),
+            cluster=self.cluster,
+            asked=self.asked,
+            yes=self.yes,
+            rule=self.rule,
+            model_version=np.full(len(self.row), model_version, object),
+            voted=self.voted,
+        )
+
+
+def propagated_rows(
+    mask_ids: np.ndarray, tree: Tree | None, decisions: Sequence[Decided], verdicts: Mapping[int, Verdict]
+) -> PropagatedRows:
+    """What `propagate` takes, by the ids of the class's masks alone: the masks themselves need not be read for it."""
+    n = len(mask_ids)
+    verdict = _verdict_column(mask_ids, verdicts)
     cluster = np.full(n, -1, np.int64) if tree is None else nearest_decided(tree.parent, n, decisions)
     by_cluster = {d.cluster: d for d in decisions}
     known = np.array(sorted(by_cluster), np.int64)
@@ -90,20 +125,9 @@ def propagate(
     accepted = column([d.kind == Kind.ACCEPT for d in ordered], False, bool)
     keep = (verdict == Verdict.YES) | (accepted & (verdict == -1))
     rule = np.where(accepted, column([d.rule for d in ordered], "", object), VOTED_RULE)
-    masks = DatasetMasks(
-        **{
-            name: getattr(predictions, name)
-            for name in ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou")
-        },
-        round=np.full(n, round_number),
-        cluster=cluster,
-        asked=column([d.asked for d in ordered], 0, np.int32),
-        yes=column([d.yes for d in ordered], 0, np.int32),
-        rule=rule,
-        model_version=np.full(n, model_version, object),
-        voted=verdict == Verdict.YES,
-    )
-    return masks.select(keep)
+    asked, yes = column([d.asked for d in ordered], 0, np.int32), column([d.yes for d in ordered], 0, np.int32)
+    row = np.flatnonzero(keep)
+    return PropagatedRows(row, cluster[row], asked[row], yes[row], rule[row], verdict[row] == Verdict.YES)
 
 
 def nearest_decided(parent: np.ndarray, n: int, decisions: Sequence[Decided]) -> np.ndarray:
@@ -146,7 +170,9 @@ def _touching(masks: DatasetMasks) -> np.ndarray:
     touching, by_group = np.zeros(len(masks), bool), np.lexsort((masks.class_id, masks.image_id))
     if not len(masks):
         return touching
-    boxes = mask_util.toBbox(_rles(masks, by_group))
+    boxes = np.concatenate(
+        [mask_util.toBbox(_rles(masks, by_group[n : n + _CHUNK])) for n in range(0, len(by_group), _CHUNK)]
+    )
     start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     image, class_id = masks.image_id[by_group], masks.class_id[by_group]
     first: np.ndarray = np.arange(len(masks))

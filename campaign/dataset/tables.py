@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as mask_util
 
 from campaign.dataset.export import source_of
@@ -16,7 +17,7 @@ from ml_backend.masks.rle import areas
 
 
 def export_parquet(
-    path: Path, masks: DatasetMasks, images: Sequence[Mapping[str, Any]], classes: Mapping[int, str],
+    path: Path, masks: DatasetMasks, images: Iterable[Mapping[str, Any]], classes: Mapping[int, str],
     info: Mapping[str, Any],
 ) -> int:  # fmt: skip
     """Writes the masks as one Parquet file and returns how many there are.
@@ -28,7 +29,8 @@ def export_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = {int(row["id"]): str(row["file_name"]) for row in images}
+    needed = set(np.unique(masks.image_id).tolist())
+    names = {int(row["id"]): str(row["file_name"]) for row in images if row["id"] in needed}
     schema = pa.schema(
         [
             ("mask_id", pa.int64()), ("image_id", pa.int64()), ("file_name", pa.string()), ("class_id", pa.int32()),

@@ -7,6 +7,7 @@ a new fit of the verifier needs in another.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,9 @@ from campaign.search.verifier import Projection, Rows, mask_inputs
 from campaign.store import Store
 from campaign.store.shards import feature_path
 from ml_backend.mask_ids import first_of_place, place_of, row_of
-from ml_backend.predictions import Predictions
 
 FORM = 1  # of snapshots; another form is worked out anew
+PART = 1 << 16  # masks whose run lengths are in memory together
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class RoundColumns:
     def version(self, number: int) -> str:
         """Names what the columns of a round follow from."""
         trees = [(t.class_id, t.masks) for t in self.store.trees.rows(number)]
-        shards = [(s.split, s.number, s.masks) for s in self.store.masks.shards(number)]
+        shards = self.store.masks.finished(number)
         settings = self.store.settings
         text = repr((FORM, number, trees, shards, settings.seed, settings.rounds.dedupe_iou))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -89,33 +90,63 @@ class RoundColumns:
     def _work_out(self, number: int, version: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         trees = [t.class_id for t in self.store.trees.rows(number) if t.masks]
         ids = [self.store.trees.mask_ids(number, class_id) for class_id in trees]
-        pool = self.store.masks.read(np.sort(np.concatenate(ids)) if ids else [])
+        pool_ids = np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
         known = heldout(self.store).of_round(number)
         kept_out = self.store.masks.read(known["mask_id"])
-        overlaps = overlaps_of(pool)
-        first, second = overlaps.rivals(self.store.settings.rounds.dedupe_iou, COVERED)
-        columns = {
-            "mask_id": pool.mask_id, "class_id": pool.class_id, "image": pool.image_id.astype(np.int64),
-            "score": pool.score.astype(np.float32), "first": first, "second": second,
-        }  # fmt: skip
-        of_pool, of_heldout = self._components(pool, kept_out)
+        learned = self._projection(pool_ids)
+        columns, of_pool = self._of_pool(pool_ids, learned)
+        components = None if learned is None else learned.apply(FeatureRows(self.store, kept_out.mask_id))  # type: ignore[arg-type]
+        rows = mask_inputs(kept_out, overlaps_of(kept_out), components)
         inputs: dict[str, np.ndarray] = {"heldout_iou": known["iou"]}
-        for split, rows in (
-            ("pool", mask_inputs(pool, overlaps, of_pool)),
-            ("heldout", mask_inputs(kept_out, overlaps_of(kept_out), of_heldout)),
-        ):
-            inputs |= {f"{split}_{name}": getattr(rows, name) for name in ("inputs", "class_id", "image")}
+        for split, own in (("pool", of_pool), ("heldout", rows)):
+            inputs |= {f"{split}_{name}": getattr(own, name) for name in ("inputs", "class_id", "image")}
         self.store.views.keep(f"columns/{number}", version, columns)
         self.store.views.keep(f"inputs/{number}", version, inputs)
         return columns, inputs
 
-    def _components(self, pool: Predictions, kept_out: Predictions) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The leading components of both splits' features, learned from the pool; None where there are no features."""
-        features = FeatureRows(self.store, pool.mask_id)
-        if len(pool) < 2 or not features.width:
-            return None, None
-        learned = Projection.learn(features, self.store.settings.seed)  # type: ignore[arg-type]
-        return learned.apply(features), learned.apply(FeatureRows(self.store, kept_out.mask_id))  # type: ignore[arg-type]
+    def _of_pool(self, ids: np.ndarray, learned: Projection | None) -> tuple[dict[str, np.ndarray], Rows]:
+        """The columns of the masks of a round, and what the verifier sees of them, from one part after another.
+
+        Masks that compete are of one image, and an image is in one shard, so parts of whole shards say it all.
+        """
+        names = "mask_id", "class_id", "image", "score", "first", "second"
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        seen: list[np.ndarray] = []
+        for start, end in _parts(ids):
+            pool = self.store.masks.read(ids[start:end])
+            overlaps = overlaps_of(pool)
+            first, second = overlaps.rivals(self.store.settings.rounds.dedupe_iou, COVERED)
+            parts: tuple[np.ndarray, ...] = (
+                pool.mask_id, pool.class_id, pool.image_id.astype(np.int64), pool.score.astype(np.float32),
+                first + start, second + start,
+            )  # fmt: skip
+            for name, part in zip(names, parts, strict=True):
+                columns[name].append(part)
+            seen.append(mask_inputs(pool, overlaps).inputs)
+        found = {name: np.concatenate(parts) for name, parts in columns.items()}
+        if learned is not None:
+            seen = [np.concatenate(seen), learned.apply(FeatureRows(self.store, ids))]  # type: ignore[arg-type]
+        inputs = np.concatenate(seen, axis=0 if learned is None else 1)
+        return found, Rows(inputs, found["class_id"].astype(np.int64), found["image"])
+
+    def _projection(self, pool_ids: np.ndarray) -> Projection | None:
+        """The leading components of the pool's features; None where there are no features."""
+        features = FeatureRows(self.store, pool_ids)
+        if len(pool_ids) < 2 or not features.width:
+            return None
+        return Projection.learn(features, self.store.settings.seed)  # type: ignore[arg-type]
+
+
+def _parts(ids: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Rows [start, end) of masks, which rise: whole shards together, `PART` masks or somewhat more."""
+    ends = np.append(np.flatnonzero(np.diff(place_of(ids))) + 1, len(ids))
+    start = 0
+    while True:
+        end = int(ends[min(int(np.searchsorted(ends, start + PART)), len(ends) - 1)])
+        yield start, end
+        if end == len(ids):
+            return
+        start = end
 
 
 class FeatureRows:

@@ -21,7 +21,7 @@ from campaign.quality.answers import WITHDRAWN
 from campaign.records.page import PageKind, Screen, audit_kind, is_audit, is_promise, promise_kind
 from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
-from campaign.settings import Split
+from campaign.settings import SPLITS, Split
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.store.shards import feature_path, read_columns, read_shard
@@ -89,9 +89,13 @@ class _Check:
         for split in ("labelled", "heldout"):
             if self.store.images.count(cast(Split, split)) and not (self.store.folder / f"{split}.json").exists():
                 yield Finding(f"{split}.json", "is missing; it holds the true masks", BACKUP)
-        gone = [r.path for r in self.store.images.rows() if not Path(r.path).exists()]
+        gone, first = 0, ""
+        for split in SPLITS:
+            for row in self.store.images.in_pages(split):
+                if not Path(row.path).exists():
+                    gone, first = gone + 1, first or row.path
         if gone:
-            yield Finding("images", f"{len(gone)} files are missing, {gone[0]} first", "put them back where they lay")
+            yield Finding("images", f"{gone} files are missing, {first} first", "put them back where they lay")
 
     def shards(self) -> Iterator[Finding]:
         """Shards of predictions, with their features."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from campaign.dataset.propagation import drop_duplicates, propagate
+from campaign.dataset.propagation import PropagatedRows, drop_duplicates, propagated_rows
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.clicks import edited_rules
 from campaign.derived.corrections import counted_corrections
@@ -47,21 +47,20 @@ def obtained(store: Store, round_number: int) -> DatasetMasks:
         return _obtained_for_target(store, round_number)
     row = store.rounds.get(round_number)
     voted = counted_verdicts(store)
-    parts: list[DatasetMasks] = []
+    taken: list[tuple[PropagatedRows, np.ndarray]] = []
     for entry in store.trees.rows(round_number):
         if not entry.masks:
             continue
         tree, mask_ids = store.trees.read(round_number, entry.class_id)
-        parts.append(
-            propagate(
-                store.masks.read(mask_ids),
-                tree,
-                store.decisions.rows(round_number, entry.class_id),
-                voted,
-                round_number=round_number,
-                model_version=row.model_version or "",
-            )
-        )
+        rows = propagated_rows(mask_ids, tree, store.decisions.rows(round_number, entry.class_id), voted)
+        taken.append((rows, mask_ids[rows.row]))
+    # Of all classes at once, so that every shard is read once.
+    predictions = store.masks.read(np.concatenate([ids for _, ids in taken]) if taken else [])
+    ends = np.cumsum([len(ids) for _, ids in taken])
+    parts = [
+        rows.of(predictions.select(slice(end - len(ids), end)), round_number, row.model_version or "")
+        for (rows, ids), end in zip(taken, ends.tolist(), strict=True)
+    ]
     masks = corrected(store, DatasetMasks.concatenate(parts), round_number)
     return drop_duplicates(masks, store.settings.rounds.dedupe_iou)
 

@@ -13,7 +13,7 @@ from rq.registry import StartedJobRegistry
 
 from campaign.jobs.step_jobs import PERFORM, QUEUES, StepJob, step_queue, step_workers
 from campaign.jobs.trouble import pause_before
-from campaign.steps.rounds import Step, StepName, due, progress_of
+from campaign.steps.rounds import MANY, Step, StepName, due, progress_of
 from campaign.store import Store
 
 WAITING = {JobStatus.QUEUED, JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED}
@@ -40,6 +40,16 @@ def enqueue_due(store: Store, connection: Redis, leave_out: Collection[str] = ()
         if (failure := enqueue(store, connection, step)) is not None:
             failures.append(failure)
     return failures
+
+
+def enqueue_after(store: Store, connection: Redis, name: str) -> None:
+    """Puts on the queues what is due after a step.
+
+    Where many steps of its kind are due together and some still wait, they were put there together, and the last of
+    them looks for what comes next: else each of thousands of jobs would look at all of them.
+    """
+    if name not in MANY or not step_queue(store, "gpu", connection).count:
+        enqueue_due(store, connection)
 
 
 def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:

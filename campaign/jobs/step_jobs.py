@@ -38,7 +38,11 @@ _DROPPED = (
     b"dependency_id", b"group_id", b"repeats_left", b"repeat_intervals", b"result", b"exc_info",
 )  # fmt: skip
 # What the steps work on, by position; all others take nothing.
-_ARGUMENTS: dict[StepName, tuple[type, ...]] = {StepName.DETECT: (str, int, int), StepName.CLUSTER: (int,)}
+_ARGUMENTS: dict[StepName, tuple[type, ...]] = {
+    StepName.DETECT: (str, int, int),
+    StepName.GATHER: (int,),
+    StepName.CLUSTER: (int,),
+}
 
 
 class StepJob(Job):

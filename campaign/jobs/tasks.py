@@ -27,7 +27,7 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
     input fails at once, because trying again cannot help; anything else is tried again by RQ.
     """
     from campaign.jobs.measures import measured
-    from campaign.jobs.queues import enqueue_due
+    from campaign.jobs.queues import enqueue_after
 
     job = get_current_job()
     try:
@@ -50,7 +50,7 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
             job.save()
         raise
     if job is not None and name != StepName.SYNC:
-        enqueue_due(store, job.connection)
+        enqueue_after(store, job.connection, name)
 
 
 def wait_for(folder: str, name: str, job: Job | None, error: Unavailable) -> None:

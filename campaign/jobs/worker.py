@@ -120,6 +120,8 @@ def work(folder: Path, queues: list[str], name: str | None = None, burst: bool =
     process_about(campaign=store.settings.name)
     connection = connect(store)
     if "gpu" in queues:
+        import campaign.steps.cluster
+        import campaign.steps.detect
         import ml_backend.detectors.torchvision.detector  # noqa: F401  # loaded once, not in each job's process
     if "default" in queues:
         import campaign.steps.verify  # noqa: F401  # likewise

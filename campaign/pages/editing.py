@@ -163,11 +163,11 @@ def edit_facts(store: Store, tasks: Sequence[DrawnTask]) -> list[dict]:
     """Facts that edit pages tell: what each annotation made of its mask, and which annotations are gone."""
     mask_of = {p.key: q.mask_id for q, p in store.questions.rows(kind=PageKind.EDIT)}
     standing, stamps = drawn_before(store, tasks)
+    known = [task for task in tasks if task.page_key in mask_of]
+    masks = store.masks.read([mask_of[task.page_key] for task in known])  # at once, not mask by mask
     rows: list[dict] = []
-    for task in tasks:
-        if task.page_key not in mask_of:
-            continue
-        mask = store.masks.read([mask_of[task.page_key]])
+    for n, task in enumerate(known):
+        mask = masks.select([n])
         base = {"page_key": task.page_key, "mask_id": mask_of[task.page_key], "image_id": int(mask.image_id[0])}
         for a in own_annotations(task.annotations, stamps):
             state, shapes = outcome(mask, a)

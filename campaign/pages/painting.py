@@ -72,9 +72,11 @@ def add_paint_pages(store: Store, count: int, side: int = SIDE) -> int:
     A part is `side` pixels wide and high, or the whole image where that is smaller. No image is drawn twice.
     """
     known = {p.place["image_id"] for p in store.pages.rows(kind=PageKind.PAINT) if p.place}
-    images = store.images.records("pool")
-    order = np.random.default_rng((store.settings.seed, len(images))).permutation(len(images))
-    left = [images[i] for i in order if images[i].id not in known][:count]
+    ids = store.images.ids("pool")
+    order = ids[np.random.default_rng((store.settings.seed, len(ids))).permutation(len(ids))]
+    chosen = order[~np.isin(order, list(known))][:count].tolist()
+    images = store.images.some(chosen)
+    left = [images[i] for i in chosen]
     current = store.rounds.newest()
     pages = []
     for image in left:

@@ -29,10 +29,11 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
     """
     if any(t.class_id == class_id for t in store.trees.rows(round_number)):
         return
-    predictions = store.masks.predictions(round_number, "pool", class_id)
+    known = store.datasets.read(before=round_number, class_id=class_id)
+    predictions = store.bundles.read(round_number, class_id, masks=len(known) > 0)
     copies = list(duplicates(store).copy_of)
     counted = predictions.select(~np.isin(predictions.image_id, copies)) if copies else predictions
-    new = drop_known(counted, store.datasets.read(before=round_number), store.settings.rounds.dedupe_iou)
+    new = drop_known(counted, known, store.settings.rounds.dedupe_iou) if len(known) else counted
     thresholds = store.rounds.get(round_number).metrics["thresholds"][str(class_id)]
     if len(new):
         folder = store.trees.folder(round_number, class_id)
@@ -40,4 +41,9 @@ def cluster(store: Store, round_number: int, class_id: int, progress: Progress |
         done = clustering_facts(folder)
         name = store.classes()[class_id]
         store.log(f"clustered {done['masks']} masks of {name}: {done['engine']}, {done['device']}, {done['seconds']} s")
+        if done["engine"] == "approximate" and store.settings.clustering.engine == "auto":
+            store.log(
+                f"{name} has more masks than an exact tree is built of here, so its tree is approximate: merges of "
+                f"clusters may be up to {done['largest_error']:.2f} too low; `clustering.engine=exact` insists"
+            )
     store.trees.save(round_number, class_id, new.mask_id, len(predictions) - len(new), thresholds)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from campaign.store import Store
 from ml_backend.detector import check_options, detector_names
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset, ImageRecord
-from ml_backend.masks.images import read_rgb
+from ml_backend.masks.coco_stream import CocoImages
+from ml_backend.masks.images import image_size, read_rgb
+
+DECODED = 20_000  # images of a pool that are decoded when it is checked
+PORTION = 1000  # images that are checked together
+CHECKS = 16  # at a time: a file system far away answers several as fast as one
 
 
 def create_from_files(  # noqa: PLR0913 - what the command line is given
@@ -37,23 +43,40 @@ def create_from_files(  # noqa: PLR0913 - what the command line is given
     """
     settings = parse_settings(values, "settings")
     _check_detector(settings.detector)
-    splits: dict[Split, CocoDataset] = {
-        "labelled": CocoDataset.load(labelled, images),
-        "pool": CocoDataset.load(pool, images, annotations=False),
-    }
+    known = CocoDataset.load(labelled, images)
     if heldout is not None:
-        splits["heldout"] = CocoDataset.load(heldout, images)
+        kept_out = CocoDataset.load(heldout, images)
     else:
-        splits["labelled"], splits["heldout"] = keep_out(splits["labelled"], heldout_share, settings.seed)
-    if not splits["labelled"].annotations:
+        known, kept_out = keep_out(known, heldout_share, settings.seed)
+    if not known.annotations:
         raise InputError(labelled, "at least one annotation to train on", "none")
     if settings.label_studio.url and token:
         from campaign.label_studio.client import Client
 
         Client(settings.label_studio.url, token).check()
     if check:
-        check_images(image for data in splits.values() for image in data.images)
+        check_images([*known.images, *kept_out.images])
+    stream = (CheckedImages if check else CocoImages).open(pool, images)
+    splits: dict[Split, CocoDataset | CocoImages] = {"labelled": known, "heldout": kept_out, "pool": stream}
     return Store.create(folder, settings, splits, secret_values=_secrets(token))
+
+
+class CheckedImages(CocoImages):
+    """The images of a COCO file as a stream, in which each is looked at before it is passed on.
+
+    The first `DECODED` are decoded; of those that follow the header is read, which thousands a second can be.
+    """
+
+    def rows(self) -> Iterator[tuple[ImageRecord, dict[str, Any]]]:
+        """As before. Raises InputError, too, where an image cannot be read or is of another size."""
+        rows, number = super().rows(), 0
+        with ThreadPoolExecutor(CHECKS) as pool:
+            while portion := list(islice(rows, PORTION)):
+                checks = [check_image if number + n < DECODED else check_header for n in range(len(portion))]
+                for _ in pool.map(lambda check, row: check(row[0]), checks, portion):
+                    pass
+                yield from portion
+                number += len(portion)
 
 
 def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, heldout_share: float = 0.2) -> Store:
@@ -103,15 +126,25 @@ def keep_out(data: CocoDataset, share: float, seed: int) -> tuple[CocoDataset, C
 
 def check_images(images: Iterable[ImageRecord]) -> None:
     """Decodes every image. Raises InputError for one that is missing, unreadable, truncated or of another size."""
-
-    def check(image: ImageRecord) -> None:
-        height, width = read_rgb(image.path).shape[:2]
-        if (width, height) != (image.width, image.height):
-            raise InputError(image.path, f"an image of {image.width}x{image.height}", f"{width}x{height}")
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(check, images):
+        for _ in pool.map(check_image, images):
             pass
+
+
+def check_image(image: ImageRecord) -> None:
+    """Decodes an image. Raises InputError where it is missing, unreadable, truncated or of another size."""
+    height, width = read_rgb(image.path).shape[:2]
+    _check_size(image, width, height)
+
+
+def check_header(image: ImageRecord) -> None:
+    """Reads an image's header. Raises InputError where it is missing, unreadable or of another size."""
+    _check_size(image, *image_size(image.path))
+
+
+def _check_size(image: ImageRecord, width: int, height: int) -> None:
+    if (width, height) != (image.width, image.height):
+        raise InputError(image.path, f"an image of {image.width}x{image.height}", f"{width}x{height}")
 
 
 def _check_detector(detector: DetectorSettings) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,9 @@ from ml_backend.predictions import Predictions
 
 def detect(store: Store, round_number: int, split: Split, number: int, progress: Progress | None = None) -> None:
     """Predicts the masks of one shard of images and stores them. A finished shard is left as it is."""
-    if any(s.number == number for s in store.masks.shards(round_number, split)):
+    if store.masks.is_stored(round_number, split, number):
         return
-    step = store.settings.jobs.shard_images
-    images = store.images.records(split)[number * step : (number + 1) * step]
+    images = store.images.shard(split, number, store.settings.jobs.shard_images, round_number)
     if round_number == 1:
         sign(store, split, number, images)
     checkpoint = store.rounds.get(round_number).checkpoint
@@ -124,6 +123,7 @@ def assess(store: Store, round_number: int) -> None:
     metrics: dict = {"thresholds": {}}
     if heldout.images and "ap" not in store.rounds.get(round_number).metrics:
         metrics["ap"] = _ap(predictions, heldout)
+    scores = cache(partial(store.masks.scores, round_number))
     for class_id in store.classes():
         of_class = predictions.select(predictions.class_id == class_id)
         if heldout.images and len(of_class):
@@ -131,7 +131,7 @@ def assess(store: Store, round_number: int) -> None:
             tree = Tree.build(linkage(of_class.features, of_class.score, linkage_options(store)), of_class.score)
             learned = learn_thresholds(tree, of_class.score, correct, settings.k_a, fallback=cautious(of_class.score))
         else:
-            learned = cautious(store.masks.predictions(round_number, "pool", class_id, features=False).score)
+            learned = cautious(scores().get(class_id, np.zeros(0, np.float32)))
         metrics["thresholds"][str(class_id)] = _chosen(learned, settings.k_pr, settings.k_pa)
     store.rounds.update(round_number, metrics=metrics)
 

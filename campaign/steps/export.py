@@ -66,10 +66,55 @@ class Exported:
     parts: dict[str, int]
     left_out: int
     info: dict[str, Any]
+    images: ExportedImages
     loss: PolygonLoss | None = None
     certificate: dict[str, Any] | None = None
     classes: dict[int, str] | None = None
-    images: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+
+class ExportedImages:
+    """The pool's images as an export writes them, read anew from the store each time it is gone through.
+
+    `first` has names by which images go to a part instead of their own, `left_out` images that are not exported.
+    """
+
+    def __init__(
+        self, store: Store, division: Division | None, first: dict[int, str], left_out: frozenset[int],
+        part: str | None = None,
+    ):  # fmt: skip
+        self._store, self._division, self._first, self._left_out = store, division, first, left_out
+        self._part = part
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """COCO's rows, by the campaign's ids; of one part where this is of one."""
+        return (row for _, _, row in self.with_parts())
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return sum(1 for _ in self)
+
+    def with_parts(self) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+        """Where each image's file lies, its part, and its row."""
+        for r, further in self._store.images.with_fields():
+            part = self._division.part_of(self._first.get(r.id, r.file_name)) if self._division else WHOLE
+            if r.id not in self._left_out and self._part in (None, part):
+                row = further | {"id": r.coco_id, "file_name": r.file_name, "width": r.width, "height": r.height}
+                yield Path(r.path), part, row | ({"source_task": r.source_task} if r.source_task else {})
+
+    def of_part(self, part: str) -> ExportedImages:
+        """The images of one part."""
+        return ExportedImages(self._store, self._division, self._first, self._left_out, part)
+
+    def ids_in_file(self, image_ids: np.ndarray) -> np.ndarray:
+        """The ids in the pool's file of images by the campaign's, (n,) int64."""
+        own = self._store.images.ids("pool")
+        return self._store.images.ids("pool", "coco_id")[np.searchsorted(own, image_ids)]
+
+    def part_of(self, ids_in_file: np.ndarray) -> np.ndarray:
+        """The part of each of these images, (n,) of str."""
+        wanted = set(np.unique(ids_in_file).tolist())
+        parts = {row["id"]: part for _, part, row in self.with_parts() if row["id"] in wanted}
+        return np.array([parts[i] for i in ids_in_file.tolist()], object)
 
 
 def default_path(store: Store, form: Form) -> Path:
@@ -93,30 +138,23 @@ def export_campaign(
     info = _info(store, whole, masks, choice)
     copies = duplicates(store).copy_of
     on_copies = set(whole.image_id.tolist()) & copies.keys()  # of rounds before copies were looked for
-    rows = {r.id: r for r in store.images.rows("pool") if r.id not in copies or r.id in on_copies}
     fields = store.images.fields()
-    images = [
-        fields.images.get(r.coco_id, {})
-        | {"id": r.coco_id, "file_name": r.file_name, "width": r.width, "height": r.height}
-        | ({"source_task": r.source_task} if r.source_task else {})
-        for r in rows.values()
-    ]
+    images = ExportedImages(store, form.division, _first_of_its_kind(store), frozenset(copies.keys() - on_copies))
     certificate = standing_certificate(store, whole) if len(masks) == len(whole) else None
-    masks = replace(masks, image_id=np.array([rows[int(i)].coco_id for i in masks.image_id], np.int64))
+    masks = replace(masks, image_id=images.ids_in_file(masks.image_id))
     division = form.division
-    first = _first_of_its_kind(store)
-    parts = {r.coco_id: division.part_of(first.get(r.id, r.file_name)) if division else WHOLE for r in rows.values()}
     kept = choice.kept(store.classes())
-    writer = _Writer(form, images, parts, kept, info, certificate)
+    writer = _Writer(form, images, kept, info, certificate)
     writer.licenses = fields.licenses
     writer.categories = [fields.categories.get(c, {}) | {"id": c, "name": name} for c, name in kept.items()]
     files = writer.write(path, masks)
     if form.copy_images:
-        sources = {r.coco_id: Path(r.path) for r in rows.values()}
-        _copy_images(path, form, images, parts, sources)
-    of = [parts[int(i)] for i in masks.image_id]
-    counts = {part: of.count(part) for part in dict.fromkeys([*(division.names if division else ()), *of])}
-    return Exported(files, masks, counts, len(whole) - len(masks), info, writer.loss, certificate, kept, images)
+        _copy_images(path, form, images)
+    counts = {WHOLE: len(masks)} if len(masks) else {}
+    if division:
+        of = images.part_of(masks.image_id)
+        counts = {part: int((of == part).sum()) for part in division.names}
+    return Exported(files, masks, counts, len(whole) - len(masks), info, images, writer.loss, certificate, kept)
 
 
 def _first_of_its_kind(store: Store) -> dict[int, str]:
@@ -131,8 +169,7 @@ class _Writer:
     """Writes the files of one export."""
 
     form: Form
-    images: list[dict[str, Any]]
-    parts: dict[int, str]
+    images: ExportedImages
     classes: dict[int, str]
     info: dict[str, Any]
     certificate: dict[str, Any] | None
@@ -146,20 +183,20 @@ class _Writer:
             from campaign.dataset.yolo import export_yolo
 
             info = self.info | ({"certificate": self.certificate} if self.certificate else {})
+            rows = list(self.images.with_parts())
+            images = [row for _, _, row in rows]
             # YOLO knows no data set without a part to train on.
-            parts = {i: "train" if part == WHOLE else part for i, part in self.parts.items()}
-            self.loss = export_yolo(path, masks, self.images, self.classes, parts, info)
+            parts = {row["id"]: "train" if part == WHOLE else part for _, part, row in rows}
+            self.loss = export_yolo(path, masks, images, self.classes, parts, info)
             return [path]
         if self.form.division is None:
             self._write_file(path, masks, self.images, self.info, self.certificate)
             return [path]
-        files = []
+        files, of = [], self.images.part_of(masks.image_id)
         for part in self.form.division.names:
-            ids = {i for i, own in self.parts.items() if own == part}
-            chosen = masks.select(np.isin(masks.image_id, list(ids)))
+            chosen = masks.select(of == part)
             file = path.with_name(f"{path.stem}-{part}{path.suffix}")
-            images = [i for i in self.images if i["id"] in ids]
-            self._write_file(file, chosen, images, self._part_info(part, chosen), None)
+            self._write_file(file, chosen, self.images.of_part(part), self._part_info(part, chosen), None)
             files.append(file)
         return files
 
@@ -175,7 +212,7 @@ class _Writer:
         return own | {"masks_digest": digest_of(masks.mask_id), "split": split}
 
     def _write_file(
-        self, path: Path, masks: DatasetMasks, images: list[dict[str, Any]], info: dict[str, Any],
+        self, path: Path, masks: DatasetMasks, images: ExportedImages, info: dict[str, Any],
         certificate: dict[str, Any] | None,
     ) -> None:  # fmt: skip
         if self.form.format == Format.PARQUET:
@@ -227,11 +264,9 @@ def _info(store: Store, whole: DatasetMasks, masks: DatasetMasks, choice: Choice
     return info
 
 
-def _copy_images(
-    path: Path, form: Form, images: list[dict[str, Any]], parts: dict[int, str], sources: dict[int, Path]
-) -> None:
+def _copy_images(path: Path, form: Form, images: ExportedImages) -> None:
     """Copies the images to where the export names them; those that are there already, of the same size, are kept."""
-    for source, target in _copies(path, form, images, parts, sources):
+    for source, target in _copies(path, form, images):
         try:
             size = source.stat().st_size
         except OSError as error:
@@ -240,16 +275,13 @@ def _copy_images(
             write_whole(target, partial(shutil.copyfile, source), durable=False)
 
 
-def _copies(
-    path: Path, form: Form, images: list[dict[str, Any]], parts: dict[int, str], sources: dict[int, Path]
-) -> Iterator[tuple[Path, Path]]:
+def _copies(path: Path, form: Form, images: ExportedImages) -> Iterator[tuple[Path, Path]]:
     from campaign.dataset.yolo import image_file
 
-    for image in images:
-        part = parts[image["id"]]
+    for source, part, image in images.with_parts():
         place = Path("images", image["file_name"])
         if form.format == Format.YOLO:
             place = path / image_file("train" if part == WHOLE else part, image["file_name"])
         else:
             place = path.parent / place
-        yield sources[image["id"]], place
+        yield source, place

@@ -38,10 +38,15 @@ class StepName(Name):
     DETECT = "detect"
     BOUND = "bound"
     ASSESS = "assess"
+    GATHER = "gather"
     CLUSTER = "cluster"
     OPEN = "open"
     SYNC = "sync"
     PROPAGATE = "propagate"
+
+
+# Steps of which many are due together.
+MANY = frozenset({StepName.DETECT, StepName.GATHER, StepName.CLUSTER})
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Progress:
     classes: tuple[int, ...]
     finished_trees: frozenset[int]
     is_bounded: bool = True  # whether it is known which masks are worth keeping
+    bundles: int = 0  # how many there are to be of the pool's masks by class; none but at the stage of clustering
+    finished_bundles: frozenset[int] = frozenset()
 
 
 def progress_of(store: Store) -> Progress | None:
@@ -76,22 +83,27 @@ def progress_of(store: Store) -> Progress | None:
     current = store.rounds.newest()
     if current is None:
         return None
-    done = store.masks.shards(current.number)
+    done = store.masks.finished(current.number)
+    trees = frozenset(t.class_id for t in store.trees.rows(current.number))
+    # Where a tree is built already, by an earlier release perhaps, the others are built from the shards as well.
+    bundles = store.bundles.planned(current.number) if current.stage == Stage.CLUSTER and not trees else []
     return Progress(
         current.number,
         current.stage,
-        {split: shard_count(store, cast(Split, split)) for split in ("pool", "heldout")},
-        frozenset((s.split, s.number) for s in done),
+        {split: shard_count(store, cast(Split, split), current.number) for split in ("pool", "heldout")},
+        frozenset((split, number) for split, number, _ in done),
         tuple(store.classes()),
-        frozenset(t.class_id for t in store.trees.rows(current.number)),
+        trees,
         # A round whose pool an earlier version began to detect keeps all.
-        bool((current.metrics.get(KEPT) or {}).get("applied")) or any(s.split == "pool" for s in done),
+        bool((current.metrics.get(KEPT) or {}).get("applied")) or any(split == "pool" for split, _, _ in done),
+        len(bundles),
+        store.bundles.finished(current.number) if bundles else frozenset(),
     )
 
 
-def shard_count(store: Store, split: Split) -> int:
-    """How many shards a split's images make."""
-    return -(-store.images.count(split) // store.settings.jobs.shard_images)
+def shard_count(store: Store, split: Split, round_number: int) -> int:
+    """How many shards a split's images make in a round."""
+    return store.images.count_shards(split, store.settings.jobs.shard_images, round_number)
 
 
 def due(progress: Progress) -> list[Step]:
@@ -102,6 +114,8 @@ def due(progress: Progress) -> list[Step]:
     if progress.stage == Stage.DETECT:
         return _due_in_detection(progress)
     if progress.stage == Stage.CLUSTER:
+        if missing := [b for b in range(progress.bundles) if b not in progress.finished_bundles]:
+            return [Step(StepName.GATHER, "gpu", n, (b,)) for b in missing]
         classes = [c for c in progress.classes if c not in progress.finished_trees]
         return [Step(StepName.CLUSTER, "gpu", n, (c,)) for c in classes] or [Step(StepName.OPEN, "default", n)]
     if progress.stage == Stage.VERIFY:
@@ -140,6 +154,8 @@ def stage_progress(store: Store, progress: Progress) -> tuple[str, int, int]:
     if progress.stage == Stage.DETECT:
         return "detecting masks, shards of images", len(progress.finished_shards), sum(progress.shards.values())
     if progress.stage == Stage.CLUSTER:
+        if len(progress.finished_bundles) < progress.bundles:
+            return "gathering masks by class, bundles", len(progress.finished_bundles), progress.bundles
         return "clustering, classes", len(progress.finished_trees), len(progress.classes)
     if progress.stage == Stage.VERIFY:
         if all_wait(store, progress.round_number):
@@ -208,6 +224,10 @@ def _assess(store: Store, round_number: int, _args: tuple, _report: Report | Non
     store.rounds.advance(round_number, Stage.DETECT, Stage.CLUSTER)
 
 
+def _gather(store: Store, round_number: int, args: tuple, report: Report | None) -> None:
+    store.bundles.gather(round_number, int(args[0]), report)
+
+
 def _cluster(store: Store, round_number: int, args: tuple, report: Report | None) -> None:
     from campaign.steps.cluster import cluster
 
@@ -222,6 +242,7 @@ def _open(store: Store, round_number: int, _args: tuple, _report: Report | None)
     if store.settings.search.policy == "target":
         prepare(store, round_number)
     store.rounds.advance(round_number, Stage.CLUSTER, Stage.VERIFY)
+    store.bundles.drop(round_number)
 
 
 def _sync(store: Store, _round_number: int, _args: tuple, _report: Report | None) -> None:
@@ -242,6 +263,7 @@ _RUN: dict[StepName, Callable[[Store, int, tuple, Report | None], None]] = {
     StepName.DETECT: _detect,
     StepName.BOUND: _bound,
     StepName.ASSESS: _assess,
+    StepName.GATHER: _gather,
     StepName.CLUSTER: _cluster,
     StepName.OPEN: _open,
     StepName.SYNC: _sync,
@@ -252,6 +274,7 @@ _STAGE = {
     StepName.DETECT: Stage.DETECT,
     StepName.BOUND: Stage.DETECT,
     StepName.ASSESS: Stage.DETECT,
+    StepName.GATHER: Stage.CLUSTER,
     StepName.CLUSTER: Stage.CLUSTER,
     StepName.OPEN: Stage.CLUSTER,
     StepName.SYNC: Stage.VERIFY,

@@ -50,9 +50,10 @@ def training_set(store: Store, round_number: int) -> CocoDataset:
     if not len(obtained):
         return data
     complete = complete_images(store, obtained)
-    images = {i.id: replace(i, exhaustive=i.id in complete) for i in store.images.records("pool")}
+    chosen = sorted(complete.union(obtained.image_id.tolist()))
+    images = store.images.some(chosen)
     data.annotations += _annotations(obtained, first_id=len(data.annotations) + 1)
-    data.images += [images[i] for i in sorted(complete.union(obtained.image_id.tolist()))]
+    data.images += [replace(images[i], exhaustive=i in complete) for i in chosen]
     return data
 
 

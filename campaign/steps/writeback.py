@@ -22,14 +22,14 @@ def write_to_source(
     project = source_project(store)
     masks = final_masks(store)
     masks = masks.select(choice.select(masks, store.classes()))
-    tasks = {r.id: r.source_task for r in store.images.rows("pool")}
+    tasks = dict(zip(*(store.images.ids("pool", name).tolist() for name in ("id", "source_task")), strict=True))
     classes = store.classes()
 
     def rows() -> Iterator[WrittenMask]:
         columns = masks.image_id.tolist(), masks.class_id.tolist(), masks.rles(), masks.score.tolist()
         for image, class_id, rle, score in zip(*columns, strict=True):
             task = tasks[image]
-            if task is None:
+            if not task:
                 raise InputError(f"image {image}", "an image of the source project", "one of a COCO file")
             yield WrittenMask(task, classes[class_id], rle, round(score, 6))
 

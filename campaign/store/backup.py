@@ -13,11 +13,13 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sqlalchemy import DateTime, Engine, create_engine, func, insert, select, text
 
@@ -57,12 +59,13 @@ def _fill(store: Store, path: Path, passphrase: str, key: bytes, objects: bool, 
     with tarfile.open(path, "w") as archive:
         with _one_moment(store.engine) as connection:
             for table in _tables():
-                lines = io.BytesIO()
+                query = select(table).order_by(*table.primary_key).execution_options(yield_per=PORTION)
                 rows[table.name] = 0
-                for row in connection.execute(select(table).order_by(*table.primary_key)).mappings():
-                    lines.write(json.dumps({k: _plain(v) for k, v in row.items()}).encode() + b"\n")
-                    rows[table.name] += 1
-                _add(archive, f"database/{table.name}.jsonl", lines.getvalue())
+                with tempfile.TemporaryFile(dir=path.parent) as lines:  # a table may be larger than memory
+                    for row in connection.execute(query).mappings():
+                        lines.write(json.dumps({k: _plain(v) for k, v in row.items()}).encode() + b"\n")
+                        rows[table.name] += 1
+                    _add_file(archive, f"database/{table.name}.jsonl", lines)
         _add(archive, SETTINGS_FILE, (store.folder / SETTINGS_FILE).read_bytes())
         secrets = store.folder / SECRETS_FILE
         _add(archive, SEALED, _seal(secrets.read_bytes() if secrets.exists() else b"{}", passphrase, key))
@@ -123,10 +126,9 @@ def _restored(
     _check_empty(engine)
     with engine.begin() as connection:
         for table in _tables():
-            lines = _read(archive, f"database/{table.name}.jsonl", path).splitlines()
-            for start in range(0, len(lines), PORTION):
-                rows = [_rich(table, json.loads(line), places) for line in lines[start : start + PORTION]]
-                connection.execute(insert(table), rows)
+            lines = iter(_opened(archive, f"database/{table.name}.jsonl", path))
+            while portion := list(islice(lines, PORTION)):
+                connection.execute(insert(table), [_rich(table, json.loads(line), places) for line in portion])
         _set_sequences(connection)
     engine.dispose()
     with partial_file(folder / SECRETS_FILE) as partial:
@@ -239,14 +241,25 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(entry, io.BytesIO(content))
 
 
+def _add_file(archive: tarfile.TarFile, name: str, file: IO[bytes]) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = file.tell(), 0o600
+    file.seek(0)
+    archive.addfile(entry, file)
+
+
 def _read(archive: tarfile.TarFile, name: str, path: Path) -> bytes:
+    return _opened(archive, name, path).read()
+
+
+def _opened(archive: tarfile.TarFile, name: str, path: Path) -> IO[bytes]:
     try:
         file = archive.extractfile(name)
     except KeyError:
         file = None
     if file is None:
         raise InputError(path, f"a backup of a campaign, with {name}", "none")
-    return file.read()
+    return file
 
 
 def _read_json(archive: tarfile.TarFile, name: str, path: Path) -> dict:

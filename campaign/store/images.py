@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, astuple, dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import IO, Any
 
-from sqlalchemy import func, select
+import numpy as np
+from sqlalchemy import func, insert, select
+from sqlalchemy.orm import Session
 
 from campaign.settings import Split
 from campaign.store import models as m
 from campaign.store.sessions import Sessions, portions
+from campaign.store.values import Key
+from ml_backend.errors import InputError
+from ml_backend.files import whole_file
 from ml_backend.masks.coco import CocoDataset, ImageRecord, SourceFields, write_json
+from ml_backend.masks.coco_stream import CocoImages
 
-FIELDS_FILE = "pool-fields.json"
+FIELDS_FILE, IMAGE_FIELDS_FILE = "pool-fields.json", "pool-image-fields.jsonl"
+Row = tuple[ImageRecord, dict[str, Any]]  # an image and what its file says further of it
+PORTION = 5_000  # images that are added together
+PAGE = 10_000  # rows of one query
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that came into a split together: `count` ids from `first` on, which `round` is the first to detect."""
+
+    first: int
+    count: int
+    round: int = 0
 
 
 class Images:
@@ -33,10 +55,89 @@ class Images:
             query = select(m.Image).order_by(m.Image.id)
             return list(session.scalars(query if split is None else query.where(m.Image.split == split)))
 
+    def batches(self, split: Split = "pool", round_number: int | None = None) -> list[Batch]:
+        """The batches in which a split's images came, in their order; of the pool those that a round detects, or all.
+
+        Ids follow each other within a batch.
+        """
+        with self._sessions() as session:
+            known = session.get(m.Meta, Key.BATCHES.value) if split == "pool" else None
+            if known is None:  # of campaigns of before there is one, and of the other splits there is never another
+                first, count = session.execute(
+                    select(func.min(m.Image.id), func.count()).where(m.Image.split == split)
+                ).one()
+                return [Batch(first, count)] if count else []
+        found = [Batch(*values) for values in known.value["batches"]]
+        return [batch for batch in found if round_number is None or batch.round <= round_number]
+
+    def save_batches(self, session: Session, batches: Sequence[Batch]) -> None:
+        """Notes in which batches the pool's images came, as a part of a transaction."""
+        session.merge(m.Meta(name=Key.BATCHES.value, value={"batches": [list(astuple(b)) for b in batches]}))
+
+    def count_shards(self, split: Split, length: int, round_number: int) -> int:
+        """How many shards of at most `length` images a round has of a split; no shard holds images of two batches."""
+        return sum(-(-batch.count // length) for batch in self.batches(split, round_number))
+
+    def shard(self, split: Split, number: int, length: int, round_number: int) -> list[ImageRecord]:
+        """The images of one shard of a round, by id; none beyond the last."""
+        for batch in self.batches(split, round_number):
+            shards = -(-batch.count // length)
+            if number < shards:
+                start = batch.first + number * length
+                end = min(start + length, batch.first + batch.count)
+                query = select(m.Image).where(m.Image.id >= start, m.Image.id < end).order_by(m.Image.id)
+                with self._sessions() as session:
+                    return [_record(row) for row in session.scalars(query)]
+            number -= shards
+        return []
+
+    def shard_of(self, image_id: int, length: int, round_number: int) -> int | None:
+        """The number of the shard of a round in which an image of the pool is; None where it is in none."""
+        before = 0
+        for batch in self.batches("pool", round_number):
+            if batch.first <= image_id < batch.first + batch.count:
+                return before + (image_id - batch.first) // length
+            before += -(-batch.count // length)
+        return None
+
+    def in_pages(self, split: Split, length: int = PAGE) -> Iterator[m.Image]:
+        """Rows of a split by id, read in pages: for all images of it, however many, in the memory of one page."""
+        last = -1
+        while True:
+            query = select(m.Image).where(m.Image.split == split, m.Image.id > last)
+            with self._sessions() as session:
+                rows = list(session.scalars(query.order_by(m.Image.id).limit(length)))
+            yield from rows
+            if len(rows) < length:
+                return
+            last = rows[-1].id
+
     def count(self, split: Split) -> int:
         """How many images a split has."""
         with self._sessions() as session:
             return session.scalar(select(func.count()).select_from(m.Image).where(m.Image.split == split)) or 0
+
+    def ids(self, split: Split, column: str = "id") -> np.ndarray:
+        """The ids of a split's images, or another column of whole numbers, by id, (n,) int64; 0 where it is unset."""
+        query = select(getattr(m.Image, column)).where(m.Image.split == split).order_by(m.Image.id)
+        with self._sessions() as session:
+            values = session.scalars(query.execution_options(yield_per=PAGE))
+            return np.fromiter((value or 0 for value in values), np.int64)
+
+    def newest(self) -> int:
+        """The highest id of an image, 0 where there is none."""
+        with self._sessions() as session:
+            return session.scalar(select(func.max(m.Image.id))) or 0
+
+    def of_tasks(self, tasks: Collection[int]) -> dict[int, m.Image]:
+        """{task of the source project: its image of the pool}; tasks that have none are left out."""
+        with self._sessions() as session:
+            query = select(m.Image).where(m.Image.split == "pool")
+            return {
+                int(row.source_task or 0): row
+                for part in portions(sorted(set(tasks)))
+                for row in session.scalars(query.where(m.Image.source_task.in_(part)))
+            }
 
     def get(self, image_id: int) -> ImageRecord:
         """One image. Raises KeyError for an unknown id."""
@@ -71,19 +172,96 @@ class Images:
             data.annotations = CocoDataset.load_annotations(path, images, data.classes)
         return data
 
+    def add(
+        self, session: Session, split: Split, rows: Iterable[Row], first: int, tasks: Mapping[int, int],
+        elsewhere: Mapping[str, str],
+    ) -> int:  # fmt: skip
+        """Adds images to a split, numbered from `first` on, in portions; returns how many, as a part of a transaction.
+
+        `tasks` are those of the source project, by the images' ids in their file. What the pool's file says further of
+        its images goes into a file. Raises InputError for an image whose file is `elsewhere`, {path: split}.
+        """
+        number = first
+        with self._field_lines(split, first) as lines:
+            for portion in _portions(rows):
+                values = []
+                for image, further in portion:
+                    path = str(Path(image.path).resolve())
+                    if path in elsewhere:
+                        got = f"it in {elsewhere[path]} and {split}"
+                        raise InputError(image.file_name, "an image in one split only", got)
+                    values.append(
+                        {
+                            "id": number, "split": split, "coco_id": image.id, "file_name": image.file_name,
+                            "path": path, "width": image.width, "height": image.height,
+                            "source_task": tasks.get(image.id),
+                        }
+                    )  # fmt: skip
+                    if further and lines is not None:
+                        lines.write(json.dumps({"image": number, "fields": further}) + "\n")
+                    number += 1
+                session.execute(insert(m.Image), values)
+        return number - first
+
+    @contextmanager
+    def _field_lines(self, split: Split, first: int) -> Iterator[IO[str] | None]:
+        """The file of the further fields of the pool's images, to be added to from an image on; whole or as it was.
+
+        What is there of such images already was left by a transaction that came to nothing.
+        """
+        if split != "pool":
+            yield None
+            return
+        path = self._folder / IMAGE_FIELDS_FILE
+        with whole_file(path) as lines:
+            if path.exists():
+                with path.open(encoding="utf-8") as known:
+                    lines.writelines(line for line in known if json.loads(line)["image"] < first)
+            yield lines
+        if not path.stat().st_size:
+            path.unlink()
+
     def save_fields(self, fields: SourceFields) -> None:
-        """Keeps what the pool's file says of licences, images and categories, for the export."""
-        if fields:
-            write_json(self._folder / FIELDS_FILE, asdict(fields))
+        """Keeps what the pool's file says of licences and categories, for the export."""
+        if fields.info or fields.licenses or fields.categories:
+            write_json(self._folder / FIELDS_FILE, asdict(replace(fields, images={})))
 
     def fields(self) -> SourceFields:
-        """What the pool's file said; nothing in campaigns of earlier releases. Images go by their id in that file."""
+        """What the pool's file said, but of its images; nothing in campaigns of earlier releases."""
+        known = self._fields()
+        categories = {int(k): v for k, v in known.get("categories", {}).items()}
+        return SourceFields(known.get("info", {}), known.get("licenses", []), {}, categories)
+
+    def _fields(self) -> dict[str, Any]:
         path = self._folder / FIELDS_FILE
-        if not path.exists():
-            return SourceFields()
-        known = json.loads(path.read_text(encoding="utf-8"))
-        images, categories = ({int(k): v for k, v in known[name].items()} for name in ("images", "categories"))
-        return SourceFields(known["info"], known["licenses"], images, categories)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def with_fields(self) -> Iterator[tuple[m.Image, dict[str, Any]]]:
+        """Each image of the pool with what its file said further of it, by id, in the memory of one page."""
+        # Campaigns of before kept what was said of all images together.
+        together = {int(k): v for k, v in self._fields().get("images", {}).items()}
+        path = self._folder / IMAGE_FIELDS_FILE
+        with path.open(encoding="utf-8") if path.exists() else nullcontext(()) as lines:
+            said = (json.loads(line) for line in lines)
+            newest = next(said, None)
+            for row in self.in_pages("pool"):
+                further = together.get(row.coco_id, {})
+                if newest is not None and newest["image"] == row.id:
+                    further, newest = newest["fields"], next(said, None)
+                yield row, further
+
+
+def rows_of(data: CocoDataset | CocoImages) -> Iterator[Row]:
+    """The images of a data set or a stream, each with its further fields."""
+    if isinstance(data, CocoImages):
+        return data.rows()
+    return ((image, data.fields.images.get(image.id, {})) for image in data.images)
+
+
+def _portions(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while portion := list(islice(iterator, PORTION)):
+        yield portion
 
 
 def _record(row: m.Image) -> ImageRecord:

@@ -13,7 +13,7 @@ from campaign.store import models as m
 from campaign.store.drawings import Drawings
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
-from campaign.store.shards import read_shard, read_shards, write_shard
+from campaign.store.shards import arrays_of, read_shard, read_shards, read_table, write_shard
 from ml_backend.mask_ids import first_of_place, is_drawn, is_heldout, place_of, row_of, shard_number, split_mask_id
 from ml_backend.predictions import Predictions
 
@@ -55,12 +55,38 @@ class Masks:
         with self._sessions() as session:
             return int(session.scalar(query) or 0)
 
+    def is_stored(self, round_number: int, split: Split, number: int) -> bool:
+        """Whether a shard is finished."""
+        with self._sessions() as session:
+            return session.get(m.Shard, (round_number, split, number)) is not None
+
+    def finished(self, round_number: int) -> list[tuple[str, int, int]]:
+        """(split, number, masks) of the finished shards of a round, by split and number: `shards` in short."""
+        columns = m.Shard.split, m.Shard.number, m.Shard.masks
+        with self._sessions() as session:
+            query = select(*columns).where(m.Shard.round == round_number).order_by(m.Shard.split, m.Shard.number)
+            return [(split, number, masks) for split, number, masks in session.execute(query)]
+
     def predictions(
         self, round_number: int, split: Split = "pool", class_id: int | None = None, features: bool = True
     ) -> Predictions:
         """A round's predictions on a split, all classes or one, by mask id."""
         paths = [self.shard_path(round_number, split, s.number) for s in self.shards(round_number, split)]
         return read_shards(paths, features, class_id)
+
+    def scores(self, round_number: int, split: Split = "pool") -> dict[int, np.ndarray]:
+        """{class: the scores of a round's predictions of it on a split, by mask id}, (n,) float32, in one pass.
+
+        A class without any is not there.
+        """
+        names = "class_id", "confidence", "predicted_iou"
+        finished = [number for own, number, _ in self.finished(round_number) if own == split]
+        parts = [arrays_of(read_table([self.shard_path(round_number, split, n)], names)) for n in finished]
+        if not parts:
+            return {}
+        class_id, confidence, predicted_iou = (np.concatenate([part[name] for part in parts]) for name in names)
+        score = confidence * predicted_iou
+        return {int(c): score[class_id == c] for c in np.unique(class_id)}
 
     def read(self, mask_ids: Sequence[int] | np.ndarray) -> Predictions:
         """The masks of these ids in their order, without features; only the shards that hold them are read.
@@ -76,9 +102,11 @@ class Masks:
             origins = self._drawings.origins(ids[drawn])
             parts.append(self._drawings.replace(self.read(origins), ids[drawn]))
             positions.append(drawn)
-        for place in np.unique(place_of(ids[~is_drawn(ids)])) if len(ids) else ():
-            here = np.flatnonzero(place_of(ids) == place)
-            path, _ = self.place(first_of_place(place))
+        stored = np.flatnonzero(~is_drawn(ids)) if len(ids) else np.zeros(0, np.int64)
+        places = place_of(ids[stored])
+        order = np.argsort(places, kind="stable")
+        for here in np.split(stored[order], np.flatnonzero(np.diff(places[order])) + 1) if len(stored) else ():
+            path, _ = self.place(first_of_place(place_of(int(ids[here[0]]))))
             shard = read_shard(path, features=False) if path.exists() else Predictions.empty()
             rows = row_of(ids[here])
             if rows.max() >= len(shard):

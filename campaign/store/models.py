@@ -43,6 +43,7 @@ class Image(Base):
     width: Mapped[int]
     height: Mapped[int]
     source_task: Mapped[int | None] = mapped_column(BigInteger)
+    __table_args__ = (Index("image_task", "source_task"),)
 
 
 class ClassName(Base):
@@ -76,6 +77,21 @@ class Shard(Base):
     images: Mapped[int]
     masks: Mapped[int]
     seconds: Mapped[float]
+
+
+class Bundle(Base):
+    """Predictions of the shards [first, end) by class; `classes` has their `ids` and how many `masks` each has.
+
+    Made of shards, and may be dropped at any time.
+    """
+
+    __tablename__ = "bundle"
+    round: Mapped[int] = mapped_column(ForeignKey("round.number"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    first: Mapped[int]
+    end: Mapped[int]
+    masks: Mapped[int]
+    classes: Mapped[dict[str, Any]]
 
 
 class ClassTree(Base):
@@ -136,6 +152,8 @@ class Page(Base):
     __table_args__ = (
         Index("page_number", "number", unique=True),
         Index("page_class", "round", "class_id", "kind"),
+        Index("page_kind", "kind", "number"),
+        Index("page_name", "name"),
     )
 
 

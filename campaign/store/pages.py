@@ -171,9 +171,9 @@ class Pages:
 
     def mark_published(self, tasks: dict[str, int]) -> None:
         """Notes which task of Label Studio holds which page."""
-        with self._sessions() as session:
-            for key, task in tasks.items():
-                session.execute(update(m.Page).where(m.Page.key == key).values(task_id=task))
+        if tasks:
+            with self._sessions() as session:
+                session.execute(update(m.Page), [{"key": key, "task_id": task} for key, task in tasks.items()])
 
     def unpublish(self, keys: Iterable[str]) -> None:
         """Forgets which tasks hold these pages, so that they are published again, under names that nobody knows."""

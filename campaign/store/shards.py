@@ -24,11 +24,15 @@ def write_shard(path: Path, predictions: Predictions) -> None:
 
 def read_shard(path: Path, features: bool = True, class_id: int | None = None) -> Predictions:
     """The shard at `path`; features (memory-mapped until selected) or none; one class or all."""
-    columns = read_columns(path)
-    n = len(columns["mask_id"])
-    columns["features"] = np.load(feature_path(path), mmap_mode="r") if features else np.zeros((n, 0), np.float16)
-    shard = Predictions(**columns)
-    return shard if class_id is None else shard.select(shard.class_id == class_id)
+    table, rows = read_table([path]), None
+    if class_id is not None:
+        rows = np.flatnonzero(table["class_id"].to_numpy() == class_id)
+        table = table.take(pa.array(rows))
+    kept: np.ndarray = np.zeros((len(table), 0), np.float16)
+    if features:
+        kept = np.load(feature_path(path), mmap_mode="r")
+        kept = kept if rows is None else kept[rows]
+    return Predictions(**arrays_of(table), features=kept)
 
 
 def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
@@ -47,19 +51,78 @@ def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
     write_whole(path, lambda p: pq.write_table(table, p, compression="zstd"))
 
 
-def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """What `write_columns` wrote. Raises InputError where the file is missing or no such file."""
+def read_columns(path: Path, class_id: int | None = None) -> dict[str, np.ndarray]:
+    """What `write_columns` wrote, all rows or those of a class.
+
+    Raises InputError where the file is missing or no such file.
+    """
+    table = read_table([path])
+    if class_id is not None:
+        table = table.filter(pa.array(table["class_id"].to_numpy() == class_id))
+    return arrays_of(table)
+
+
+def read_table(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of several files, in order, as Arrow has them: no Python object for each.
+
+    Raises InputError where a file is missing or no such file.
+    """
+    tables = []
+    for path in paths:
+        try:
+            # read_table would import pandas, where that is installed
+            tables.append(pq.ParquetFile(path).read(columns=None if columns is None else list(columns)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(path, "a Parquet file of the campaign", error) from None
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
+
+
+def write_groups(path: Path, table: pa.Table, order: np.ndarray, counts: Sequence[int]) -> None:
+    """Writes rows in another order as Parquet, whole, in row groups of so many rows each."""
+    # Run lengths of many masks may be more than 32 bits count.
+    schema = pa.schema([f.with_type(pa.large_binary()) if pa.types.is_binary(f.type) else f for f in table.schema])
+    table = table.cast(schema)
+
+    def write(partial: Path) -> None:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            start = 0
+            for count in counts:
+                writer.write_table(table.take(pa.array(order[start : start + count])), row_group_size=max(count, 1))
+                start += count
+
+    write_whole(path, write)
+
+
+def read_group(path: Path, group: int, rows: int, masks: bool = True) -> Predictions:
+    """The predictions of one row group of a file of `rows` rows in all, without features.
+
+    Without `masks` their run lengths are not read, and are empty. Raises InputError where the file is not whole.
+    """
     try:
-        table = pq.ParquetFile(path).read()  # read_table would import pandas, where that is installed
+        file = pq.ParquetFile(path)
+        if file.metadata.num_rows != rows:
+            raise InputError(path, f"{rows} masks", file.metadata.num_rows)
+        columns = arrays_of(file.read_row_group(group, columns=[c for c in COLUMNS if masks or c != "rle"]))
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(path, "a Parquet file of the campaign", error) from None
+    n = len(columns["mask_id"])
+    return Predictions(**({"rle": np.full(n, b"", object)} | columns), features=np.zeros((n, 0), np.float16))
+
+
+def arrays_of(table: pa.Table) -> dict[str, np.ndarray]:
+    """The columns of a table that `write_columns` or `write_groups` wrote."""
     columns: dict[str, np.ndarray] = {}
     for field in table.schema:
         column = table[field.name]
         if pa.types.is_fixed_size_list(field.type):
             flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
             columns[field.name] = flat.reshape(table.num_rows, field.type.list_size)
-        elif pa.types.is_binary(field.type) or pa.types.is_string(field.type):
+        elif pa.types.is_string(field.type):
+            # Few texts stand in many rows, and all those are to be one object.
+            coded = column.combine_chunks().dictionary_encode()
+            texts = np.array([*coded.dictionary.to_pylist(), None], object)
+            columns[field.name] = texts[coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)]
+        elif pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             columns[field.name] = np.empty(table.num_rows, object)
             columns[field.name][:] = column.to_pylist()
         else:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,13 @@ from campaign.store import models as m
 from campaign.store.addresses import ADDRESSES, from_folder, parted, whole_address
 from campaign.store.answers import Answers
 from campaign.store.aside import Aside
+from campaign.store.bundles import Bundles
 from campaign.store.clicks import Clicks
 from campaign.store.course import Points
 from campaign.store.database import open_database
 from campaign.store.decisions import Decisions, Overrides
 from campaign.store.drawings import Drawings
-from campaign.store.images import Images
+from campaign.store.images import Batch, Images, rows_of
 from campaign.store.locks import campaign_lock, file_lock
 from campaign.store.masks import Masks
 from campaign.store.pages import Pages, Questions
@@ -38,6 +39,7 @@ from campaign.store.views import Views
 from ml_backend.errors import InputError
 from ml_backend.files import write_whole
 from ml_backend.masks.coco import CocoDataset
+from ml_backend.masks.coco_stream import CocoImages
 
 FORMAT = 1
 SETTINGS_FILE = "campaign.json"
@@ -66,6 +68,7 @@ class Store:
         self.signatures = SignatureFiles(folder)
         self.clicks = Clicks(self.session)
         self.masks = Masks(self.session, self.rounds, self.drawings)
+        self.bundles = Bundles(self.session, self.rounds, self.masks)
         self.trees = Trees(self.session, self.rounds)
         self.datasets = Datasets(self.rounds)
         self.pages = Pages(self.session)
@@ -119,18 +122,19 @@ class Store:
         cls,
         folder: str | Path,
         settings: CampaignSettings,
-        splits: dict[Split, CocoDataset],
+        splits: Mapping[Split, CocoDataset | CocoImages],
         source_tasks: dict[tuple[Split, int], int] | None = None,
         secret_values: dict[str, str] | None = None,
     ) -> Store:
         """A new campaign in `folder`, over the images of `splits`; annotations of the pool are left out.
+
+        A pool may be a stream of images: it is read once, and stored in portions.
 
         Raises InputError where the folder holds a campaign already or files of something else, the splits' classes
         differ, or an image file is in two splits. Where it raises, the folder is as it was.
         """
         folder = Path(folder).resolve()
         classes = _common_classes(splits)
-        _check_disjoint(splits)
         fresh = not folder.exists()
         if (folder / SETTINGS_FILE).exists():
             raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
@@ -148,8 +152,8 @@ class Store:
 
     @classmethod
     def _fill(
-        cls, folder: Path, settings: CampaignSettings, splits: dict[Split, CocoDataset], classes: dict[int, str],
-        source_tasks: dict[tuple[Split, int], int], secret_values: dict[str, str],
+        cls, folder: Path, settings: CampaignSettings, splits: Mapping[Split, CocoDataset | CocoImages],
+        classes: dict[int, str], source_tasks: dict[tuple[Split, int], int], secret_values: dict[str, str],
     ) -> Store:  # fmt: skip
         key = secrets.token_hex(6)
         jobs, addresses = parted(settings.jobs)
@@ -161,25 +165,22 @@ class Store:
             raise InputError(f"database of {folder}", "an empty database", "one that a campaign uses")
         with store.session() as session:
             session.add_all(m.ClassName(id=i, name=n) for i, n in classes.items())
-            number = 0
+            number, elsewhere = 0, dict[str, Split]()
             for split in SPLITS:
                 if (data := splits.get(split)) is None:
                     continue
-                ids: dict[int, int] = {}
-                for image in data.images:
-                    number += 1
-                    ids[image.id] = number
-                    session.add(
-                        m.Image(
-                            id=number, split=split, coco_id=image.id, file_name=image.file_name,
-                            path=str(Path(image.path).resolve()), width=image.width, height=image.height,
-                            source_task=source_tasks.get((split, image.id)),
-                        )
-                    )  # fmt: skip
-                if split == "pool":
-                    store.images.save_fields(data.fields)
-                else:
+                tasks = {image: task for (own, image), task in source_tasks.items() if own == split}
+                first = number + 1
+                number += store.images.add(session, split, rows_of(data), first, tasks, elsewhere)
+                if isinstance(data, CocoDataset) and split != "pool":
+                    ids = {image.id: n for n, image in enumerate(data.images, first)}
                     _renumber(data, ids, classes).save(folder / f"{split}.json")
+                    elsewhere |= {str(Path(image.path).resolve()): split for image in data.images}
+                elif number < first:
+                    raise InputError("pool", "at least one image", "none")
+                else:
+                    store.images.save_batches(session, [Batch(first, number + 1 - first)])
+            store.images.save_fields(splits["pool"].fields)
             session.add(m.Meta(name="campaign", value={"key": key, "name": settings.name}))
         _save_settings(folder, {"format": FORMAT, "key": key, "settings": settings.model_dump(mode="json")})
         return store
@@ -303,23 +304,15 @@ def _with_policy(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"search": {"policy": "adaptive"} | search} if isinstance(search, dict) else settings
 
 
-def _common_classes(splits: dict[Split, CocoDataset]) -> dict[int, str]:
-    if "pool" not in splits or not splits["pool"].images:
+def _common_classes(splits: Mapping[Split, CocoDataset | CocoImages]) -> dict[int, str]:
+    pool = splits.get("pool")
+    if pool is None or (isinstance(pool, CocoDataset) and not pool.images):
         raise InputError("pool", "at least one image", "none")
     classes = next(iter(splits.values())).classes
     for split, data in splits.items():
         if data.classes != classes:
             raise InputError(f"{split} classes", str(classes), data.classes)
     return dict(sorted(classes.items()))
-
-
-def _check_disjoint(splits: dict[Split, CocoDataset]) -> None:
-    seen: dict[Path, Split] = {}
-    for split, data in splits.items():
-        for image in data.images:
-            path = Path(image.path).resolve()
-            if (other := seen.setdefault(path, split)) != split:
-                raise InputError(image.file_name, "an image in one split only", f"it in {other} and {split}")
 
 
 def _renumber(data: CocoDataset, ids: dict[int, int], classes: dict[int, str]) -> CocoDataset:

@@ -81,8 +81,8 @@ class Datasets:
         """Stores the masks that a round obtained. Saving again replaces them."""
         write_columns(self.path(round_number), {f.name: getattr(masks, f.name) for f in fields(masks)})
 
-    def read(self, before: int | None = None) -> DatasetMasks:
-        """The masks obtained in all rounds, or in those before one, by round."""
+    def read(self, before: int | None = None, class_id: int | None = None) -> DatasetMasks:
+        """The masks obtained in all rounds, or in those before one, by round; of all classes or one."""
         numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]
         paths = [path for n in numbers if (path := self.path(n)).exists()]
-        return DatasetMasks.concatenate([DatasetMasks(**read_columns(path)) for path in paths])
+        return DatasetMasks.concatenate([DatasetMasks(**read_columns(path, class_id)) for path in paths])

@@ -17,6 +17,7 @@ class Key(Name):
 
     CAMPAIGN = "campaign"
     AUDIT = "audit"
+    BATCHES = "batches"
     CERTIFICATE = "certificate"
     COMPLETENESS = "completeness"
     CORRECTIONS = "corrections"

@@ -166,11 +166,6 @@ class StoredPredictions:
 
     def __init__(self, store: Store):
         self.store = store
-        self._images = {r.source_task: r for r in store.images.rows("pool") if r.source_task}
-        step = store.settings.jobs.shard_images
-        self._place = (
-            {image.id: n // step for n, image in enumerate(store.images.records("pool"))} if self._images else {}
-        )
 
     def __call__(self, project: Project, tasks: Sequence[dict]) -> list[StoredMasks | None]:
         """Stored masks of each task, None for one that has none. Each shard is read once."""
@@ -180,10 +175,14 @@ class StoredPredictions:
             return known
         finished = {s.number for s in self.store.masks.shards(row.number, "pool")}
         wanted: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+        images = self.store.images.of_tasks([number for task in tasks if (number := task_number(task))])
         for n, task in enumerate(tasks):
-            image = self._images.get(task_number(task))
-            if image is not None and self._place[image.id] in finished:
-                wanted[self._place[image.id]].append((n, image))
+            image = images.get(task_number(task))
+            if image is None:
+                continue
+            shard_number = self.store.images.shard_of(image.id, self.store.settings.jobs.shard_images, row.number)
+            if shard_number is not None and shard_number in finished:
+                wanted[shard_number].append((n, image))
         for number, asked in wanted.items():
             shard = read_shard(self.store.masks.shard_path(row.number, "pool", number), features=False)
             for n, image in asked:

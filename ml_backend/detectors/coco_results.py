@@ -1,11 +1,9 @@
-"""Predictions made by any other model, read from a COCO results file."""
+"""Predictions made by any other model, read from a COCO results file, JSON lines or Parquet."""
 
 from __future__ import annotations
 
-import filecmp
 import json
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,28 +13,26 @@ import torch
 from pycocotools import mask as mask_util
 
 from ml_backend.detector import Progress
+from ml_backend.detectors.results_index import Result, ResultsIndex, is_index, version_of, write_index
 from ml_backend.errors import InputError, brief
 from ml_backend.files import write_whole
-from ml_backend.learning.checkpoints import digest
 from ml_backend.learning.features import feature_width, project
 from ml_backend.learning.iou_head import resize_masks
 from ml_backend.masks.coco import CocoDataset, ImageRecord, to_rle
-from ml_backend.masks.limits import is_id, is_number
 from ml_backend.masks.rle import decode_window
 from ml_backend.predictions import Predictions
 
 CLASSES = "classes.json"  # beside the results, which have no names
 _SIDE = 56
-# Features are kept in 16 bits.
-_MOST = float(np.finfo(np.float16).max)
 
 
 class CocoResults:
     """The results of another model as a detector.
 
     The file is a list of objects with `image_id`, `category_id`, `score` and `segmentation` (polygons or RLE), as
-    pycocotools takes them. `predicted_iou` and `features` (a list of numbers, of one length throughout) are used
-    where they are given; otherwise predicted IoU is 1 and the feature is the mask's own shape.
+    pycocotools takes them; JSON lines and Parquet of the same will do. `predicted_iou` and `features` (a list of
+    numbers, of one length throughout) are used where they are given; otherwise predicted IoU is 1 and the feature is
+    the mask's own shape. A file of any size is read once, into an index beside it, and then by image.
 
     Attributes:
         version: a name of the file's content.
@@ -46,20 +42,13 @@ class CocoResults:
     READS_IMAGES: ClassVar[bool] = False
 
     def __init__(self, path: str | Path, classes: dict[int, str] | None = None, feature_width: int = 512):
-        path = Path(path)
-        rows, content = _read(path)
-        self.path, self.width = path, feature_width
-        self.version = f"results-{digest(content)}"
-        self.classes = dict(classes) if classes else {c: str(c) for c in sorted({r["category_id"] for r in rows})}
-        lengths = {len(r["features"]) if r.get("features") is not None else 0 for r in rows}
-        if len(lengths) > 1:
-            raise InputError(f"{path} features", "one length in all results", f"lengths {sorted(lengths)[:5]}")
-        self._given = max(lengths, default=0)
-        self._rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for row in rows:
-            if row["category_id"] not in self.classes:
-                raise InputError(f"{path} category_id", f"one of {brief(sorted(self.classes))}", row["category_id"])
-            self._rows[row["image_id"]].append(row)
+        self.path, self.width = Path(path), feature_width
+        self._index = _index_of(self.path)
+        self.version = self._index.version
+        self.classes = dict(classes) if classes else {c: str(c) for c in self._index.categories}
+        for category in self._index.categories:
+            if category not in self.classes:
+                raise InputError(f"{path} category_id", f"one of {brief(sorted(self.classes))}", category)
 
     @classmethod
     def load(cls, checkpoint: str | Path, **options: Any) -> CocoResults:
@@ -89,19 +78,27 @@ class CocoResults:
         progress: Progress | None = None,
         start_from: str | Path | None = None,
     ) -> Path:
-        """There is nothing to train: copies the file that option `results` names into `output`.
+        """There is nothing to train: reads the file that option `results` names, once, into an index in `output`.
 
-        Without that option the file of the round before, `start_from`, is taken again.
+        Without that option the file of the round before, `start_from`, is taken again. An index that is there is
+        left as it is.
         """
         source = (options or {}).get("results") or start_from
         if source is None:
             raise InputError("detector option results", "a COCO results file", "nothing")
-        cls(source, data.classes)
-        target = Path(output) / "results.json"
+        target = Path(output) / "results.sqlite"
+        if not (is_index(target) and ResultsIndex(target).version == version_of(Path(source))):
+            if is_index(Path(source)):
+                write_whole(target, lambda partial: _same(Path(source), partial))
+            else:
+                write_index(Path(source), target)
+        try:
+            cls(target, data.classes)
+        except InputError:
+            target.unlink(missing_ok=True)
+            raise
         names = json.dumps({str(number): name for number, name in data.classes.items()})
         write_whole(target.with_name(CLASSES), lambda partial: partial.write_text(names))
-        if not (target.is_file() and filecmp.cmp(source, target, shallow=False)):
-            write_whole(target, lambda partial: shutil.copyfile(source, partial))
         if progress:
             progress("train", 1, 1)
         return target
@@ -112,34 +109,33 @@ class CocoResults:
             yield self._predict(image)
 
     def _predict(self, image: ImageRecord) -> Predictions:
-        rows = sorted(self._rows.get(image.id, []), key=lambda r: -r["score"] * r.get("predicted_iou", 1.0))
+        results = sorted(self._index.of_image(image.id), key=lambda r: -r.score * r.predicted_iou)
         rles = []
-        for row in rows:
+        for result in results:
             try:
-                rles.append(to_rle(row["segmentation"], image.height, image.width))
+                rles.append(to_rle(result.segmentation, image.height, image.width))
             except ValueError as error:
                 raise InputError(f"{self.path} segmentation of image {image.id}", str(error), "another") from None
         solid = [i for i, rle in enumerate(rles) if mask_util.area(rle)]
-        rows, rles = [rows[i] for i in solid], [rles[i] for i in solid]
+        results, rles = [results[i] for i in solid], [rles[i] for i in solid]
         counts = np.empty(len(rles), object)
         counts[:] = [r["counts"] for r in rles]
         boxes = np.asarray(mask_util.toBbox(rles), np.float32).reshape(-1, 4) if rles else np.zeros((0, 4), np.float32)
         return Predictions(
-            mask_id=np.arange(len(rows)),
-            image_id=np.full(len(rows), image.id),
-            class_id=np.array([r["category_id"] for r in rows], np.int32),
+            mask_id=np.arange(len(results)),
+            image_id=np.full(len(results), image.id),
+            class_id=np.array([r.category_id for r in results], np.int32),
             box=boxes,
             rle=counts,
-            size=np.tile([[image.height, image.width]], (len(rows), 1)),
-            confidence=np.array([r["score"] for r in rows], np.float32),
-            predicted_iou=np.array([r.get("predicted_iou", 1.0) for r in rows], np.float32),
-            features=self._features(rows, rles, boxes),
+            size=np.tile([[image.height, image.width]], (len(results), 1)),
+            confidence=np.array([r.score for r in results], np.float32),
+            predicted_iou=np.array([r.predicted_iou for r in results], np.float32),
+            features=self._features(results, rles, boxes),
         )
 
-    def _features(self, rows: list[dict[str, Any]], rles: list[dict], boxes: np.ndarray) -> np.ndarray:
-        if self._given:
-            given = np.array([r["features"] for r in rows], np.float32)
-            return given.reshape(len(rows), self._given).astype(np.float16)
+    def _features(self, results: list[Result], rles: list[dict], boxes: np.ndarray) -> np.ndarray:
+        if width := self._index.width:
+            return np.stack([r.features for r in results]) if results else np.zeros((0, width), np.float16)
         raw = torch.zeros((len(rles), _SIDE * _SIDE))
         for i, (rle, (x, y, w, h)) in enumerate(zip(rles, boxes.astype(int).tolist(), strict=True)):
             window = torch.from_numpy(decode_window(rle, x, y, x + w, y + h))
@@ -159,38 +155,23 @@ def _classes_beside(results: Path) -> dict[int, str] | None:
         raise InputError(path, "category ids and names", error) from None
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], bytes]:
+def _index_of(path: Path) -> ResultsIndex:
+    """The index of a results file: the file itself, or one beside it, which is made where it is not there or old.
+
+    Campaigns of before keep the file of results as it was given.
+    """
+    if is_index(path):
+        return ResultsIndex(path)
+    beside = path.with_name(f".{path.name}.sqlite")
+    if not (is_index(beside) and beside.stat().st_mtime_ns >= path.stat().st_mtime_ns):
+        write_index(path, beside)
+    return ResultsIndex(beside)
+
+
+def _same(source: Path, target: Path) -> None:
+    """Makes `target` the same file, without a copy where the file system can."""
+    target.unlink(missing_ok=True)
     try:
-        content = path.read_bytes()
-        rows = json.loads(content)
-    except FileNotFoundError:
-        raise InputError(path, "a COCO results file", "no such file") from None
-    except OSError as error:
-        raise InputError(path, "a readable COCO results file", error.strerror or error) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(path, "JSON", error) from None
-    if not isinstance(rows, list):
-        raise InputError(path, "a list of results", type(rows).__name__)
-    for number, row in enumerate(rows, 1):
-        _check(f"{path} result {number}", row)
-    return rows, content
-
-
-def _check(name: str, row: Any) -> None:
-    """Raises InputError where a result is none, its mask aside."""
-    if not isinstance(row, dict) or not {"image_id", "category_id", "score", "segmentation"} <= row.keys():
-        raise InputError(name, "image_id, category_id, score and segmentation", brief(row))
-    for key in ("image_id", "category_id"):
-        if not is_id(row[key]):
-            raise InputError(f"{name} {key}", "an integer", brief(row[key]))
-    for key in ("score", "predicted_iou"):
-        value = row.get(key, 1.0)
-        if not is_number(value) or not 0 <= value <= 1:
-            raise InputError(f"{name} {key}", "a number from 0 to 1", brief(value))
-    features = row.get("features")
-    if features is not None and not (isinstance(features, list) and all(map(_is_feature, features))):
-        raise InputError(f"{name} features", f"a list of numbers up to {_MOST:g}", brief(features))
-
-
-def _is_feature(value: Any) -> bool:
-    return is_number(value) and abs(value) <= _MOST
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

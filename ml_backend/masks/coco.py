@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,20 @@ class SourceFields:
         return cls(
             info if isinstance(info, dict) else {},
             [row for row in licenses if isinstance(row, dict)] if isinstance(licenses, list) else [],
-            _further(coco["images"], {"id", "file_name", "width", "height", "exhaustive"}),
+            _further(coco["images"], _IMAGE_FIELDS),
             _further(coco["categories"], {"id", "name"}),
         )
 
     def __bool__(self) -> bool:
         return bool(self.info or self.licenses or self.images or self.categories)
+
+
+_IMAGE_FIELDS = {"id", "file_name", "width", "height", "exhaustive"}
+
+
+def image_row(row: dict[str, Any]) -> dict[str, Any]:
+    """The further fields of an image's row, such as `license` and `date_captured`."""
+    return {k: v for k, v in row.items() if k not in _IMAGE_FIELDS}
 
 
 def _further(rows: list[dict[str, Any]], known: set[str]) -> dict[int, dict[str, Any]]:
@@ -105,7 +114,7 @@ class CocoDataset:
 
         Without `images_dir` no image file is looked for, and an image's path is its file name.
         """
-        classes = _classes(json_path, coco)
+        classes = classes_of(json_path, coco)
         images = _images(json_path, coco, images_dir)
         data = cls(images, classes, fields=SourceFields.parse(coco))
         if annotations:
@@ -208,7 +217,8 @@ def read_json(path: Path, results: bool = False) -> Any:
     return coco
 
 
-def _classes(path: Path, coco: dict) -> dict[int, str]:
+def classes_of(path: Path, coco: dict) -> dict[int, str]:
+    """{category id: name} of a COCO object. Raises InputError where one is malformed or doubled, or there is none."""
     classes: dict[int, str] = {}
     names: set[str] = set()
     categories = coco.get("categories")
@@ -232,22 +242,30 @@ def _images(path: Path, coco: dict, folder: Path | None) -> list[ImageRecord]:
         raise InputError(folder, "a folder of images", "no such folder")
     images: list[ImageRecord] = []
     seen: set[int] = set()
-    for row in coco["images"]:
+    for image in images_of(path, coco["images"], folder):
+        if image.id in seen:
+            raise InputError(f"{path} images", "unique ids", f"id {image.id} twice")
+        seen.add(image.id)
+        images.append(image)
+    return images
+
+
+def images_of(path: Path, rows: Iterable[Any], folder: Path | None) -> Iterator[ImageRecord]:
+    """The images of rows of a COCO file, one by one; their ids may be doubled.
+
+    Raises InputError where one is malformed, or its file is not in the folder.
+    """
+    for row in rows:
         if not isinstance(row, dict) or not is_id(row.get("id")) or not _is_name(row.get("file_name")):
             raise InputError(f"{path} images", "an integer id and a file_name each", brief(row))
-        if row["id"] in seen:
-            raise InputError(f"{path} images", "unique ids", f"id {row['id']} twice")
-        seen.add(row["id"])
         name, width, height = str(row["file_name"]), row.get("width"), row.get("height")
         file = Path(name) if folder is None else _file(f"{path} image {row['id']}", folder, name)
+        got = f"{brief(width)}x{brief(height)}"
         if not (type(width) is int and type(height) is int and width > 0 and height > 0):
-            got = f"{brief(width)}x{brief(height)}"
             raise InputError(f"{path} image {row['id']}", "a width and a height in pixels", got)
         if width * height > MAX_PIXELS:
-            got = f"{brief(width)}x{brief(height)}"
             raise InputError(f"{path} image {row['id']}", f"at most {MAX_PIXELS} pixels", got)
-        images.append(ImageRecord(row["id"], name, width, height, file, bool(row.get("exhaustive", True))))
-    return images
+        yield ImageRecord(row["id"], name, width, height, file, bool(row.get("exhaustive", True)))
 
 
 def _file(thing: str, folder: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from campaign.clustering import engine
 from campaign.settings import CampaignSettings
 from campaign.steps.cluster import cluster
 from campaign.store import Store
@@ -79,3 +80,13 @@ def test_too_little_memory_leaves_nothing_behind(make_store):
     with pytest.raises(InputError, match="memory: expected at least"):
         cluster(store, 1, 1)
     assert store.trees.rows(1) == []
+
+
+def test_a_class_too_large_for_an_exact_tree_gets_an_approximate_one_and_the_log_says_so(make_store, monkeypatch):
+    monkeypatch.setitem(engine.EXACT_LIMIT, "cpu", 50)
+    store = make_store(device="cpu")
+    cluster(store, 1, 1)
+    assert store.trees.read(1, 1)[0].n == 80
+    first, second = (event.text for event in store.events()[-2:])
+    assert "clustered 80 masks of cell: approximate, cpu" in first
+    assert "cell has more masks than an exact tree is built of here, so its tree is approximate" in second

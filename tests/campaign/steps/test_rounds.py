@@ -17,6 +17,14 @@ TABLE = {
     "bounded": (progress("detect", ALL[:1]), [Step("detect", "gpu", 2, ("pool", i, i + 1)) for i in range(2)]),
     "one shard left": (progress("detect", ALL[:2]), [Step("detect", "gpu", 2, ("pool", 1, 2))]),
     "all detected": (progress("detect", ALL), [Step("assess", "gpu", 2)]),
+    "two bundles left": (
+        Progress(2, "cluster", {}, frozenset(), (1, 5), frozenset(), bundles=3, finished_bundles=frozenset([1])),
+        [Step("gather", "gpu", 2, (0,)), Step("gather", "gpu", 2, (2,))],
+    ),
+    "all gathered": (
+        Progress(2, "cluster", {}, frozenset(), (1, 5), frozenset(), bundles=1, finished_bundles=frozenset([0])),
+        [Step("cluster", "gpu", 2, (1,)), Step("cluster", "gpu", 2, (5,))],
+    ),
     "one class left": (progress("cluster", ALL, [1]), [Step("cluster", "gpu", 2, (5,))]),
     "all clustered": (progress("cluster", ALL, [1, 5]), [Step("open", "default", 2)]),
     "verify": (progress("verify", ALL, [1, 5]), [Step("sync", "default", 2)]),

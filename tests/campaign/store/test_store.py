@@ -13,7 +13,9 @@ from PIL import Image
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.settings import CampaignSettings
 from campaign.store import Store
+from campaign.store import models as m
 from campaign.store.decisions import replace_decisions
+from campaign.store.images import Batch
 from campaign.store.locks import file_lock
 from campaign.store.shards import read_columns, write_columns
 from ml_backend.errors import InputError
@@ -38,8 +40,11 @@ def splits(tmp_path):
 
 
 @pytest.fixture
-def store(tmp_path, splits):
-    return Store.create(tmp_path / "campaign", CampaignSettings(name="test"), splits)
+def store(tmp_path, splits, database):
+    settings = CampaignSettings(name="test", jobs={"database_url": database("store")})
+    made = Store.create(tmp_path / "campaign", settings, splits)
+    yield made
+    made.engine.dispose()
 
 
 def test_images_get_ids_of_their_own_and_the_pool_no_annotations(store):
@@ -50,6 +55,28 @@ def test_images_get_ids_of_their_own_and_the_pool_no_annotations(store):
         again.images.records("heldout")[0].id
     ]
     assert not (store.folder / "pool.json").exists()
+
+
+def test_shards_of_images_are_found_also_in_a_pool_that_grew_behind_another_split(store):
+    for first, count, round_number in ((10, 5, 1), (20, 4, 3), (30, 7, 2)):
+        with store.session() as session:
+            session.add_all(
+                m.Image(id=n, split="pool", coco_id=n, file_name=f"{n}", path=f"/{n}", width=8, height=6)
+                for n in range(first, first + count)
+            )
+            store.images.save_batches(session, [*store.images.batches(), Batch(first, count, round_number)])
+    ids = {1: [[3], range(10, 15)], 2: [[3], range(10, 15), range(30, 37)]}
+    ids[3] = [*ids[1], range(20, 24), range(30, 37)]
+    for number, batches in ids.items():
+        for length in (1, 3, 100):
+            want = [list(batch[n : n + length]) for batch in batches for n in range(0, len(batch), length)]
+            count = store.images.count_shards("pool", length, number)
+            shards = [[i.id for i in store.images.shard("pool", n, length, number)] for n in range(count + 1)]
+            assert shards == [*want, []]
+            assert [store.images.shard_of(ids[0], length, number) for ids in want] == list(range(count))
+    assert store.images.shard_of(20, 3, 2) is None
+    assert [row.id for row in store.images.in_pages("pool", 3)] == [3, *range(10, 15), *range(20, 24), *range(30, 37)]
+    assert [i.id for i in store.images.shard("heldout", 0, 5, 1)] == store.images.ids("heldout").tolist()
 
 
 def test_secrets_are_for_their_owner_alone(store, monkeypatch):
@@ -74,7 +101,8 @@ def test_one_folder_holds_one_campaign(store, splits, tmp_path):
 
 
 def test_one_database_holds_one_campaign(store, splits, tmp_path):
-    settings = CampaignSettings(name="other", jobs={"database_url": f"sqlite:///{store.folder}/campaign.db"})
+    url = store.address("database_url") or f"sqlite:///{store.folder}/campaign.db"
+    settings = CampaignSettings(name="other", jobs={"database_url": url})
     with pytest.raises(InputError, match="a database of its own"):
         Store.create(tmp_path / "second", settings, splits)
     assert not (tmp_path / "second").exists()

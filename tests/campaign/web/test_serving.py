@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from sqlalchemy import update
 
 from campaign.store import Store
+from campaign.store import models as m
 from campaign.web.serving import CampaignBackend, CampaignModel, StoredPredictions, Waker, build_app
 from ml_backend.server.backend import Project
 from tests.campaign.builders import gold_store
@@ -71,8 +73,8 @@ def test_one_bad_task_costs_the_others_nothing(folder):
     store = Store.open(folder)
     store.settings.label_studio.source_project = 7
     known = StoredPredictions(store)
-    image = next(iter(store.images.rows("pool")))
-    known._images, known._place = {168: image}, {image.id: 0}
+    with store.session() as session:
+        session.execute(update(m.Image).where(m.Image.id == store.images.ids("pool")[0].item()).values(source_task=168))
     store.rounds.update(1, checkpoint="model.pt", model_version="v")
     tasks = [{"id": 168}, {"id": "168"}, {"id": "abc"}, {}, None, {"id": [1]}, {"id": 9}]
     masks = known(Project(7), tasks)

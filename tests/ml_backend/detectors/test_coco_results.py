@@ -1,12 +1,16 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as mask_util
 
 from ml_backend.detector import Detector, load_detector_class
+from ml_backend.detectors import results_index
 from ml_backend.detectors.coco_results import CocoResults
 from ml_backend.errors import InputError
+from ml_backend.learning.checkpoints import digest
 from ml_backend.learning.evaluation import predict_all, true_iou
 from ml_backend.masks.coco import annotation_json
 from tests.ml_backend.detectors.drawn import CLASSES, draw
@@ -56,6 +60,54 @@ def test_polygons_and_plain_run_lengths(data, tmp_path):
     assert found.box.tolist() == [[20, 10, 30, 20]] * 2
 
 
+def as_parquet(path, rows):
+    """Run lengths in columns of their own, as `campaign export --format parquet` has them, and as JSON."""
+    shapes = [row["segmentation"] for row in rows]
+    columns = {
+        "image_id": [row["image_id"] for row in rows], "class_id": [row["category_id"] for row in rows],
+        "score": [row["score"] for row in rows], "rle": [shape["counts"] for shape in shapes],
+        "height": [shape["size"][0] for shape in shapes], "width": [shape["size"][1] for shape in shapes],
+        "features": [row.get("features") for row in rows], "other": ["" for _ in rows],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), path)
+
+
+FORMS = {
+    "list": ("r.json", lambda path, rows: path.write_text(json.dumps(rows, indent=1))),
+    "lines": ("r.jsonl", lambda path, rows: path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")),
+    "parquet": ("r.parquet", as_parquet),
+}
+
+
+@pytest.mark.parametrize(("name", "write"), FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("portion", [2, 2000])
+def test_every_form_of_a_file_says_the_same(name, write, portion, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(results_index, "PORTION", portion)
+    rows = results(data, features=[1.0, 0.5])
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]  # not by image
+    write(tmp_path / name, rows)
+    found = predict_all(CocoResults.load(tmp_path / name), data.images)
+    want = predict_all(CocoResults.load(written(tmp_path / "want.json", rows)), data.images)
+    for column in ("image_id", "class_id", "score", "features", "rle"):
+        assert np.array_equal(getattr(found, column), getattr(want, column)), column
+
+
+def test_a_file_is_named_by_its_content_and_read_again_when_it_changes(data, tmp_path):
+    path = written(tmp_path / "results.json", results(data))
+    assert CocoResults.load(path).version == f"results-{digest(path.read_bytes())}"
+    first = CocoResults.load(path).version
+    written(path, results(data)[:2])
+    assert CocoResults.load(path).version != first
+    assert sum(len(part) for part in CocoResults.load(path).predict(data.images)) == 2
+
+
+def test_results_that_are_not_whole_leave_no_index(data, tmp_path):
+    source = written(tmp_path / "mine.json", [*results(data), {"image_id": 1}])
+    with pytest.raises(InputError, match=f"result {len(data.annotations) + 1}: expected image_id"):
+        CocoResults.train(data, None, tmp_path / "round", options={"results": str(source)})
+    assert not [p for p in (tmp_path / "round").rglob("*") if p.is_file()]
+
+
 def test_like_shapes_have_like_features(data, tmp_path):
     path = written(tmp_path / "results.json", results(data))
     found = predict_all(CocoResults.load(path), data.images)
@@ -88,6 +140,13 @@ def test_training_copies_the_results(data, tmp_path):
     assert CocoResults.load(first).version == CocoResults.load(second).version
     with pytest.raises(InputError, match="detector option results: expected a COCO results file, got nothing"):
         CocoResults.train(data, None, tmp_path / "round-3", options={})
+
+
+def test_the_file_that_a_campaign_of_before_kept_goes_on(data, tmp_path):
+    old = written(tmp_path / "results.json", results(data))
+    after = CocoResults.train(data, None, tmp_path / "round-2", options={}, start_from=old)
+    found, want = (predict_all(CocoResults.load(path), data.images) for path in (after, old))
+    assert np.array_equal(found.rle, want.rle) and CocoResults.load(after).version == CocoResults.load(old).version
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""A pool that grows: more images for a campaign that runs, from a COCO file or the source project's new tasks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from campaign.records.stage import Stage
+from campaign.settings import SPLITS
+from campaign.steps.create import CheckedImages, check_header
+from campaign.store import Store
+from campaign.store.images import Batch, Row
+from campaign.store.values import Key
+from ml_backend.errors import InputError
+from ml_backend.masks.coco_stream import CocoImages
+
+
+@dataclass(frozen=True)
+class Extended:
+    """How many images came in, and the round whose detection takes them first."""
+
+    images: int
+    round: int
+
+
+def extend_from_file(store: Store, images: Path, pool: Path, check: bool = True, now: bool = True) -> Extended:
+    """Adds the images of a COCO file to the pool; its annotations are not looked at.
+
+    With `now` the running round takes them where its detection is not over; otherwise they wait for the next. Raises
+    InputError where the file is malformed, its classes are not the campaign's, an image is there already, or no round
+    is to come that would detect them; the pool is then as it was.
+    """
+    stream = (CheckedImages if check else CocoImages).open(pool, images)
+    if stream.classes != store.classes():
+        raise InputError(f"{pool} categories", str(store.classes()), stream.classes)
+    return _extend(store, stream.rows(), {}, now)
+
+
+def extend_from_source(store: Store, now: bool = True) -> Extended:
+    """Adds the source project's tasks that came after the campaign was made and that nobody has annotated.
+
+    Their images are kept beside the campaign folder like the others. Raises like `extend_from_file`, and
+    LabelStudioError where Label Studio does not do its part.
+    """
+    from campaign.label_studio.source import read_source
+    from campaign.pages.projects import connect
+
+    project = store.settings.label_studio.source_project
+    if project is None:
+        raise InputError("label_studio.source_project", "a campaign started from a Label Studio project", "none")
+    folder = store.folder.with_name(store.folder.name + ".images")
+    source = read_source(connect(store), project, folder)
+    known = {int(row.source_task) for split in SPLITS for row in store.images.in_pages(split) if row.source_task}
+    new = [image for image in source.pool.images if image.id not in known]
+    for image in new:
+        check_header(image)
+    return _extend(store, ((image, {}) for image in new), {image.id: image.id for image in new}, now)
+
+
+def _extend(store: Store, rows: Iterable[Row], tasks: Mapping[int, int], now: bool) -> Extended:
+    with store.locked():
+        number = _round_that_takes(store, now)
+        elsewhere: dict[str, str] = {
+            row.path: split for split in SPLITS if split != "pool" for row in store.images.in_pages(split)
+        }
+        first, batches = store.images.newest() + 1, store.images.batches()
+        with store.session() as session:
+            count = store.images.add(session, "pool", _new(store, rows), first, tasks, elsewhere)
+            if not count:
+                raise InputError("images", "at least one that the campaign does not have", "none")
+            store.images.save_batches(session, [*batches, Batch(first, count, number)])
+    store.log(f"the pool has {count} images more, which round {number} takes first")
+    return Extended(count, number)
+
+
+def _round_that_takes(store: Store, now: bool) -> int:
+    """The round whose detection takes new images first.
+
+    Raises InputError where none would, or what was drawn from the pool as it was would speak of it no more.
+    """
+    for key, what in ((Key.PROMISE, "promised of its masks"), (Key.COMPLETENESS, "looked for that is missing")):
+        if store.values.get(key) is not None:
+            raise InputError("pool", f"one of which nothing was {what} yet", "one of which there was")
+    current = store.rounds.newest()
+    if current is None or (now and current.stage in (Stage.TRAIN, Stage.DETECT)):
+        return 1 if current is None else current.number
+    if current.stage == Stage.DONE or current.number >= store.settings.rounds.rounds:
+        got = f"round {current.number} of {store.settings.rounds.rounds} at stage {current.stage}"
+        raise InputError("pool", "a round to come that would detect more images", got)
+    return current.number + 1
+
+
+def _new(store: Store, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows as they are. Raises InputError for an image whose id or file the pool has, or that comes twice."""
+    ids = np.sort(store.images.ids("pool", "coco_id"))
+    files = np.sort(np.fromiter((_digest(row.path) for row in store.images.in_pages("pool")), np.uint64))
+    seen: set[int] = set()
+    for image, further in rows:
+        file = _digest(str(Path(image.path).resolve()))
+        if _holds(ids, image.id):
+            raise InputError(f"image {image.file_name}", "an id that no image of the pool has", image.id)
+        if _holds(files, file) or file in seen:
+            raise InputError(f"image {image.file_name}", "a file that is not in the pool", image.path)
+        seen.add(file)
+        yield image, further
+
+
+def _digest(path: str) -> int:
+    """A number for a path: of millions of paths the numbers fit memory."""
+    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big")
+
+
+def _holds(values: np.ndarray, value: int) -> bool:
+    place = int(np.searchsorted(values, values.dtype.type(value)))
+    return place < len(values) and int(values[place]) == value

@@ -1,0 +1,171 @@
+"""A round's predictions by class: bundles, which are made of shards once, so that a class is read without the others.
+
+A bundle holds the masks of some shards that follow each other, ordered by class: a Parquet file with a row group for
+each class, and beside it one array of features, in which those of a class are a range. What a class reads is its row
+group and its range of every bundle. Bundles are made anew from shards at any time, and are gone once trees are built.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import delete, select
+
+from campaign.store import models as m
+from campaign.store.masks import Masks
+from campaign.store.rounds import Rounds
+from campaign.store.sessions import Sessions
+from campaign.store.shards import feature_path, read_group, read_table, write_groups
+from ml_backend.errors import InputError
+from ml_backend.files import write_whole
+from ml_backend.predictions import Predictions
+
+MASKS = 1 << 17  # in a bundle, if not one shard alone has more: what is held in memory while it is made
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards of a bundle, [first, end), and how many masks they hold."""
+
+    first: int
+    end: int
+    masks: int
+
+
+class Bundles:
+    """Part of `Store`: a round's predictions on the pool, by class."""
+
+    def __init__(self, sessions: Sessions, rounds: Rounds, masks: Masks):
+        self._sessions, self._rounds, self._masks = sessions, rounds, masks
+
+    def planned(self, round_number: int) -> list[Plan]:
+        """The bundles that a round's finished shards make, by number; the same ones for the same shards."""
+        plans: list[Plan] = []
+        for split, number, masks in self._masks.finished(round_number):
+            if split != "pool":
+                continue
+            if plans and plans[-1].masks + masks <= MASKS:
+                plans[-1] = Plan(plans[-1].first, number + 1, plans[-1].masks + masks)
+            else:
+                plans.append(Plan(number, number + 1, masks))
+        return plans
+
+    def finished(self, round_number: int) -> frozenset[int]:
+        """The numbers of the bundles that are there."""
+        with self._sessions() as session:
+            return frozenset(session.scalars(select(m.Bundle.number).where(m.Bundle.round == round_number)))
+
+    def rows(self, round_number: int) -> list[m.Bundle]:
+        """Rows of the bundles that are there, by number."""
+        with self._sessions() as session:
+            query = select(m.Bundle).where(m.Bundle.round == round_number).order_by(m.Bundle.number)
+            return list(session.scalars(query))
+
+    def path(self, round_number: int, number: int) -> Path:
+        """Where the masks of a bundle lie."""
+        return self._folder(round_number) / f"{number:05d}.parquet"
+
+    def gather(self, round_number: int, number: int, report: Report | None = None) -> None:
+        """Makes a bundle of its shards. One that is there is left as it is, and one that is not planned is none."""
+        plans = self.planned(round_number)
+        if number in self.finished(round_number) or number >= len(plans):
+            return
+        plan = plans[number]
+        path, numbers = self.path(round_number, number), range(plan.first, plan.end)
+        shards = [self._masks.shard_path(round_number, "pool", n) for n in numbers]
+        table = read_table(shards)
+        class_ids = table["class_id"].to_numpy()
+        order = np.argsort(class_ids, kind="stable")
+        write_whole(feature_path(path), lambda p: _write_features(p, shards, order, report))
+        classes, counts = np.unique(class_ids, return_counts=True)
+        write_groups(path, table, order, counts.tolist())
+        with self._sessions() as session:
+            session.merge(
+                m.Bundle(
+                    round=round_number, number=number, first=plan.first, end=plan.end, masks=plan.masks,
+                    classes={"ids": classes.tolist(), "masks": counts.tolist()},
+                )
+            )  # fmt: skip
+
+    def read(self, round_number: int, class_id: int, masks: bool = True) -> Predictions:
+        """A round's predictions of a class on the pool, by mask id, from its bundles; its features on disk.
+
+        Without `masks` only what is needed to cluster them is read: no run lengths. From all shards where the bundles
+        are not all there and whole.
+        """
+        rows = self.rows(round_number)
+        planned = [(plan.first, plan.end, plan.masks) for plan in self.planned(round_number)]
+        if planned == [(row.first, row.end, row.masks) for row in rows]:
+            try:
+                return self._read(rows, class_id, masks)
+            except (InputError, OSError, ValueError):
+                pass  # the shards hold all that bundles do
+        return self._masks.predictions(round_number, "pool", class_id)
+
+    def _read(self, rows: list[m.Bundle], class_id: int, masks: bool) -> Predictions:
+        holders = [row for row in rows if class_id in row.classes["ids"]]
+        parts, sources = [], []
+        for row in holders:
+            place = row.classes["ids"].index(class_id)
+            path = self.path(row.round, row.number)
+            parts.append(read_group(path, place, row.masks, masks))
+            first = sum(row.classes["masks"][:place])
+            features = np.load(feature_path(path), mmap_mode="r")
+            if len(features) != row.masks:
+                raise InputError(feature_path(path), f"{row.masks} features", len(features))
+            sources.append(features[first : first + len(parts[-1])])
+        whole = Predictions.concatenate(parts)
+        return whole.with_features(_joined(sources, self._folder(rows[0].round)) if sources else whole.features)
+
+    def drop(self, round_number: int) -> None:
+        """Removes the bundles of a round."""
+        with self._sessions() as session:
+            session.execute(delete(m.Bundle).where(m.Bundle.round == round_number))
+        shutil.rmtree(self._folder(round_number), ignore_errors=True)
+
+    def _folder(self, round_number: int) -> Path:
+        return self._rounds.folder(round_number) / "bundles"
+
+
+def _write_features(path: Path, shards: list[Path], order: np.ndarray, report: Report | None) -> None:
+    """The features of shards in another order, written through a memory map."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    out: np.memmap | None = None
+    start = 0
+    for done, shard in enumerate(shards, 1):
+        features = np.load(feature_path(shard), mmap_mode="r")
+        if len(features):
+            if out is None:
+                shape = len(order), features.shape[1]
+                out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+            out[place[start : start + len(features)]] = features
+            start += len(features)
+        if report:
+            report("gather", done, len(shards))
+    if out is None:
+        np.save(path, np.zeros((0, 0), np.float16))
+    else:
+        out.flush()
+
+
+def _joined(parts: list[np.ndarray], folder: Path) -> np.ndarray:
+    """Arrays one after the other: the only one as it is, several in a file that is gone when it is no longer used."""
+    if len(parts) == 1:
+        return parts[0]
+    shape = sum(len(part) for part in parts), parts[0].shape[1]
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(max(1, shape[0] * shape[1] * 2))
+        whole = np.memmap(file, np.float16, "r+", shape=shape)
+    start = 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
