@@ -18,11 +18,11 @@ from typing import Any
 @contextmanager
 def written_down(figures: Path, step: str) -> Iterator[None]:
     """Adds a line about the block, in this process, to `figures`."""
-    began, cpu, before = time.time(), time.process_time(), _bytes()
+    began, cpu, before = time.time(), time.process_time(), read_and_written()
     try:
         yield
     finally:
-        after = _bytes()
+        after = read_and_written()
         row = {
             "step": step, "began": began, "ended": time.time(), "rss": _peak(),
             "read": after[0] - before[0], "written": after[1] - before[1], "cpu": time.process_time() - cpu,
@@ -31,7 +31,7 @@ def written_down(figures: Path, step: str) -> Iterator[None]:
             file.write(json.dumps(row) + "\n")
 
 
-def _bytes() -> tuple[int, int]:
+def read_and_written() -> tuple[int, int]:
     """Bytes that this process has read and written by calls, whether from the disk or from its cache."""
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["rchar"]), int(lines["wchar"])
