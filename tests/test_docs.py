@@ -9,6 +9,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from campaign.web.serving import build_app
 from ml_backend.detectors.coco_results import CocoResults
 from ml_backend.detectors.pointrend.config import PointRendOptions
 from ml_backend.detectors.shared.options import DetectorOptions
+from ml_backend.interactive.options import ClickOptions, PublishedOptions
 from tests.campaign.builders import verify_store
 
 ROOT = Path(__file__).parent.parent
@@ -106,6 +108,17 @@ def test_every_setting_is_documented():
 def test_every_option_of_a_trained_detector_is_documented(options, title):
     assert all(field.description for field in options.model_fields.values())
     assert not missing(option_rows(options), section(title))
+
+
+@pytest.mark.parametrize(
+    ("options", "title"), [(ClickOptions, "Options of `click`"), (PublishedOptions, "Options of `published`")]
+)
+def test_every_option_of_a_segmenter_is_documented(options, title):
+    rows = []
+    for name, field in options.model_fields.items():
+        default = field.default.value if isinstance(field.default, Enum) else field.default
+        rows.append(f"| `{name}` | {shown(default)} | {field.description} |")
+    assert not missing(rows, section(title))
 
 
 def test_every_option_of_read_predictions_is_documented():

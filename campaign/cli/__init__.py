@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from campaign.cli import care, checking, comparison, exchange, growth, lifecycle, manual, people, results, steps, trial
+from campaign.cli import care, checking, clicking, comparison, exchange, lifecycle, manual, people, results, steps, trial
 from campaign.cli.usage import UsageError, in_words
 from campaign.clustering.blas import prefer_wide_kernels
 from ml_backend.errors import InputError
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for module in (lifecycle, growth, steps, exchange, results, comparison, people, manual, care, checking, trial):
+for module in (lifecycle, steps, exchange, results, comparison, people, manual, care, checking, trial, clicking):
     for command in module.COMMANDS:
         app.command()(command)
 

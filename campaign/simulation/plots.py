@@ -31,14 +31,14 @@ def draw_courses(courses: Mapping[str, Course], folder: Path, seconds_per_mask: 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, column, label in (("growth", "masks", "masks"), ("clusters", "accepted", "accepted clusters")):
-        figure, panels = _figure(1, 2)
+        figure, panels = figure_of(1, 2)
         for axis, x, unit in zip(panels[0], ("questions", "seconds"), ("questions", "hours"), strict=True):
             most = 1.0
             for index, (title, course) in enumerate(courses.items()):
                 across = getattr(course, x) / (3600 if unit == "hours" else 1)
                 keep = (across > 0) & (getattr(course, column) > 0)
                 if keep.any():
-                    axis.plot(across[keep], getattr(course, column)[keep], label=title, **_style(index))
+                    axis.plot(across[keep], getattr(course, column)[keep], label=title, **style(index))
                     most = max(most, float(across[keep].max()))
             if unit == "hours" and column == "masks":
                 hours = np.geomspace(seconds_per_mask / 3600, max(most, seconds_per_mask / 1800), 50)
@@ -46,19 +46,19 @@ def draw_courses(courses: Mapping[str, Course], folder: Path, seconds_per_mask: 
             axis.set(xscale="log", yscale="log", xlabel=unit, ylabel=label)
             axis.grid(alpha=0.3, which="both", lw=0.5)
         panels[0][1].legend(fontsize=7, frameon=False)
-        paths.append(_save(figure, folder / f"{name}.png"))
-    figure, panels = _figure(1, 2)
+        paths.append(save_figure(figure, folder / f"{name}.png"))
+    figure, panels = figure_of(1, 2)
     for index, (title, course) in enumerate(courses.items()):
         keep = (course.questions > 0) & (course.masks >= 10) & (course.matched > 0)
         across = course.questions[keep]
         if keep.any():
-            panels[0][0].plot(across, course.iou[keep] / course.matched[keep], label=title, **_style(index))
-            panels[0][1].plot(across, course.correct[keep] / course.masks[keep], label=title, **_style(index))
+            panels[0][0].plot(across, course.iou[keep] / course.matched[keep], label=title, **style(index))
+            panels[0][1].plot(across, course.correct[keep] / course.masks[keep], label=title, **style(index))
     for axis, label in zip(panels[0], ("mean IoU (SQ)", "precision"), strict=True):
         axis.set(xscale="log", xlabel="questions", ylabel=label)
         axis.grid(alpha=0.3, which="both", lw=0.5)
     panels[0][0].legend(fontsize=7, frameon=False)
-    paths.append(_save(figure, folder / "quality.png"))
+    paths.append(save_figure(figure, folder / "quality.png"))
     return paths
 
 
@@ -67,7 +67,7 @@ def draw_thresholds(thresholds: Mapping[Any, Thresholds], path: Path, most: int 
     shown = [(name, t) for name, t in thresholds.items() if t.curves is not None][:most]
     columns = max(1, min(4, len(shown)))
     rows = max(1, -(-len(shown) // columns))
-    figure, panels = _figure(rows, columns, 2.6, 2.2)
+    figure, panels = figure_of(rows, columns, 2.6, 2.2)
     for axis in panels.flat[len(shown) :]:
         axis.axis("off")
     for axis, (name, t) in zip(panels.flat, shown, strict=False):
@@ -86,12 +86,12 @@ def draw_thresholds(thresholds: Mapping[Any, Thresholds], path: Path, most: int 
         axis.title.set_fontsize(8)
     if shown:
         panels.flat[0].legend(fontsize=7, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_grid(result: Mapping[str, Any], path: Path) -> Path:
     """SQ against masks per question for every setting of a grid; the cheapest good one is ringed."""
-    figure, panels = _figure(1, 1, 5, 3.6)
+    figure, panels = figure_of(1, 1, 5, 3.6)
     axis = panels[0][0]
     for index, iou in enumerate(sorted({row["k_iou"] for row in result["rows"]})):
         rows = [row for row in result["rows"] if row["k_iou"] == iou]
@@ -111,14 +111,16 @@ def draw_grid(result: Mapping[str, Any], path: Path) -> Path:
     axis.axhline(result["least_sq"], color="0.5", lw=0.8, ls="--")
     axis.set(xscale="log", xlabel="masks per question", ylabel="SQ")
     axis.legend(fontsize=7, frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _style(index: int) -> dict[str, Any]:
+def style(index: int) -> dict[str, Any]:
+    """Colour and dash of a line of a picture, told apart without colours too."""
     return {"color": _COLOURS[index % len(_COLOURS)], "ls": _DASHES[index // len(_COLOURS) % len(_DASHES)], "lw": 1.5}
 
 
-def _figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6) -> tuple[Any, np.ndarray]:
+def figure_of(rows: int, columns: int, width: float = 4.5, height: float = 3.6) -> tuple[Any, np.ndarray]:
+    """A figure and its panels, (rows, columns), each of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -127,7 +129,8 @@ def _figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6) ->
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Writes a figure in the format of the file's suffix, the same bytes each time; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, metadata=_METADATA.get(path.suffix.lower()))
     return path
@@ -139,7 +142,7 @@ def draw_target(points: Sequence[Point], path: Path) -> Path:
     Blue with a band is what the campaign expected, orange what it promised, the thin black line the truth; dashed the
     target, dotted where the order was frozen. The format follows the file's suffix. Returns the path.
     """
-    figure, panels = _figure(2, 1, 7.2, 3.1)
+    figure, panels = figure_of(2, 1, 7.2, 3.1)
     blue, orange, x = _COLOURS[0], _COLOURS[1], np.array([p.questions for p in points], np.float64)
     looked = points[-1].recall_looked
     for axis, name, promised in ((panels[0][0], "precision", "promised"), (panels[1][0], "recall", "recall_promised")):
@@ -171,7 +174,7 @@ def draw_target(points: Sequence[Point], path: Path) -> Path:
     each = points[-1].seconds / 3600 / max(1.0, x[-1])
     above = panels[0][0].secondary_xaxis("top", functions=(lambda v: v * each, lambda v: v / max(each, 1e-12)))
     above.set_xlabel("hours")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _fit(axis: Any, values: Sequence[float]) -> None:

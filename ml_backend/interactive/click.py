@@ -13,12 +13,21 @@ from torch.nn import functional
 
 from ml_backend.detector import Progress
 from ml_backend.interactive.network import ClickNetwork, locally_normalised
-from ml_backend.interactive.options import PREDICTION_OPTIONS, ClickOptions
+from ml_backend.interactive.options import ClickOptions, prediction_options
 from ml_backend.interactive.prompts import Said, checked
 from ml_backend.interactive.samples import ObjectSampler, prompt_channels
-from ml_backend.interactive.segmenter import Click, Prompt, Proposal
+from ml_backend.interactive.segmenter import Prompt, Proposal
 from ml_backend.interactive.training import click_losses, trained, unfinished_at
-from ml_backend.interactive.windows import Window, extent_of, in_picture, joined, mask_on_grid, seen, window_around
+from ml_backend.interactive.windows import (
+    Window,
+    clicks_on_grid,
+    extent_of,
+    joined,
+    mask_on_grid,
+    pixels_in,
+    proposal_of,
+    window_around,
+)
 from ml_backend.learning.checkpoints import digest, fingerprint, read, save
 from ml_backend.learning.devices import chosen_device
 from ml_backend.learning.pictures import statistics
@@ -173,22 +182,20 @@ class ClickSegmenter:
     def _proposed(self, encoding: PictureEncoding, said: Said, window: Window) -> tuple[Proposal, np.ndarray]:
         """The proposal as it is seen in a window, and the mask's probabilities there."""
         grid = self.options.grid
-        pixels = locally_normalised(_pixels(encoding, window, grid))
+        pixels = locally_normalised(
+            pixels_in(encoding.pixels, encoding.mean, encoding.deviation, window, grid).to(self.device)
+        )
         box = None if said.box is None else window.on_grid(np.array(said.box), grid).ravel()
-        places = window.on_grid(np.array([(c.x, c.y) for c in said.clicks]), grid)
-        clicks = [Click(float(x), float(y), c.positive) for (x, y), c in zip(places, said.clicks, strict=True)]
         previous: np.ndarray = np.zeros((grid, grid), bool)
         if said.previous is not None:
             previous = mask_on_grid(said.previous, window, grid) > 0.5
+        clicks = clicks_on_grid(said.clicks, window, grid)
         channels = torch.from_numpy(prompt_channels(self.options, box, clicks, previous, self.options.radius))[None]
         near = self.network.features_in(encoding.levels, [window], self.network.scale).float()
-        logits, quality = self._head(pixels.to(self.device), channels.to(self.device), near)
+        logits, quality = self._head(pixels, channels.to(self.device), near)
         probability = logits.sigmoid()[0].cpu().numpy()
-        part, rows, columns = in_picture(probability, window, encoding.height, encoding.width)
-        mask = np.zeros((encoding.height, encoding.width), bool)
-        mask[rows, columns] = part > 0.5
-        stability = float((part > 0.6).sum() / max(int((part > 0.4).sum()), 1))
-        return Proposal(mask, float(quality.sigmoid()[0]), stability), probability
+        height, width = encoding.height, encoding.width
+        return proposal_of(probability, window, height, width, float(quality.sigmoid()[0])), probability
 
     def _head(self, pixels: Tensor, channels: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and predicted IoU, as the mean over mirrored views."""
@@ -197,28 +204,6 @@ class ClickSegmenter:
         logits, quality = self.network.head(*views)
         back = torch.stack([part.flip(way) if way else part for part, way in zip(logits, ways, strict=True)])
         return back.mean(0, keepdim=True), quality.mean(0, keepdim=True)
-
-
-def prediction_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options that may be given anew when a checkpoint is loaded. Raises InputError for another one."""
-    from ml_backend.errors import InputError
-
-    for name in options:
-        if name not in PREDICTION_OPTIONS:
-            raise InputError(f"segmenter option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _pixels(encoding: PictureEncoding, window: Window, grid: int) -> Tensor:
-    """The window's pixels (1, 3, grid, grid), normalised as the picture."""
-    x0, y0 = max(int(np.floor(window.x0)) - 1, 0), max(int(np.floor(window.y0)) - 1, 0)
-    x1, y1 = (int(np.ceil(v + window.side)) + 1 for v in (window.x0, window.y0))
-    part = encoding.pixels[y0 : max(y1, 0), x0 : max(x1, 0)]
-    if not part.size:
-        return torch.zeros(1, 3, grid, grid)
-    normal = (part.astype(np.float32) - encoding.mean) / encoding.deviation
-    moved = Window(window.x0 - x0, window.y0 - y0, window.side)
-    return seen(torch.from_numpy(normal.transpose(2, 0, 1).copy()), [moved], grid)
 
 
 def _at_edge(probability: np.ndarray) -> bool:

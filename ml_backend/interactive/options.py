@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -68,11 +68,46 @@ class ClickOptions(SegmenterOptions):
 
     def resolve(self, data: CocoDataset) -> ClickOptions:
         """The same with scale and first side chosen from the objects. Raises InputError where there are none."""
-        boxes = [a.rle for a in data.annotations if not a.iscrowd]
-        if not boxes:
-            raise InputError("labelled set", "at least one annotated object", "none")
-        sizes = np.asarray(mask_util.toBbox(boxes)).reshape(-1, 4)[:, 2:]
+        sizes = _sizes(data)
         sides = np.sqrt(sizes.prod(1))
         scale = self.scale or float(np.clip(self.object_size / np.median(sides), 0.25, 3.0))
         first = self.first_side or float(np.percentile(sizes.max(1), 75) * self.margin)
         return self.model_copy(update={"scale": round(scale, 4), "first_side": round(first, 2)})
+
+
+class PublishedOptions(SegmenterOptions):
+    """Options of `published`, the pair of Benenson, Popov and Ferrari; lengths are pixels of a crop."""
+
+    steps: int = Field(2000, ge=1, description="training steps of each of the two networks")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large"] = Field(
+        "resnet50", description="of DeepLabv3: resnet50, resnet101 or mobilenet_v3_large"
+    )
+    crop: int = Field(513, ge=33, description="side of a crop")
+    object: int = Field(385, ge=16, description="side of the object's box in it")
+    radius: float = Field(5.0, gt=0, description="radius of a click's disc")
+    batch: int = Field(4, ge=2, description="objects per step")
+    first_side: float | None = Field(
+        None, gt=0, description="side of the box that stands in for one around a first click; None suits the objects"
+    )
+
+    def resolve(self, data: CocoDataset) -> PublishedOptions:
+        """The same with the first side chosen from the objects. Raises InputError where there are none."""
+        first = self.first_side or float(np.median(_sizes(data).max(1)))
+        return self.model_copy(update={"first_side": round(first, 2)})
+
+
+def _sizes(data: CocoDataset) -> np.ndarray:
+    """Width and height of the objects' boxes, (n, 2) pixels. Raises InputError where there are none."""
+    rles = [a.rle for a in data.annotations if not a.iscrowd]
+    if not rles:
+        raise InputError("labelled set", "at least one annotated object", "none")
+    return np.asarray(mask_util.toBbox(rles)).reshape(-1, 4)[:, 2:]
+
+
+def prediction_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that may be given anew when a checkpoint is loaded. Raises InputError for another one."""
+    for name in options:
+        if name not in PREDICTION_OPTIONS:
+            raise InputError(f"segmenter option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
+    return {name: value for name, value in options.items() if value is not None}

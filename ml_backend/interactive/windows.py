@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from ml_backend.interactive.segmenter import Click, Proposal
 from ml_backend.masks.pasting import resampled
 
 # Sides of windows, in pixels, below which nothing is to be seen.
@@ -99,3 +100,32 @@ def in_picture(values: np.ndarray, window: Window, height: int, width: int) -> t
     """Values (grid, grid) of a window at the pixels of the picture: (values (h, w), rows, columns)."""
     part, left, top = resampled(values, np.array(window.box), height, width)
     return part, slice(top, top + part.shape[0]), slice(left, left + part.shape[1])
+
+
+def pixels_in(
+    pixels: np.ndarray, mean: np.ndarray, deviation: float | np.ndarray, window: Window, cells: int
+) -> Tensor:
+    """What a picture (h, w, 3) uint8 shows in a window, normalised, (1, 3, cells, cells); its mean outside of it."""
+    x0, y0 = max(int(np.floor(window.x0)) - 1, 0), max(int(np.floor(window.y0)) - 1, 0)
+    x1, y1 = (int(np.ceil(v + window.side)) + 1 for v in (window.x0, window.y0))
+    part = pixels[y0 : max(y1, 0), x0 : max(x1, 0)]
+    if not part.size:
+        return torch.zeros(1, 3, cells, cells)
+    normal = ((part.astype(np.float32) - mean) / deviation).astype(np.float32)
+    moved = Window(window.x0 - x0, window.y0 - y0, window.side)
+    return seen(torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1))), [moved], cells)
+
+
+def clicks_on_grid(clicks: Sequence[Click], window: Window, grid: int) -> list[Click]:
+    """Clicks of the picture in cells of a grid over the window."""
+    places = window.on_grid(np.array([(c.x, c.y) for c in clicks]), grid)
+    return [Click(float(x), float(y), c.positive) for (x, y), c in zip(places, clicks, strict=True)]
+
+
+def proposal_of(probability: np.ndarray, window: Window, height: int, width: int, predicted_iou: float) -> Proposal:
+    """The proposal in the picture of probabilities (grid, grid) in a window."""
+    part, rows, columns = in_picture(probability, window, height, width)
+    mask = np.zeros((height, width), bool)
+    mask[rows, columns] = part > 0.5
+    stability = float((part > 0.6).sum() / max(int((part > 0.4).sum()), 1))
+    return Proposal(mask, predicted_iou, stability)

@@ -17,12 +17,13 @@ SHORT = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "threads": 1}
 # Name, module and class, and options that make a run of seconds.
 SEGMENTERS = {
     "click": ("click.ClickSegmenter", {"crop": 64, "grid": 32, "regions": 1, "objects": 2, "scale": 1.0}),
+    "published": ("published.PublishedPair", {"crop": 65, "object": 49, "backbone": "mobilenet_v3_large", "batch": 2}),
 }
 BOX = (20.0, 30.0, 50.0, 60.0)
 CLICKS = (Click(35.0, 45.0, True), Click(5.5, 5.5, False))
 
 
-@pytest.fixture(scope="module", params=SEGMENTERS)
+@pytest.fixture(scope="module", params=["click", pytest.param("published", marks=pytest.mark.slow)])
 def name(request):
     return request.param
 
