@@ -10,6 +10,19 @@ import typer
 
 from campaign.cli import care, checking, comparison, exchange, growth, lifecycle, manual, people, results, steps, trial
 from campaign.cli import care, checking, clicking, comparison, exchange, lifecycle, manual, people, results, steps, trial
+from campaign.cli import (
+    care,
+    checking,
+    clicking,
+    comparison,
+    exchange,
+    lifecycle,
+    manual,
+    people,
+    results,
+    steps,
+    trial,
+)
 from campaign.cli.usage import UsageError, in_words
 from campaign.clustering.blas import prefer_wide_kernels
 from ml_backend.errors import InputError
