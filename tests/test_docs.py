@@ -23,7 +23,7 @@ from campaign.web.serving import build_app
 from ml_backend.detectors.coco_results import CocoResults
 from ml_backend.detectors.pointrend.config import PointRendOptions
 from ml_backend.detectors.shared.options import DetectorOptions
-from ml_backend.interactive.options import ClickOptions, PublishedOptions
+from ml_backend.interactive.options import ClickOptions, PublishedOptions, Sam2Options
 from tests.campaign.builders import verify_store
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +111,12 @@ def test_every_option_of_a_trained_detector_is_documented(options, title):
 
 
 @pytest.mark.parametrize(
-    ("options", "title"), [(ClickOptions, "Options of `click`"), (PublishedOptions, "Options of `published`")]
+    ("options", "title"),
+    [
+        (ClickOptions, "Options of `click`"),
+        (PublishedOptions, "Options of `published`"),
+        (Sam2Options, "Options of `sam2`"),
+    ],
 )
 def test_every_option_of_a_segmenter_is_documented(options, title):
     rows = []

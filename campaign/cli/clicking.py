@@ -12,7 +12,7 @@ from campaign.cli.output import Display, emit, steps_progress, table
 from campaign.cli.trial import with_folder
 
 Option = Annotated[list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="An option of the model.")]
-Model = Annotated[str, typer.Option(help="click, published, or a segmenter from elsewhere.")]
+Model = Annotated[str, typer.Option(help="click, published or sam2, or a segmenter from elsewhere.")]
 
 
 def train_interactive(

@@ -111,3 +111,12 @@ def prediction_options(options: dict[str, Any]) -> dict[str, Any]:
         if name not in PREDICTION_OPTIONS:
             raise InputError(f"segmenter option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
     return {name: value for name, value in options.items() if value is not None}
+
+
+class Sam2Options(LearningOptions):
+    """Options of `sam2`."""
+
+    KIND: ClassVar[str] = "segmenter"
+
+    config: str = Field("configs/sam2.1/sam2.1_hiera_t.yaml", description="configuration of the package sam2")
+    device: str | None = Field(None, description="torch device; None is cuda where there is one, else cpu")
