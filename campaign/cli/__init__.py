@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
-from campaign.cli import care, checking, comparison, exchange, growth, lifecycle, manual, people, results, steps, trial
-from campaign.cli import care, checking, clicking, comparison, exchange, lifecycle, manual, people, results, steps, trial
 from campaign.cli import (
     care,
     checking,
     clicking,
     comparison,
     exchange,
+    growth,
     lifecycle,
     manual,
     people,
@@ -33,8 +32,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (lifecycle, growth, steps, exchange, results, comparison, people, manual, care, checking, trial):
-for module in (lifecycle, steps, exchange, results, comparison, people, manual, care, checking, trial, clicking):
+for module in (
+    lifecycle,
+    growth,
+    steps,
+    exchange,
+    results,
+    comparison,
+    people,
+    manual,
+    care,
+    checking,
+    trial,
+    clicking,
+):
     for command in module.COMMANDS:
         app.command()(command)
 
