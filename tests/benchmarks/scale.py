@@ -1,6 +1,6 @@
 """What every step costs as a campaign grows: `python -m tests.benchmarks.scale --images N --masks M --classes C`.
 
-A pool whose images are never opened, and a detector that writes known masks (`tests.benchmarks.scale_pool`). Every step
+A pool of tiny pictures, and a detector that writes known masks (`tests.benchmarks.scale_pool`). Each step
 but those of Label Studio is run by real workers of RQ, in processes of their own, or by the command line. Prints, with
 --json as one object:
 
@@ -114,6 +114,8 @@ class Run:
                     self._await(lambda done=done: len(self._rows("sync")) > done)
                 store.rounds.update(1, stage=Stage.PROPAGATE)
                 enqueue_due(store, connection)
+                if not store.questions.count():
+                    raise SystemExit("expected questions about the masks of the pool, got none: the pool is too small")
                 self._await(lambda: store.rounds.get(1).stage == Stage.DONE and self._rows("train, round 2"))
         self.command("status", "status", self.folder, "--json")
         self.command("export", "export", self.folder, "--json")

@@ -1,4 +1,4 @@
-"""Pools for `tests.benchmarks.scale`: COCO files over a few pictures, and a detector that writes known masks.
+"""Pools for `tests.benchmarks.scale`: COCO files over small pictures, and a detector that writes known masks.
 
 A mask is correct where its confidence is above one half. Features say of what kind a mask is, and kinds are more or
 less often correct. All follow from the id of the image, so that nothing has to be kept.
@@ -26,7 +26,7 @@ SIDE, PLACE, WIDTH = 64, 16, 12  # pixels: of an image, of the raster of places 
 PLACES = (SIDE // PLACE) ** 2
 FEATURES = 32
 KINDS = 50  # kinds of masks in a class
-PICTURES = 100  # files; images share them
+COARSE = 8  # pixels of a picture's blocks: no two pictures are the same, and files are small
 LABELLED, HELDOUT = 20, 200  # images
 DETECTOR = "known-masks"
 
@@ -125,17 +125,16 @@ def write_files(folder: Path, images: int, masks: int, classes: int) -> None:
     """
     pictures = folder / "images"
     pictures.mkdir(parents=True)
-    for split in ("labelled", "heldout", "pool"):
-        for n in range(PICTURES):
-            Image.fromarray(np.full((SIDE, SIDE, 3), n, np.uint8)).save(pictures / f"{split}-{n:02d}.png")
     categories = [{"id": c, "name": f"class {c}"} for c in range(1, classes + 1)]
     # A campaign numbers its images in this order.
-    first = 1
+    first, rng = 1, np.random.default_rng(11)
     for split, count in (("labelled", LABELLED), ("heldout", HELDOUT), ("pool", images)):
         with (folder / f"{split}.json").open("w") as file:
             file.write(f'{{"categories": {json.dumps(categories)}, "images": [\n')
             for n in range(count):
-                name = f"{split}-{n % PICTURES:02d}.png"
+                name = f"{split}-{n:07d}.png"
+                blocks = rng.integers(0, 256, (SIDE // COARSE, SIDE // COARSE, 3), np.uint8)
+                Image.fromarray(blocks.repeat(COARSE, 0).repeat(COARSE, 1)).save(pictures / name)
                 row = {"id": n + 1, "file_name": name, "width": SIDE, "height": SIDE}
                 file.write(json.dumps(row) + (",\n" if n + 1 < count else ""))
             rows = [] if split == "pool" else _truth(first, count, classes, masks / images)
