@@ -35,7 +35,8 @@ def train_interactive(
             from campaign.store import Store
 
             done = train_for(Store.open(folder), model, options, progress)
-            result = vars(done) | {"checkpoint": str(done.checkpoint)}
+            ranker = None if done.ranker is None else str(done.ranker)
+            result = vars(done) | {"checkpoint": str(done.checkpoint), "ranker": ranker}
         else:
             from ml_backend.interactive.segmenter import load_segmenter_class
             from ml_backend.masks.coco import CocoDataset

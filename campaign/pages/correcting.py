@@ -24,6 +24,7 @@ from campaign.derived.corrections import counted_corrections
 from campaign.derived.dataset import final_masks, obtained
 from campaign.derived.heldout import heldout
 from campaign.derived.pace import work
+from campaign.derived.ranking import accepted_unseen, judgements
 from campaign.derived.selection import chances_of
 from campaign.derived.showing import shown_pages, task_name
 from campaign.label_studio.client import Client, LabelStudioError
@@ -128,8 +129,16 @@ def _page(
     """The page of one visit to a mask, which begins from the mask `shown`."""
     number = 0 if is_drawn(mask) else round_of(mask)
     place = {"shown": shown, "visit": visit} | (more or {})
-    key = f"{store.key}-k{mask}-{visit}"
+    key = _key(store, mask, visit)
     return NewPage(key, number, class_id, ((mask, None),), PageKind.CORRECT, screen=Screen.CORRECT, place=place)
+
+
+def _key(store: Store, mask: int, visit: int) -> str:
+    return f"{store.key}-k{mask}-{visit}"
+
+
+def _visit(page: m.Page) -> int:
+    return int((page.place or {})["visit"])
 
 
 def _gold_pages(store: Store, count: int) -> list[NewPage]:
@@ -397,21 +406,34 @@ def _matching(known: Sequence[Step], box: Any, clicks: Sequence[Any]) -> Step | 
 def add_next_visits(store: Store) -> int:
     """Stores a page for every mask that is to be visited once more; returns how many.
 
-    A mask is, as long as `correct.visits` allow and the visit before changed it.
+    A mask is, as long as `correct.visits` allow and the visit before changed it, unless `M_r` takes it for correct:
+    those that together keep `search.precision` get none. The least likely correct come first; of whose correctness
+    nothing is known, before them.
     """
     if store.settings.correct.visits == 1:
         return 0
+    waiting = _waiting(store)
+    judged = judgements(store, [d for d, _ in waiting])
+    accepted = accepted_unseen(store, judged)
+    left = [(d, page) for d, page in waiting if drawn_id(d.id) not in accepted]
+    left.sort(key=lambda row: judged[drawn_id(row[0].id)].chance if drawn_id(row[0].id) in judged else -1.0)
+    return store.pages.add(
+        _page(store, int(d.mask_id or 0), page.class_id, _visit(page) + 1, drawn_id(d.id)) for d, page in left
+    )
+
+
+def _waiting(store: Store) -> list[tuple[m.Drawing, m.Page]]:
+    """Masks as they were changed by their last visit, with its page, that could be visited again and are not yet."""
     rows = {p.key: p for p in store.pages.rows(kind=PageKind.CORRECT) if not is_gold(p.place)}
+    most = store.settings.correct.visits
     corrected = {d.page_key: d for d in counted_corrections(store).values() if d.state == CORRECTED}
     steps = store.clicks.of_annotations([d.annotation_id for d in corrected.values()])
-    new = []
-    for key, d in sorted(corrected.items()):
-        page = rows.get(key)
-        if page is None or page.place is None or not steps.get((d.annotation_id, d.answered_at)):
-            continue
-        if (visit := page.place["visit"] + 1) <= store.settings.correct.visits:
-            new.append(_page(store, int(d.mask_id or 0), page.class_id, visit, drawn_id(d.id)))
-    return store.pages.add(new)
+    return [
+        (d, rows[key])
+        for key, d in sorted(corrected.items())
+        if key in rows and steps.get((d.annotation_id, d.answered_at)) and _visit(rows[key]) < most
+        and _key(store, int(d.mask_id or 0), _visit(rows[key]) + 1) not in rows
+    ]  # fmt: skip
 
 
 def summary(store: Store) -> dict[str, Any]:
@@ -422,12 +444,18 @@ def summary(store: Store) -> dict[str, Any]:
     ids, held = set(final_masks(store).mask_id.tolist()), correctors(store)
     times = correction_times(store)
     people = store.values.people()
+    judged = judgements(store, corrections)
+    waiting = {drawn_id(d.id) for d, _ in _waiting(store)}
+    unseen = accepted_unseen(store, {i: j for i, j in judged.items() if i in waiting})
     return {
         "pages": len(rows),
         "masks": len({p.key.rsplit("-", 1)[0] for p in rows}),
         "corrected": sum(d.state == CORRECTED for d in corrections),
         "no_object": sum(d.state == NOTHING for d in corrections),
         "in_dataset": sum(drawn_id(d.id) in ids for d in corrections),
+        "judged": len(judged),
+        "expected_correct": round(sum(j.chance for j in judged.values()), 1) if judged else None,
+        "accepted_unseen": len(unseen),
         "clicks": sum(c.clicks for c in held),
         "seconds_each": round(float(np.median(times)), 1) if times else None,
         "people": [

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from campaign.derived.ranking import doubtful
 from campaign.derived.recall import complete_images
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
 from ml_backend.masks.coco import Annotation, CocoDataset
+
+logger = logging.getLogger(__name__)
 
 
 def train(store: Store, round_number: int, progress: Progress | None = None) -> None:
@@ -43,13 +49,19 @@ def training_set(store: Store, round_number: int) -> CocoDataset:
     """Labelled images, with the masks of earlier rounds on pool images.
 
     Those are not exhaustively annotated, except where people looked and found nothing missing: there all that has no
-    mask is background, in images without any mask too.
+    mask is background, in images without any mask too. Masks that were corrected by clicks and are more likely wrong
+    than right are left out; their images then lack one.
     """
     data = store.images.annotated("labelled")
     obtained = store.datasets.read(before=round_number)
     if not len(obtained):
         return data
     complete = complete_images(store, obtained)
+    if doubted := doubtful(store, obtained.mask_id):
+        out = np.isin(obtained.mask_id, sorted(doubted))
+        complete = complete.difference(obtained.image_id[out].tolist())
+        obtained = obtained.select(~out)
+        logger.info("%d masks corrected by clicks are not trained on, more likely wrong than right", len(doubted))
     chosen = sorted(complete.union(obtained.image_id.tolist()))
     images = store.images.some(chosen)
     data.annotations += _annotations(obtained, first_id=len(data.annotations) + 1)

@@ -13,6 +13,8 @@ from campaign.store.sessions import Sessions, portions
 
 # Of the campaign folder; what is in it is no fact and may be lost.
 STEPS = Path("clicks") / "steps.sqlite"
+# Where a campaign's segmenters lie, each beside the ranking model of its masks; the newest checkpoint answers.
+MODELS = Path("models") / "interactive"
 
 
 class Clicks:

@@ -15,7 +15,7 @@ from campaign.pages.correcting import subject_key
 from campaign.records.page import PageKind, Screen
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.store.clicks import STEPS
+from campaign.store.clicks import MODELS, STEPS
 from ml_backend.errors import InputError
 from ml_backend.interactive.protocol import MOST_CLICKS, Names
 from ml_backend.interactive.segmenter import Segmenter, load_segmenter_class
@@ -29,7 +29,6 @@ from ml_backend.server.interactive import Interactive, Subject, Subjects, file_k
 
 SUBJECTS_KEPT = 256
 AHEAD = 3  # pages after the one that is clicked on whose pictures are encoded
-MODELS = Path("models") / "interactive"
 
 
 @dataclass

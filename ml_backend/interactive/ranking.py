@@ -21,6 +21,8 @@ PUBLISHED = ("clicks", "round", "change", "farthest_click", "mean_click")
 NAMES = (*PUBLISHED, "predicted_iou", "stability")
 # Fewer masks than this say nothing of others.
 LEAST_MASKS = 20
+# What stands for the stability of masks of which nobody stored it: the forest learns nothing from a constant.
+UNKNOWN_STABILITY = 1.0
 
 
 def features(before: np.ndarray | None, proposal: Proposal, clicks: Sequence[Click], round_number: int) -> np.ndarray:
@@ -45,6 +47,21 @@ def features(before: np.ndarray | None, proposal: Proposal, clicks: Sequence[Cli
             farthest, mean = float(distances.max()), float(distances.mean())
     values = (len(clicks), round_number, change, farthest, mean, proposal.predicted_iou, proposal.stability)
     return np.array(values, np.float32)
+
+
+def visit_features(
+    before: np.ndarray, after: np.ndarray, clicks: Sequence[Click], visit: int, predicted_iou: float
+) -> np.ndarray:
+    """What `M_r` goes by after a visit in a campaign, (7,) float32: of what is stored of clicks there.
+
+    Args:
+        before: the mask that the visit began from, (height, width) bool.
+        after: the mask that it left.
+        clicks: of the visit.
+        visit: its number, from 1.
+        predicted_iou: with the last click.
+    """
+    return features(before, Proposal(after, predicted_iou, UNKNOWN_STABILITY), clicks, visit)
 
 
 def _distances(mask: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
@@ -111,13 +128,7 @@ class Ranker:
 
         Those that are most likely correct, as many as together keep `precision` in expectation.
         """
-        correct = self.judge(table).correct
-        order = np.argsort(-correct, kind="stable")
-        mean = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-        most = int(np.flatnonzero(mean >= precision)[-1]) + 1 if (mean >= precision).any() else 0
-        accepted = np.zeros(len(order), bool)
-        accepted[order[:most]] = True
-        return accepted
+        return most_likely(self.judge(table).correct, precision)
 
     def save(self, path: str | Path) -> None:
         """Writes the ranker, whole or not at all."""
@@ -136,6 +147,19 @@ class Ranker:
             raise InputError(path, "a ranker", "no such file") from None
         except (KeyError, OSError, ValueError) as error:
             raise InputError(path, "a ranker", error) from None
+
+
+def most_likely(chance: np.ndarray, precision: float) -> np.ndarray:
+    """Which masks, by their chances to be correct (n,), together keep `precision` in expectation, (n,) bool.
+
+    Those with the highest chances, as many as do.
+    """
+    order = np.argsort(-chance, kind="stable")
+    mean = np.cumsum(chance[order]) / np.arange(1, len(order) + 1)
+    kept = np.flatnonzero(mean >= precision)
+    accepted = np.zeros(len(order), bool)
+    accepted[order[: int(kept[-1]) + 1 if len(kept) else 0]] = True
+    return accepted
 
 
 def _isotonic(said: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
