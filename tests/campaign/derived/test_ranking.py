@@ -95,7 +95,9 @@ def test_without_a_ranker_all_are_visited_again(store):
 
 def test_a_mask_that_the_brush_changed_after_the_clicks_is_not_judged(store):
     fit(store, (1.0, 1.0, 1.0))
-    (page,) = [p for p in pages(store) if p.place["shown"] == store.questions.on_pages([pages(store)[0].key])[0].mask_id]
+    (page,) = [
+        p for p in pages(store) if p.place["shown"] == store.questions.on_pages([pages(store)[0].key])[0].mask_id
+    ]
     browser = Browser(store, page)
     browser.click(3, 3)
     x0, y0, x1, y1 = browser.window

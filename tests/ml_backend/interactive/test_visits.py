@@ -1,5 +1,7 @@
 """Simulated visits of which the ranking model learns."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_each_visit_begins_where_the_one_before_ended_until_nothing_is_wrong(squ
     assert [r["clicks"] for r in rows] == [1] * len(rows)
     assert [r["round"] for r in rows] == list(range(1, len(rows) + 1))
     assert len(ended) < 4 and ended[-1].iou == 1.0
-    assert all(a.iou <= b.iou for a, b in zip(ended, ended[1:], strict=False))
+    assert all(a.iou <= b.iou for a, b in pairwise(ended))
     # As much as the visit changed: nearer to what was there, the higher.
     assert rows[0]["change"] == pytest.approx(200 / (400 if ended[0].iou < 1 else 600))
 
