@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 # IoU with the truth between which a corrupted mask is wanted.
-_WANTED = (0.25, 0.96)
+_WANTED = (0.35, 0.95)
 
 
 def corrupted(truth: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask that is wrong in places, (g, g) bool, mostly of IoU 0.25 to 0.96 with the truth.
+    """A mask that is wrong in places, (g, g) bool, mostly of IoU 0.35 to 0.95 with the truth.
 
     Args:
         truth: (g, g) bool.

@@ -11,23 +11,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from ml_backend.errors import InputError
-from ml_backend.interactive.annotators import Annotator, Box, noisy_box
+from ml_backend.interactive.annotators import Annotator, noisy_box
 from ml_backend.interactive.corruption import corrupted
 from ml_backend.interactive.encodings import box_channel, drawn
 from ml_backend.interactive.options import ClickOptions, SegmenterOptions
 from ml_backend.interactive.segmenter import Click
-from ml_backend.interactive.windows import Window, extent_of, in_picture, mask_on_grid, seen, window_around
-from ml_backend.interactive.windows import joined as joined_extents
+from ml_backend.interactive.windows import Window, extent_of, seen, window_around
 from ml_backend.learning.pictures import jittered
 from ml_backend.learning.scenes import Scene, Scenes
 from ml_backend.masks.coco import CocoDataset, ImageRecord
 
 # How objects are begun, and how often: by a box, by a mask that is to be corrected, else by a click.
-_FROM_BOX, _FROM_MASK = 0.35, 0.42
-# Of masks to be corrected, how many have a box, and how many have been clicked on before.
-_MASK_AND_BOX, _CLICKED_BEFORE = 0.5, 0.5
-# Errors of the mask so far weigh so much more than what was right.
-ERROR_WEIGHT = 3.0
+_FROM_BOX, _FROM_MASK = 0.45, 0.35
+# Of objects begun by a box, how many have clicks before their first mask; of masks to be corrected, how many a box.
+_BOX_AND_CLICKS, _MASK_AND_BOX = 0.2, 0.4
 # The largest part of an object that may lie outside of the part of a picture that it is learnt in.
 _OUTSIDE = 0.2
 
@@ -146,73 +143,39 @@ class ObjectSampler:
 
     def _begun(self, bitmap: np.ndarray, union: np.ndarray, rng: np.random.Generator) -> TrainingObject:
         """An object as an annotator has begun it."""
+        options, grid = self.options, self.options.grid
         extent = extent_of(bitmap)
         assert extent is not None
-        layers = torch.from_numpy(np.stack([bitmap, union & ~bitmap]).astype(np.float32))
         how = rng.random()
-        if how < _FROM_BOX:
-            box = noisy_box(extent, rng)
-            return self._in_window(layers, self._jittered(box, rng), box, None)
-        if how < _FROM_BOX + _FROM_MASK:
-            return self._from_mask(layers, extent, rng)
-        options = self.options
-        clicks = annotator_of(options, rng).first(bitmap > 0, rng)
-        window = self._jittered(extent, rng)
-        if rng.random() < 0.6:
-            assert options.first_side is not None
-            side = options.first_side * float(np.exp(rng.normal(0, 0.3)))
-            window = Window(clicks[0].x - side / 2, clicks[0].y - side / 2, side)
-        thing = self._in_window(layers, window, None, None)
-        points = window.on_grid(np.array([(c.x, c.y) for c in clicks]), options.grid)
-        thing.clicks = [Click(float(x), float(y), c.positive) for (x, y), c in zip(points, clicks, strict=True)]
+        from_click = how >= _FROM_BOX + _FROM_MASK
+        box = noisy_box(extent, rng)
+        window = window_around(box, options.margin * float(np.exp(rng.normal(0, 0.12))))
+        moved = rng.normal(0, 0.04, 2) * window.side
+        window = Window(window.x0 + moved[0], window.y0 + moved[1], window.side)
+        first: tuple[Click, ...] = ()
+        if from_click:
+            first = annotator_of(options, rng).first(bitmap > 0, rng)
+            if rng.random() < 0.5:
+                assert options.first_side is not None
+                side = options.first_side * float(np.exp(rng.normal(0, 0.3)))
+                window = Window(first[0].x - side / 2, first[0].y - side / 2, side)
+        layers = torch.from_numpy(np.stack([bitmap, union & ~bitmap]).astype(np.float32))
+        truth, others = seen(layers, [window], grid)[0].numpy()
+        thing = TrainingObject(window, truth, None, np.zeros((grid, grid), bool))
+        if from_click:
+            points = window.on_grid(np.array([(c.x, c.y) for c in first]), grid)
+            thing.clicks = [Click(float(px), float(py), c.positive) for (px, py), c in zip(points, first, strict=True)]
+        elif how < _FROM_BOX:
+            thing.box = window.on_grid(np.array(box), grid).ravel()
+            if rng.random() < _BOX_AND_CLICKS:
+                thing.previous = corrupted(thing.solid, others > 0.5, rng)
+                add_clicks(thing, int(rng.integers(1, 5)), options, rng)
+        else:
+            thing.previous = corrupted(thing.solid, others > 0.5, rng)
+            if rng.random() < _MASK_AND_BOX:
+                thing.box = window.on_grid(np.array(box), grid).ravel()
+            add_clicks(thing, int(rng.choice([1, 1, 1, 2, 3])), options, rng)
         return thing
-
-    def _from_mask(
-        self, layers: Tensor, extent: tuple[float, float, float, float], rng: np.random.Generator
-    ) -> TrainingObject:
-        """An object of which there is a mask with errors, in the window that suits that mask."""
-        options, grid = self.options, self.options.grid
-        wide = window_around(extent, 1.5 * options.margin)
-        truth, others = seen(layers, [wide], grid)[0].numpy() > 0.5
-        wrong = corrupted(truth, others, rng)
-        previous = np.zeros(tuple(layers.shape[1:]), bool)
-        part, rows, columns = in_picture(wrong.astype(np.float32), wide, *previous.shape)
-        previous[rows, columns] = part > 0.5
-        box = noisy_box(extent, rng) if rng.random() < _MASK_AND_BOX else None
-        around = joined_extents([box, extent_of(previous), None if rng.random() < 0.5 else extent])
-        thing = self._in_window(layers, self._jittered(around, rng), box, previous)
-        if rng.random() < _CLICKED_BEFORE:
-            thing.clicks += _old_clicks(thing, int(rng.integers(1, 8)), rng)
-        add_clicks(thing, int(rng.choice([1, 1, 1, 2, 3])), options, rng)
-        return thing
-
-    def _jittered(self, extent: tuple[float, float, float, float], rng: np.random.Generator) -> Window:
-        """About the window that is looked at for an extent."""
-        window = window_around(extent, self.options.margin * float(np.exp(rng.normal(0, 0.12))))
-        x, y = rng.normal(0, 0.04, 2) * window.side
-        return Window(window.x0 + x, window.y0 + y, window.side)
-
-    def _in_window(
-        self, layers: Tensor, window: Window, box: Box | None, previous: np.ndarray | None
-    ) -> TrainingObject:
-        grid = self.options.grid
-        truth = seen(layers[:1], [window], grid)[0, 0].numpy()
-        return TrainingObject(
-            window,
-            truth,
-            None if box is None else window.on_grid(np.array(box), grid).ravel(),
-            np.zeros((grid, grid), bool) if previous is None else mask_on_grid(previous, window, grid) > 0.5,
-        )
-
-
-def _old_clicks(thing: TrainingObject, count: int, rng: np.random.Generator) -> list[Click]:
-    """Clicks of earlier rounds: near the outline, where the mask is right by now."""
-    truth = thing.solid.astype(np.uint8)
-    side = max(float(np.sqrt(truth.sum())), 2.0)
-    depth = cv2.distanceTransform(truth, cv2.DIST_L2, 3) + cv2.distanceTransform(1 - truth, cv2.DIST_L2, 3)
-    rows, columns = np.nonzero((depth < 0.25 * side) & (thing.solid == thing.previous))
-    chosen = rng.integers(0, max(len(rows), 1), count if len(rows) else 0)
-    return [Click(columns[i] + 0.5, rows[i] + 0.5, bool(truth[rows[i], columns[i]])) for i in chosen]
 
 
 def add_clicks(thing: TrainingObject, count: int, options: SegmenterOptions, rng: np.random.Generator) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from ml_backend.detector import Progress
 from ml_backend.interactive.network import ClickNetwork, locally_normalised
 from ml_backend.interactive.options import ClickOptions, SegmenterOptions
-from ml_backend.interactive.samples import ERROR_WEIGHT, Batch, TrainingObject, add_clicks, prompt_channels
+from ml_backend.interactive.samples import Batch, TrainingObject, add_clicks, prompt_channels
 from ml_backend.interactive.windows import seen
 from ml_backend.learning.checkpoints import Unfinished
 from ml_backend.learning.devices import chosen_device
@@ -64,9 +64,7 @@ def click_losses(options: ClickOptions) -> Losses:
         for number in range(options.passes):
             prompt = np.stack([prompt_channels(options, o.box, o.clicks, o.previous, options.radius) for o in objects])
             logits, quality = network.head(pixels, torch.from_numpy(prompt).to(device), features)
-            wrong = [(o.previous != o.solid) & o.previous.any() for o in objects]
-            weight = 1 + ERROR_WEIGHT * torch.from_numpy(np.stack(wrong)).to(device).float()
-            for name, loss in mask_losses(logits, quality, truth, weight).items():
+            for name, loss in mask_losses(logits, quality, truth).items():
                 total[name] = total.get(name, 0) + loss / options.passes
             if number + 1 < options.passes:
                 _go_on(objects, logits, options, rng)
@@ -101,14 +99,13 @@ def dense_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     return (loss * counted).sum() / (counted.sum() * 2 + 1)
 
 
-def mask_losses(logits: Tensor, quality: Tensor, truth: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+def mask_losses(logits: Tensor, quality: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """Of masks (n, g, g): cross-entropy and how far their soft IoU is from 1; and of predicted IoU (n,), how far off.
 
     Args:
         logits: of the masks.
         quality: of predicted IoU.
         truth: (n, g, g), shares of cells in [0, 1].
-        weight: (n, g, g), of cells in the cross-entropy; None is 1 each.
     """
     probability = logits.sigmoid()
     both, either = (probability * truth).sum((1, 2)), (probability + truth - probability * truth).sum((1, 2))
@@ -116,7 +113,7 @@ def mask_losses(logits: Tensor, quality: Tensor, truth: Tensor, weight: Tensor |
         mask, solid = logits > 0, truth > 0.5
         iou = (mask & solid).sum((1, 2)) / (mask | solid).sum((1, 2)).clamp(min=1)
     return {
-        "mask": functional.binary_cross_entropy_with_logits(logits, truth, weight) * 2,
+        "mask": functional.binary_cross_entropy_with_logits(logits, truth) * 2,
         "overlap": (1 - (both + 1) / (either + 1)).mean(),
         "quality": functional.binary_cross_entropy_with_logits(quality, iou) * 0.5,
     }
