@@ -88,7 +88,7 @@ def test_edits_and_deletions_count(make_store):
     yes = answer(store, key)
     assert verdicts(store.answers.rows()) == yes
     no = {i: Verdict(1 - v) for i, v in yes.items()}
-    edited = AnnotationSnapshot(store.answers.rows()[0].annotation_id, 1, "2027", 3.0, False, no)
+    edited = AnnotationSnapshot(store.answers.rows()[0].annotation_id, 1, "2026-01-01T23:59:59.000000Z", 3.0, False, no)
     store.answers.add(facts(store, [TaskSnapshot(1, key, (edited,))]))
     assert verdicts(store.answers.rows()) == no
     store.answers.add(facts(store, [TaskSnapshot(1, key, ())]))
