@@ -80,7 +80,8 @@ class Case:
         snapshots = [AnnotationSnapshot(a, int(u), at, 1.0, False, {}) for a, u, at in others if a != annotation]
         if not delete:
             verdicts = {a.mask_id: self.pick(list(Verdict)) for a in self.store.questions.on_pages([key])}
-            stamp = f"2027-{len(self.store.answers.rows()):08d}"
+            count = len(self.store.answers.rows())  # later than all before, and within `page.change_hours`
+            stamp = f"2026-01-01T23:{count // 60:02d}:{count % 60:02d}.000000Z"
             snapshots.append(AnnotationSnapshot(annotation, int(user), stamp, 1.0, False, verdicts))
         self.store.answers.add(facts(self.store, [TaskSnapshot(1, key, snapshots)]))
 
