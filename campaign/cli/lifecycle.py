@@ -188,8 +188,11 @@ def status(
     ]
     for entry in now["per_round"]:
         ap = "-" if entry["ap"] is None else f"{entry['ap']:.3f}"
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(entry["decisions"].items())) or "none yet"
-        rows.append((f"round {entry['round']}", f"AP {ap}, {entry['predictions']} predictions, clusters: {kinds}"))
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(entry["decisions"].items()))
+        # Under the policy of a target only the lead decides clusters.
+        by_cluster = kinds or store.settings.search.policy != "target"
+        clusters = f", clusters: {kinds or 'none yet'}" if by_cluster else ""
+        rows.append((f"round {entry['round']}", f"AP {ap}, {entry['predictions']} predictions{clusters}"))
     if now["forecast"]:
         rows += forecast_rows(now["forecast"])
     for p in ahead:

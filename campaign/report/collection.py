@@ -42,6 +42,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
     classes, rounds, trees = store.classes(), store.rounds.all(), _trees(store)
     kinds = [PageKind.VERIFY, *(kind for _, kind in promise_kinds(store))]
     work = AnsweredWork.of(store, kinds)
+    by_cluster = store.settings.search.policy != "target"
     dataset = outline(store)
     gains = obtained(store, dataset, work)
     questions = store.questions.by_decision(kinds)
@@ -63,10 +64,11 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         answers=work.answers,
         annotators=work.annotators,
         seconds=work.seconds,
-        precision=gains.precision(),
-        basis=BASIS,
+        precision=gains.precision() if by_cluster else None,
+        basis=BASIS if by_cluster else "",
+        by_cluster=by_cluster,
         rounds=tuple(_round(r) for r in rounds),
-        figures=_figures(store, trees, questions, gains),
+        figures=_figures(store, trees, questions, gains, by_cluster),
         progress=progress(gains, work),
         examples=examples(store, trees, render),
         free_start=free_start(store, render, EXAMPLE_CROPS),
@@ -154,7 +156,11 @@ def _round(row: m.Round) -> RoundFigures:
 
 
 def _figures(
-    store: Store, trees: list[m.ClassTree], questions: list[tuple[int, int, str | None, int]], gains: Gains
+    store: Store,
+    trees: list[m.ClassTree],
+    questions: list[tuple[int, int, str | None, int]],
+    gains: Gains,
+    by_cluster: bool,
 ) -> tuple[ClassFigures, ...]:
     clusters: dict[tuple[int, int, str], tuple[int, int]] = {
         (number, class_id, kind): (n, size) for number, class_id, kind, n, size in store.decisions.counts()
@@ -172,7 +178,7 @@ def _figures(
             predictions=row.masks + row.known,
             known=row.known,
             masks=own.masks,
-            precision=own.precision(),
+            precision=own.precision() if by_cluster else None,
             clusters={kind: clusters.get((*key, kind), (0, 0))[0] for kind in KINDS},
             decided={kind: clusters.get((*key, kind), (0, 0))[1] for kind in ("accept", "reject")},
             questions=dict(asked[key]),

@@ -49,8 +49,8 @@ def render_report(data: ReportData) -> str:
             ap=_ap_table(data.rounds),
             ap_chart=_ap_chart(data.rounds),
             figures=data.figures,
-            where=_where_questions_went(data.figures),
-            curves=_curve_charts(data, ranked),
+            where=_where_questions_went(data.figures) if data.by_cluster else [],
+            curves=_curve_charts(data, ranked) if data.by_cluster else [],
             examples=[(kind, [e for e in data.examples if e.kind == kind]) for kind in KINDS],
             costs=_costs(data),
             kinds=KINDS,
@@ -164,11 +164,14 @@ def _over_time(data: ReportData, ranked: list[int], color: dict[int, int]) -> li
             if getattr(p, column).any()
         ]
 
+    over_time = ("Questions", line_chart(cumulated("questions"), label="questions over time", **axis))
+    if not data.by_cluster:  # all masks come in with the last turn
+        return [over_time]
     whole = data.progress
     questions, masks = np.cumsum(whole.questions), np.cumsum(whole.masks)
     charts = [
         ("Masks by questions", _if_any([Series("all classes", 8, questions, masks, style="step")], "questions")),
-        ("Questions", line_chart(cumulated("questions"), label="questions over time", **axis)),
+        over_time,
     ]
     if masks[-1]:
         charts.append(("Masks", line_chart(cumulated("masks"), label="masks over time", **axis)))

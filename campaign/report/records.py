@@ -128,8 +128,9 @@ class ReportData:
     """Everything on the page.
 
     `answers` counts the answers given, `seconds` the time annotators spent on them as measured by Label Studio (None
-    where it is not known). `precision` estimates the share of correct masks; `basis` says in a few sentences what
-    it rests on. `truth` holds figures against ground truth where there is one, by name.
+    where it is not known). `by_cluster` says whether masks were obtained by clusters, not each by its chance as under
+    the policy of a target; only then `precision` estimates the share of correct masks, and `basis` says in a few
+    sentences what it rests on. `truth` holds figures against ground truth where there is one, by name.
     `certificate` is the certificate of the export where there is one, by name. `recall` is what people who looked for
     what is missing say of it, by class, and of "all" in the first row: estimate, bound, masks, objects clicked.
     `forecast` is what was expected before the first question, in the same way: correct masks, objects, recall,
@@ -151,6 +152,7 @@ class ReportData:
     seconds: float | None
     precision: Estimate | None
     basis: str
+    by_cluster: bool
     rounds: tuple[RoundFigures, ...]
     figures: tuple[ClassFigures, ...]
     progress: Progress

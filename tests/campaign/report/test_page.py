@@ -10,6 +10,7 @@ from campaign.report import ReportData, render_report, report_data, write_report
 from campaign.report.page import COLORS, duration
 from campaign.report.records import ClassFigures, Progress
 from ml_backend.errors import InputError
+from tests.campaign.target_builders import Truth, finish, target_store
 
 EMPTY = ReportData(
     name="A <b>bold</b> name",
@@ -27,6 +28,7 @@ EMPTY = ReportData(
     seconds=None,
     precision=None,
     basis="",
+    by_cluster=True,
     rounds=(),
     figures=(),
     progress=Progress(*(np.zeros(0) for _ in range(6))),
@@ -97,6 +99,26 @@ def test_page_shows_what_a_lead_asks_for(data):
         "@media print",
     ):
         assert text in page, text
+
+
+def test_a_target_shows_nothing_of_clusters(tmp_path):
+    store = target_store(tmp_path / "a")
+    finish(store, Truth())
+    data = report_data(store)
+    assert data.masks and data.questions and data.course and data.precision is None
+    page = render_report(data)
+    read(page)
+    assert "precision by questions: expected, 90 % interval" in page and "questions over time" in page
+    for text in (
+        "stimated precision",
+        "95 % interval",
+        ">accepted<",
+        "Where the questions",
+        "K_pr",
+        "masks by",
+        "masks over",
+    ):
+        assert text not in page, text
 
 
 def test_same_data_same_page(data):
