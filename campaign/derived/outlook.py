@@ -114,7 +114,7 @@ def waiting_line(store: Store) -> str | None:
 
 def what_would_help(store: Store, row: m.Round) -> list[str]:
     """What would make more of such classes, by expected effect."""
-    if store.settings.detector.name == "coco_results":
+    if store.settings.detector.name == "coco-results":
         return ["predictions of another model: this one's are read from files"]
     training, ap = row.metrics.get("training") or {}, (row.metrics.get("ap") or {}).get("mask") or {}
     gained = training.get("gained_last_quarter")
@@ -128,7 +128,7 @@ def what_would_help(store: Store, row: m.Round) -> list[str]:
     preset = store.settings.detector.options.get("preset")
     others = [
         "another preset, with more weights or pretrained ones" + (f" (now {preset})" if preset else ""),
-        "predictions of another model, read from COCO results (detector.name coco_results)",
+        "predictions of another model, read from COCO results (detector.name coco-results)",
         _more_images(store, row),
     ]
     return [*others, longer] if gained is not None and "still" not in longer else [longer, *others]

@@ -265,4 +265,4 @@ def _portions(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _record(row: m.Image) -> ImageRecord:
-    return ImageRecord(row.id, row.file_name, row.width, row.height, Path(row.path))
+    return ImageRecord(row.id, row.file_name, row.width, row.height, Path(row.path), coco_id=row.coco_id)

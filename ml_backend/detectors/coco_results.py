@@ -30,9 +30,11 @@ class CocoResults:
     """The results of another model as a detector.
 
     The file is a list of objects with `image_id`, `category_id`, `score` and `segmentation` (polygons or RLE), as
-    pycocotools takes them; JSON lines and Parquet of the same will do. `predicted_iou` and `features` (a list of
-    numbers, of one length throughout) are used where they are given; otherwise predicted IoU is 1 and the feature is
-    the mask's own shape. A file of any size is read once, into an index beside it, and then by image.
+    pycocotools takes them; JSON lines and Parquet of the same will do. Image ids are those of the COCO files that the
+    images come from; where two files share ids, `file_name` in a result says which image it is on. `predicted_iou` and
+    `features` (a list of numbers, of one length throughout) are used where they are given; otherwise predicted IoU is
+    1 and the feature is the mask's own shape. A file of any size is read once, into an index beside it, and then by
+    image.
 
     Attributes:
         version: a name of the file's content.
@@ -109,7 +111,8 @@ class CocoResults:
             yield self._predict(image)
 
     def _predict(self, image: ImageRecord) -> Predictions:
-        results = sorted(self._index.of_image(image.id), key=lambda r: -r.score * r.predicted_iou)
+        coco_id = image.id if image.coco_id is None else image.coco_id
+        results = sorted(self._index.of_image(coco_id, image.file_name), key=lambda r: -r.score * r.predicted_iou)
         rles = []
         for result in results:
             try:

@@ -17,7 +17,7 @@ from ml_backend.files import write_whole
 from ml_backend.masks.json_stream import JsonStream
 from ml_backend.masks.limits import is_id, is_number
 
-FORM = 1
+FORM = 2
 PORTION = 2000  # results that are stored together
 # Features are kept in 16 bits.
 MOST = float(np.finfo(np.float16).max)
@@ -55,12 +55,15 @@ class ResultsIndex:
         self.version, self.width = about["version"], int(about["width"])
         self.categories: list[int] = json.loads(about["categories"])
 
-    def of_image(self, image_id: int) -> list[Result]:
-        """The results on an image, in the order of the file."""
-        query = "SELECT category_id, score, predicted_iou, segmentation, features FROM result WHERE image_id = ?"
+    def of_image(self, image_id: int, file_name: str) -> list[Result]:
+        """The results on an image, in the order of the file; those that name another file are not on it."""
+        query = (
+            "SELECT category_id, score, predicted_iou, segmentation, features FROM result "
+            "WHERE image_id = ? AND (file_name IS NULL OR file_name = ?)"
+        )
         with self._lock:
             try:
-                rows = self._connection.execute(f"{query} ORDER BY id", (image_id,)).fetchall()
+                rows = self._connection.execute(f"{query} ORDER BY id", (image_id, file_name)).fetchall()
             except sqlite3.Error as error:
                 raise InputError(self.path, "an index of results that can be read", error) from None
         return [
@@ -112,13 +115,16 @@ def _fill(source: Path, target: Path) -> None:
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT)")
         connection.execute(
-            "CREATE TABLE result (id INTEGER PRIMARY KEY, image_id INTEGER, category_id INTEGER, score REAL, "
-            "predicted_iou REAL, segmentation TEXT, features BLOB)"
+            "CREATE TABLE result (id INTEGER PRIMARY KEY, image_id INTEGER, file_name TEXT, category_id INTEGER, "
+            "score REAL, predicted_iou REAL, segmentation TEXT, features BLOB)"
         )
         reader = _Reader(source)
-        insert = "INSERT INTO result (image_id, category_id, score, predicted_iou, segmentation, features) "
+        insert = (
+            "INSERT INTO result (image_id, file_name, category_id, score, predicted_iou, segmentation, features) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
         for portion in _portions(reader.rows()):
-            connection.executemany(f"{insert} VALUES (?, ?, ?, ?, ?, ?)", portion)
+            connection.executemany(insert, portion)
         connection.execute("CREATE INDEX result_image ON result (image_id)")
         about = {
             "form": FORM, "version": version_of(source), "width": reader.width,
@@ -171,7 +177,7 @@ class _Reader:
         try:
             table = pq.ParquetFile(self.path)
             known = {"image_id", "category_id", "class_id", "score", "segmentation", "rle", "height", "width"}
-            names = [n for n in table.schema_arrow.names if n in known | {"predicted_iou", "features"}]
+            names = [n for n in table.schema_arrow.names if n in known | {"file_name", "predicted_iou", "features"}]
             for batch in table.iter_batches(PORTION, columns=names):
                 yield from map(_from_row, batch.to_pylist())
         except pa.ArrowInvalid as error:
@@ -186,7 +192,8 @@ class _Reader:
         self.categories.add(row["category_id"])
         shape = json.dumps(row["segmentation"], separators=(",", ":"))
         iou = float(row.get("predicted_iou", 1.0))
-        return row["image_id"], row["category_id"], float(row["score"]), iou, shape, given.tobytes() or None
+        on = row["image_id"], row.get("file_name")
+        return *on, row["category_id"], float(row["score"]), iou, shape, given.tobytes() or None
 
 
 def _from_json(path: Path, file: IO[str]) -> Iterator[Any]:
@@ -247,6 +254,8 @@ def _check(name: str, row: Any) -> None:
         value = row.get(key, 1.0)
         if not is_number(value) or not 0 <= value <= 1:
             raise InputError(f"{name} {key}", "a number from 0 to 1", brief(value))
+    if not isinstance(row.get("file_name", ""), str | None):
+        raise InputError(f"{name} file_name", "text", brief(row["file_name"]))
     features = row.get("features")
     if features is not None and not (isinstance(features, list) and all(map(_is_feature, features))):
         raise InputError(f"{name} features", f"a list of numbers up to {MOST:g}", brief(features))

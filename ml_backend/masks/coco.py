@@ -24,7 +24,8 @@ class ImageRecord:
     """One image: its id and size in pixels as the COCO file states them, and where its file lies.
 
     `exhaustive` is False where only some of the image's objects are annotated, so that what is not
-    annotated must not be learnt as background (masks obtained by a campaign in earlier rounds).
+    annotated must not be learnt as background (masks obtained by a campaign in earlier rounds). `coco_id` is its id in
+    the COCO file that it came from, where `id` is another.
     """
 
     id: int
@@ -33,6 +34,7 @@ class ImageRecord:
     height: int
     path: Path
     exhaustive: bool = True
+    coco_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def measure(folder: Path, images: int) -> dict[str, Any]:
         "a class with its features, from shards": lambda: store.masks.predictions(1, "pool", 3),
         "a class by its ids": lambda: store.masks.read(ids),
         "results into an index": lambda: write_index(results, folder / "results.sqlite"),
-        "results of 100 images": lambda: [ResultsIndex(folder / "results.sqlite").of_image(n) for n in range(1, 101)],
+        "results of 100 images": lambda: [
+            ResultsIndex(folder / "results.sqlite").of_image(n, f"pool-{n - 1:07d}.png") for n in range(1, 101)
+        ],
     }
     found: dict[str, Any] = {}
     for name, part in parts.items():

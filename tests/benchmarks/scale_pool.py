@@ -43,6 +43,10 @@ def shapes() -> np.ndarray:
     return found
 
 
+# The first image of each split, as a campaign numbers them.
+_FIRST = {"labelled": 1, "heldout": 1 + LABELLED, "pool": 1 + LABELLED + HELDOUT}
+
+
 def known_masks(image_ids: np.ndarray, classes: int, each: float) -> Predictions:
     """The masks of these images, by image, best score first: `each` of them on average, at most `PLACES`."""
     parts = []
@@ -132,7 +136,7 @@ def write_files(folder: Path, images: int, masks: int, classes: int) -> None:
         with (folder / f"{split}.json").open("w") as file:
             file.write(f'{{"categories": {json.dumps(categories)}, "images": [\n')
             for n in range(count):
-                name = f"{split}-{n:07d}.png"
+                name = _name(split, n)
                 blocks = rng.integers(0, 256, (SIDE // COARSE, SIDE // COARSE, 3), np.uint8)
                 Image.fromarray(blocks.repeat(COARSE, 0).repeat(COARSE, 1)).save(pictures / name)
                 row = {"id": n + 1, "file_name": name, "width": SIDE, "height": SIDE}
@@ -140,6 +144,10 @@ def write_files(folder: Path, images: int, masks: int, classes: int) -> None:
             rows = [] if split == "pool" else _truth(first, count, classes, masks / images)
             file.write(f'],\n"annotations": {json.dumps(rows)}}}\n')
         first += count
+
+
+def _name(split: str, number: int) -> str:
+    return f"{split}-{number:07d}.png"
 
 
 def _truth(first: int, count: int, classes: int, each: float) -> list[dict]:
@@ -175,8 +183,10 @@ def write_results(path: Path, images: int, classes: int, each: float) -> None:
                 masks.image_id.tolist(), masks.class_id.tolist(), masks.rles(), masks.score.tolist(),
                 np.round(masks.features.astype(float), 3).tolist(), strict=True,
             ):  # fmt: skip
+                split, first = next((s, f) for s, f in reversed(_FIRST.items()) if f <= image)
                 row = {
-                    "image_id": image, "category_id": class_id, "score": round(score, 5), "features": features,
+                    "image_id": image - first + 1, "file_name": _name(split, image - first),
+                    "category_id": class_id, "score": round(score, 5), "features": features,
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
                 }  # fmt: skip
                 file.write(("" if is_first or lines else ",\n") + json.dumps(row) + ("\n" if lines else ""))

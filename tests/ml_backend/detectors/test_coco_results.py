@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -189,3 +190,22 @@ def test_missing_and_broken_files(tmp_path):
 def test_it_is_the_registered_detector(data, tmp_path):
     assert load_detector_class("coco-results") is CocoResults
     assert isinstance(CocoResults.load(written(tmp_path / "results.json", results(data))), Detector)
+
+
+def test_image_ids_are_those_of_the_file_that_images_come_from(data, tmp_path):
+    path = written(tmp_path / "results.json", results(data))
+    renumbered = [replace(image, id=image.id + 1000, coco_id=image.id) for image in data.images]
+    parts = list(CocoResults.load(path).predict(renumbered))
+    assert [len(part) for part in parts] == [len(part) for part in CocoResults.load(path).predict(data.images)]
+    assert all(set(part.image_id.tolist()) == {image.id} for part, image in zip(parts, renumbered, strict=True))
+
+
+def test_files_that_share_ids_are_told_apart_by_names(data, tmp_path):
+    names = {image.id: image.file_name for image in data.images}
+    rows = [row | {"file_name": names[row["image_id"]]} for row in results(data)]
+    detector = CocoResults.load(written(tmp_path / "results.json", rows))
+    assert len(predict_all(detector, data.images)) == len(data.annotations)
+    others = [replace(image, file_name=f"another-{image.file_name}") for image in data.images]
+    assert [len(part) for part in detector.predict(others)] == [0] * len(others)
+    with pytest.raises(InputError, match="file_name: expected text"):
+        CocoResults.load(written(tmp_path / "bad.json", [rows[0] | {"file_name": 3}]))
