@@ -38,7 +38,7 @@ def note_course(store: Store) -> None:
     recall = _looked(store, last, same, current.stage)
     if last is not None and same and all(getattr(last, name) == value for name, value in recall.items()):
         return  # a turn that brings nothing costs nothing
-    timed = pace.seconds + pace.gap_seconds
+    timed = pace.total
     # Pages whose time is not known are taken to have gone as fast as the others.
     each = timed / pace.answers if pace.answers and timed else store.settings.search.seconds_per_answer
     figures = expectation(store)

@@ -79,7 +79,7 @@ class WorkView:
         rows = self.believed()
         pace, unknown = work_pace(rows), rows["shown"][np.isnan(rows["seconds"])].sum()
         usual = usual_seconds(rows["seconds"], rows["shown"].astype(float), rows["user"])
-        return pace.seconds + pace.gap_seconds + float(unknown) * (otherwise if usual is None else usual)
+        return pace.total + float(unknown) * (otherwise if usual is None else usual)
 
     def save(self) -> None:
         """Writes a snapshot where enough is new. To be called under the campaign's lock."""

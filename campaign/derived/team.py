@@ -122,7 +122,7 @@ class Team:
 
 
 def _total(pace: Pace, drawn: Pace) -> float:
-    return pace.seconds + pace.gap_seconds + drawn.seconds
+    return pace.total + drawn.seconds
 
 
 def team(store: Store, estimates: bool = True) -> Team:

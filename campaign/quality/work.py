@@ -47,9 +47,14 @@ class Pace(NamedTuple):
     gap_seconds: float
 
     @property
+    def total(self) -> float:
+        """Seconds in all, gaps included."""
+        return self.seconds + self.gap_seconds
+
+    @property
     def per_answer(self) -> float | None:
         """Seconds per answer, gaps included; None without answers."""
-        return (self.seconds + self.gap_seconds) / self.answers if self.answers else None
+        return self.total / self.answers if self.answers else None
 
 
 class Agreement(NamedTuple):

@@ -65,7 +65,7 @@ def card_data(
     """Everything on the card, as plain values."""
     classes, info, masks = store.classes(), exported.info, exported.masks
     pace, gold, fields = campaign_pace(store), gold_count(store), store.images.fields()
-    hours, wage = (pace.seconds + pace.gap_seconds) / 3600, store.settings.quality.wage_per_hour
+    hours, wage = pace.total / 3600, store.settings.quality.wage_per_hour
     chosen = classes if exported.classes is None else exported.classes
     split = {"parts": exported.parts} if len(exported.parts) > 1 else {}
     return {

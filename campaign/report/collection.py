@@ -14,6 +14,7 @@ from campaign.derived.duplicates import duplicate_counts, duplicates_line
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.outline import outline
 from campaign.derived.outlook import forecast_of
+from campaign.derived.pace import campaign_pace
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import promise_kinds
 from campaign.records.page import PageKind
@@ -63,7 +64,7 @@ def report_data(store: Store, truth: Mapping[str, float] | None = None) -> Repor
         questions=sum(n for *_, n in questions),
         answers=work.answers,
         annotators=work.annotators,
-        seconds=work.seconds,
+        pace=campaign_pace(store),
         precision=gains.precision() if by_cluster else None,
         basis=BASIS if by_cluster else "",
         by_cluster=by_cluster,

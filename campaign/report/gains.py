@@ -20,8 +20,8 @@ from campaign.store import Store
 class AnsweredWork:
     """The answers that count, by page and annotation: Unix times, classes and how many questions, (n,) each.
 
-    `answers` counts those on pages of every kind, `annotators` who gave them, and `seconds` the time that they are
-    believed to have taken, None where none is known. `mask_time` are the times of masks' answers, of rising `masks`.
+    `answers` counts those on pages of every kind, and `annotators` who gave them. `mask_time` are the times of masks'
+    answers, of rising `masks`.
     """
 
     time: np.ndarray
@@ -29,7 +29,6 @@ class AnsweredWork:
     questions: np.ndarray
     answers: int
     annotators: int
-    seconds: float | None
     masks: np.ndarray
     mask_time: np.ndarray
 
@@ -38,7 +37,6 @@ class AnsweredWork:
         """The answers of a campaign; by time those on pages of these kinds."""
         rows, _ = counted_work(store)
         of_kinds = rows[np.isin(rows["page"], store.pages.numbers(kinds))]
-        seconds = rows["seconds"]
         # A mask's time is that of the newest page on which it was answered.
         votes = work(store).votes
         pages = np.argsort(rows["page"], kind="stable")
@@ -51,7 +49,7 @@ class AnsweredWork:
         return cls(
             of_kinds["time"], of_kinds["class_id"], of_kinds["questions"].astype(np.int64),
             int(rows["questions"].sum()), len(np.unique(rows["user"])),
-            None if np.isnan(seconds).all() else float(np.nansum(seconds)), votes["mask"][chosen], times[chosen],
+            votes["mask"][chosen], times[chosen],
         )  # fmt: skip
 
     @property

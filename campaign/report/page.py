@@ -101,9 +101,8 @@ def _cards(data: ReportData) -> list[tuple[str, str, str]]:
             f"{data.answers:,} answers by {_people(data.annotators)}{_gold(data.gold)}",
         ),
     ]
-    if data.seconds:
-        per_answer = f"{data.seconds / max(data.answers, 1):.1f} s per answer"
-        cards.append(("spent answering", duration(data.seconds), per_answer))
+    if (each := data.pace.per_answer) is not None:
+        cards.append(("spent answering", duration(data.pace.total), f"{each:.2f} s per answer"))
     else:
         assumed = data.answers * ANSWER_SECONDS
         cards.append(("spent answering", duration(assumed), f"taken as {ANSWER_SECONDS} s per answer"))
@@ -283,10 +282,10 @@ def _costs(data: ReportData) -> list[tuple[str, str, str, str, bool]]:
         return way, each, duration(seconds), duration(seconds / masks) if masks else "–", own
 
     rows = [row("Drawing every mask by hand", "80 s per mask, published", data.masks * DRAWING_SECONDS, data.masks)]
-    if data.seconds:
-        each = f"{data.seconds / max(data.answers, 1):.2f} s per answer, measured"
-        rows.append(row("This campaign's answers", each, data.seconds, data.masks, True))
-    at_published = data.answers * ANSWER_SECONDS
+    if (each := data.pace.per_answer) is not None:
+        way = f"This campaign's answers{', gold among them' if data.gold else ''}"
+        rows.append(row(way, f"{each:.2f} s per answer, measured", data.pace.total, data.masks, True))
+    at_published = (data.pace.answers or data.answers) * ANSWER_SECONDS
     rows.append(row("The same answers at the published speed", "1.5 s per answer", at_published, data.masks, True))
     if data.labelled_masks:
         drawn = data.labelled_masks * DRAWING_SECONDS

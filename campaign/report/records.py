@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from campaign.quality.work import Pace
 from campaign.records.course import Point
 from campaign.report.estimates import Estimate
 from campaign.search.thresholds import Curves
@@ -127,10 +128,11 @@ class FreeStart:
 class ReportData:
     """Everything on the page.
 
-    `answers` counts the answers given, `seconds` the time annotators spent on them as measured by Label Studio (None
-    where it is not known). `by_cluster` says whether masks were obtained by clusters, not each by its chance as under
-    the policy of a target; only then `precision` estimates the share of correct masks, and `basis` says in a few
-    sentences what it rests on. `truth` holds figures against ground truth where there is one, by name.
+    `answers` counts the answers given, without gold; `pace` is the time annotators spent on all answers, gold among
+    them, as measured by Label Studio (of no answers where it is not known). `by_cluster` says whether masks were
+    obtained by clusters, not each by its chance as under the policy of a target; only then `precision` estimates the
+    share of correct masks, and `basis` says in a few sentences what it rests on. `truth` holds figures against ground
+    truth where there is one, by name.
     `certificate` is the certificate of the export where there is one, by name. `recall` is what people who looked for
     what is missing say of it, by class, and of "all" in the first row: estimate, bound, masks, objects clicked.
     `forecast` is what was expected before the first question, in the same way: correct masks, objects, recall,
@@ -149,7 +151,7 @@ class ReportData:
     questions: int
     answers: int
     annotators: int
-    seconds: float | None
+    pace: Pace
     precision: Estimate | None
     basis: str
     by_cluster: bool

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from campaign.derived.dataset import final_masks
+from campaign.derived.pace import campaign_pace
 from campaign.report import report_data
 from campaign.report.records import KINDS
 from ml_backend.learning.evaluation import true_iou
@@ -21,7 +22,8 @@ def test_key_figures_are_those_of_the_store(campaign, data):
     assert data.voted == masks.voted.sum() > 0
     assert data.questions == store.questions.count("verify") == data.answers > 30
     assert data.annotators == 3
-    assert data.seconds == pytest.approx(1.2 * data.answers)
+    assert data.pace == campaign_pace(store) and data.pace.answers == data.answers
+    assert data.pace.seconds == pytest.approx(1.2 * data.answers)
     assert data.labelled_masks == len(store.images.annotated("labelled").annotations)
     assert data.images == {"labelled": 3, "pool": 24}
     assert [r.number for r in data.rounds] == [1, 2]
@@ -96,5 +98,5 @@ def test_campaign_that_only_began(tmp_path, campaign):
     store, _ = campaign
     pool = CocoDataset([replace(i) for i in store.images.records("pool")], store.classes())
     fresh = report_data(Store.create(tmp_path / "fresh", CampaignSettings(name="new"), {"pool": pool}))
-    assert (fresh.masks, fresh.questions, fresh.precision, fresh.seconds) == (0, 0, None, None)
+    assert (fresh.masks, fresh.questions, fresh.precision, fresh.pace.per_answer) == (0, 0, None, None)
     assert len(fresh.progress.seconds) == 0

@@ -6,6 +6,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
+from campaign.quality.work import Pace
 from campaign.report import ReportData, render_report, report_data, write_report
 from campaign.report.page import COLORS, duration
 from campaign.report.records import ClassFigures, Progress
@@ -25,7 +26,7 @@ EMPTY = ReportData(
     questions=0,
     answers=0,
     annotators=0,
-    seconds=None,
+    pace=Pace(0, 0.0, 0.0),
     precision=None,
     basis="",
     by_cluster=True,
@@ -123,6 +124,12 @@ def test_a_target_shows_nothing_of_clusters(tmp_path):
 
 def test_same_data_same_page(data):
     assert render_report(data) == render_report(data)
+
+
+def test_time_is_shared_by_all_answers_gold_among_them():
+    page = render_report(replace(EMPTY, questions=80, answers=80, gold=20, masks=50, pace=Pace(100, 150.0, 50.0)))
+    assert "2.00 s per answer</div>" in page and "2.00 s per answer, measured" in page and "gold among them" in page
+    assert '<td class="n">4 s</td>' in page
 
 
 def test_campaign_that_only_began():
