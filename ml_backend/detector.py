@@ -19,8 +19,8 @@ What it must keep, as `ml_backend.obligations` looks at it and `campaign check-d
    or is of another size than its record says, an option it does not know.
 
 It may have a class method `check_options(options)`, which raises InputError for options it would not take;
-`READS_IMAGES = False`, where it has its masks from elsewhere; and `QUICK`, options of a training of seconds, for
-trials.
+`READS_IMAGES = False`, where it has its masks from elsewhere; `LEARNS = False`, where `train` learns nothing from what
+is labelled; and `QUICK`, options of a training of seconds, for trials.
 
 A detector that takes every image for one object, without anything to train:
 
@@ -120,6 +120,17 @@ def check_options(name: str, options: dict[str, Any]) -> None:
         return
     if check is not None:
         check(options)
+
+
+def learns(name: str) -> bool:
+    """Whether the detector of this name learns from what is labelled.
+
+    It is taken to learn where it does not say otherwise, or is installed only where it trains.
+    """
+    try:
+        return bool(getattr(load_detector_class(name), "LEARNS", True))
+    except InputError:
+        return True
 
 
 def _registered(name: str) -> EntryPoint:

@@ -15,7 +15,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -46,6 +46,8 @@ class DrawnMasks:
         classes: those of `campaign.demo.shapes`.
         error: of each class, 0 to 1.
     """
+
+    LEARNS: ClassVar[bool] = False
 
     def __init__(self, scenes: Path, masks: dict[int, int], seed: int):
         self.classes = dict(CLASSES)

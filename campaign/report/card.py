@@ -18,14 +18,19 @@ from campaign.derived.duplicates import duplicates_line
 from campaign.derived.pace import campaign_pace
 from campaign.steps.export import Exported
 from campaign.store import Store
+from ml_backend.detector import learns
 from ml_backend.files import whole_file, write_whole
 from ml_backend.masks.rle import areas
 
 DRAWN = 6  # classes in the plot, the largest first
 METHOD = (
-    "A detector ({detector}) learned from {labelled} labelled images and predicted masks on {pool} images; "
-    "rounds: {rounds}. {asking} Annotators saw pages of look-alike masks and said of each whether its IoU with its "
-    "object is {k_iou:g} or more; masks of known verdict (gold) were hidden among them. {propagation}"
+    "{detecting}; rounds: {rounds}. {asking} Annotators saw pages of look-alike masks and said of each whether its IoU "
+    "with its object is {k_iou:g} or more; masks of known verdict (gold) were hidden among them. {propagation}"
+)
+LEARNED = "A detector ({detector}) learned from {labelled} labelled images and predicted masks on {pool} images"
+GIVEN = (
+    "The masks on {pool} images come from a detector ({detector}) that learns nothing; {labelled} labelled images were "
+    "there besides"
 )
 ASKING = {
     "target": "A verifier that learns from held-out truth and from every answer estimated how likely each mask is "
@@ -117,11 +122,12 @@ def _source(masks: Any, rows: np.ndarray) -> list[str]:
 
 
 def _method(store: Store) -> str:
-    search = store.settings.search
+    search, detector = store.settings.search, store.settings.detector.name
+    detecting = (LEARNED if learns(detector) else GIVEN).format(
+        detector=detector, labelled=store.images.count("labelled"), pool=store.images.count("pool")
+    )
     return METHOD.format(
-        detector=store.settings.detector.name,
-        labelled=len(store.images.records("labelled")),
-        pool=len(store.images.records("pool")),
+        detecting=detecting,
         rounds=len(store.rounds.all()),
         k_iou=search.k_iou,
         asking=ASKING.get(search.policy, CLUSTERS),

@@ -42,6 +42,7 @@ class CocoResults:
     """
 
     READS_IMAGES: ClassVar[bool] = False
+    LEARNS: ClassVar[bool] = False
 
     def __init__(self, path: str | Path, classes: dict[int, str] | None = None, feature_width: int = 512):
         self.path, self.width = Path(path), feature_width

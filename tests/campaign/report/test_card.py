@@ -6,7 +6,7 @@ import json
 import pytest
 
 from campaign.dataset.choice import Choice
-from campaign.report.card import write_card
+from campaign.report.card import card_data, write_card
 from campaign.steps.export import Form, Format, export_campaign
 from ml_backend.masks.coco import SourceFields
 from tests.campaign.target_builders import Truth, finish, target_store
@@ -39,6 +39,13 @@ def test_the_card_of_the_whole(store, tmp_path):
     assert info["promise"]["sentence"] in text and "CC BY: https://example.com" in text
     assert "![Density and position, against the labelled set](e.card.png)" in text
     assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("name", "said"), [("coco-results", "that learns nothing"), ("elsewhere", "learned from")])
+def test_only_what_learns_is_said_to_have_learned(store, tmp_path, monkeypatch, name, said):
+    monkeypatch.setattr(store.settings.detector, "name", name)
+    text = card_data(store, export_campaign(store, tmp_path / "e.json"), {}, {})["method"]
+    assert f"detector ({name}) {said}" in text
 
 
 def test_the_card_of_a_part_promises_nothing(store, tmp_path):
