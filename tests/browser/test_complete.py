@@ -34,9 +34,8 @@ def on_screen(screen, number):
     """Where on the screen the middle of an object is."""
     stage = screen.page.locator(".cc .konvajs-content").bounding_box()
     scale = min(stage["width"], stage["height"]) / SIDE
-    left = stage["x"] + (stage["width"] - scale * SIDE) / 2
     x, y = (v + EXTENT / 2 for v in place_of(number))
-    return left + x * scale, stage["y"] + y * scale
+    return stage["x"] + x * scale, stage["y"] + y * scale
 
 
 def begin(screen, store):

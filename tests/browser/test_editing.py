@@ -57,8 +57,7 @@ def on_image(screen, window, x: float, y: float) -> tuple[float, float]:
     stage = screen.page.locator(".ce .konvajs-content").bounding_box()
     x0, y0, x1, y1 = window
     scale = min(stage["width"] / (x1 - x0), stage["height"] / (y1 - y0))
-    left = stage["x"] + (stage["width"] - scale * (x1 - x0)) / 2
-    return left + (x - x0) * scale, stage["y"] + (y - y0) * scale
+    return stage["x"] + (x - x0) * scale, stage["y"] + (y - y0) * scale
 
 
 @pytest.mark.parametrize("key", ["b", "e"])
