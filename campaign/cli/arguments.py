@@ -17,15 +17,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 TOKEN = "LABEL_STUDIO_API_KEY"
 
 
-def settings_from(pairs: list[str]) -> dict[str, Any]:
-    """{"search": {"k_a": 0.9}} from ["search.k_a=0.9"]; values are JSON where they can be, else text."""
+def settings_from(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
+    """{"search": {"k_a": 0.9}} from ["search.k_a=0.9"]; values are JSON where they can be, else text.
+
+    Errors name `flag`, the option that took the pairs.
+    """
     from campaign.store.addresses import ADDRESSES, has_password
 
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise typer.BadParameter(f"--set: expected NAME=VALUE, got {pair}")
+            raise typer.BadParameter(f"{flag}: expected NAME=VALUE, got {pair}")
         try:
             value = json.loads(text)
         except ValueError:
@@ -35,10 +38,10 @@ def settings_from(pairs: list[str]) -> dict[str, Any]:
         for part in path:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise typer.BadParameter(f"--set: expected a setting's name, got {name}")
+                raise typer.BadParameter(f"{flag}: expected a setting's name, got {name}")
         if isinstance(value, str) and name.startswith("jobs.") and has_password(value):
             hint = f"an address without its password, and the whole of it in ${ADDRESSES.get(last, 'CAMPAIGN_...')}"
-            raise InputError(f"--set {name}", hint, "one with a password, which every user of this machine can see")
+            raise InputError(f"{flag} {name}", hint, "one with a password, which every user of this machine can see")
         section[last] = value
     return values
 

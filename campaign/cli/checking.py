@@ -71,7 +71,7 @@ def check_detector(
     from ml_backend.obligations import Trial, outcomes
 
     kind = load_detector_class(name)
-    options = getattr(kind, "QUICK", {}) | settings_from(option or [])
+    options = getattr(kind, "QUICK", {}) | settings_from(option or [], "--option")
     with tempfile.TemporaryDirectory(prefix="campaign-trial-") as scratch:
         source = data or draw_shapes(Path(scratch, "data"), labelled=4, pool=1, heldout=3)
         labelled, heldout = (CocoDataset.load(source / f"{s}.json", source / "images") for s in ("labelled", "heldout"))

@@ -101,7 +101,7 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
     """Options of a model from NAME=VALUE; values are JSON where they can be, else text."""
     from campaign.cli.arguments import settings_from
 
-    return settings_from(pairs or [])
+    return settings_from(pairs or [], "--option")
 
 
 COMMANDS = (train_interactive, simulate_clicks)

@@ -137,7 +137,9 @@ def worker(
 def serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Port; by default that of page.public_url.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; by default that of page.public_url.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that answer requests.")] = 8,
 ) -> None:
     """Serve crops, webhooks and the ML backend."""

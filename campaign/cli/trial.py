@@ -43,7 +43,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run a campaign of two rounds on this machine, with a Label Studio of its own."""
-    from campaign.demo.preparation import DemoOptions
+    from campaign.demo.preparation import DemoOptions, make_folder
     from campaign.demo.studio import label_studio_command
     from campaign.demo.summary import beforehand, summary
     from campaign.demo.trial import run_demo
@@ -58,6 +58,7 @@ def demo(
         settings.setdefault("detector", {})["name"] = detector
     options = DemoOptions(out, data, train, images, human, users, error, settings, eye_cut, stay)
     display = Display()
+    make_folder(out)
     display.say(beforehand(options))
     with display.live():
         command = label_studio_command(out, lambda text: _agreed(text, yes, display), display.show)

@@ -31,6 +31,14 @@ BUILT_IN_TRAINING = {"steps": 370, "minutes": None, "patience": None}
 BUILT_IN_BUDGET = 1000  # questions on them, enough for the clusters; the rest would be verified one by one
 
 
+def make_folder(out: Path) -> None:
+    """Makes the folder of a demo. Raises InputError where it cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(out, "a folder that can be made", error.strerror) from None
+
+
 @dataclass(frozen=True)
 class DemoOptions:
     """What a demo runs on, and how its simulated annotators answer.

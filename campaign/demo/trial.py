@@ -56,7 +56,6 @@ def run_demo(
     """
     started = time.monotonic()
     out = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     server = LabelStudioServer(out / "label-studio", command=command)
     starting = Starting(server, say)
     try:
