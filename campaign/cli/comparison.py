@@ -40,6 +40,8 @@ def evaluate(
     lines = [_line("all classes", result.total.as_dict())]
     if len(result.classes) > 1:
         lines += [_line(name, figures.as_dict()) for name, figures in result.classes.items()]
+    if without := result.images_without_truth:
+        lines.append(f"{without} images with masks are not in the truth: their masks count as wrong")
     emit(result.as_dict() | ({"html": str(html)} if html else {}), json, "\n".join(lines))
 
 

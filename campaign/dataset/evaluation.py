@@ -15,6 +15,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from campaign.dataset.mask_file import Aligned, MaskFile, align, scores_of
+from ml_backend.errors import InputError
 from ml_backend.learning.evaluation import mask_precision, one_to_one_pairs
 from ml_backend.masks.coco import Annotation, CocoDataset
 from ml_backend.masks.rle import decode_window
@@ -91,13 +92,17 @@ class Evaluation:
     total: Figures
     classes: dict[str, Figures]
 
+    @property
+    def images_without_truth(self) -> int:
+        """How many images with masks the truth does not have."""
+        return len({a.image_id for a in self.aligned.first} - self.aligned.shared)
+
     def as_dict(self) -> dict[str, Any]:
         """For programs: the figures of all classes at the top level, those of each under `classes`."""
-        without = len({a.image_id for a in self.aligned.first} - self.aligned.shared)
         return self.total.as_dict() | {
             "k_iou": self.k_iou,
             "images": len(self.aligned.shared),
-            "images_without_truth": without,
+            "images_without_truth": self.images_without_truth,
             "classes": {name: figures.as_dict() for name, figures in self.classes.items()},
         }
 
@@ -118,9 +123,12 @@ def evaluate(export: MaskFile, truth: MaskFile, k_iou: float = 0.75) -> Evaluati
     """The masks of `export` against all of `truth`; those on images that `truth` lacks are wrong.
 
     Crowds of the truth count for AP alone, where masks on them are left out. AP is pycocotools' with the best 500
-    masks of an image and class, ranked by score; None where a mask states no score.
+    masks of an image and class, ranked by score; None where a mask states no score. Raises InputError where no image is
+    in both.
     """
     aligned = align(export, truth)
+    if not aligned.shared:
+        raise InputError(f"{export.path} and {truth.path}", "images that both have, by their file names", "none")
     true = [a for a in aligned.second if not a.iscrowd]
     matches = match_masks(aligned.first, true)
     scores = scores_of(export, aligned.first)

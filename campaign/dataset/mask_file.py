@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ def read_masks(path: str | Path, of: MaskFile | None = None) -> MaskFile:
             attributes[annotation.id] = own
         score = row.get("score", (own or {}).get("score") if isinstance(own, dict) else None)
         if isinstance(score, (int, float)) and not isinstance(score, bool):
+            if not math.isfinite(score):
+                raise InputError(f"{path} annotation {annotation.id}", "a score that is a number", score)
             scores[annotation.id] = float(score)
     info = coco.get("info")
     return MaskFile(path, data, scores, attributes, info if isinstance(info, dict) else {})

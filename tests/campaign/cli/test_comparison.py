@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.campaign.builders import finish, verify_store
 from tests.campaign.cli.builders import campaign
-from tests.campaign.dataset.test_evaluation import SIDE, drawn, write
+from tests.campaign.dataset.test_evaluation import SIDE, box_mask, drawn, write
 
 
 @pytest.fixture
@@ -59,10 +59,14 @@ def test_rounds_and_detectors_are_compared(tmp_path):
     ("args", "message"),
     [
         (["none.json", "truth.json"], "none.json: expected a COCO file, got no such file"),
+        (["export.json", "other.json"], "expected images that both have, by their file names, got none"),
+        (["nan.json", "truth.json"], "annotation 1: expected a score that is a number, got nan"),
         (["export.json", "truth.json", "--html", "e.html", "--images", "none"], "none: expected a folder of images"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(files, tmp_path, args, message):
+    write(tmp_path / "other.json", [(0, 0, box_mask(1, 1, 9, 9))], images=("c.png", "d.png"))
+    write(tmp_path / "nan.json", [(0, 0, box_mask(1, 1, 9, 9), float("nan"))])
     done = campaign("evaluate", *(a if a.startswith("--") else tmp_path / a for a in args))
     assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "e.html").exists()
