@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,13 @@ class Choice:
         if self.verified_only:
             chosen &= masks.voted
         return chosen
+
+    def check_rounds(self, numbers: Iterable[int]) -> None:
+        """Raises InputError where a round was chosen that is not among `numbers`, those there are."""
+        there = sorted(numbers)
+        if unknown := set(self.rounds or ()) - set(there):
+            wanted = f"some of {', '.join(map(str, there)) or 'none'}"
+            raise InputError("rounds", wanted, ", ".join(map(str, sorted(unknown))))
 
     def kept(self, classes: Mapping[int, str]) -> dict[int, str]:
         """Those of the classes that are exported. Raises InputError for one that there is not."""

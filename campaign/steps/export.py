@@ -134,6 +134,7 @@ def export_campaign(
     if form.polygons and form.format != Format.COCO:
         raise InputError("polygons", "the format coco", form.format.value)
     whole = final_masks(store)
+    choice.check_rounds(row.number for row in store.rounds.all())
     masks = whole.select(choice.select(whole, store.classes()))
     info = _info(store, whole, masks, choice)
     copies = duplicates(store).copy_of

@@ -82,9 +82,12 @@ def _round_that_takes(store: Store, now: bool) -> int:
 
     Raises InputError where none would, or what was drawn from the pool as it was would speak of it no more.
     """
-    for key, what in ((Key.PROMISE, "promised of its masks"), (Key.COMPLETENESS, "looked for that is missing")):
+    for key, what in (
+        (Key.PROMISE, "whose masks carry a promise"),
+        (Key.COMPLETENESS, "that was searched for what is missing"),
+    ):
         if store.values.get(key) is not None:
-            raise InputError("pool", f"one of which nothing was {what} yet", "one of which there was")
+            raise InputError("pool", "one that may still grow (start another campaign for new images)", f"one {what}")
     current = store.rounds.newest()
     if current is None or (now and current.stage in (Stage.TRAIN, Stage.DETECT)):
         return 1 if current is None else current.number

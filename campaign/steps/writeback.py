@@ -21,6 +21,7 @@ def write_to_source(
     """
     project = source_project(store)
     masks = final_masks(store)
+    choice.check_rounds(row.number for row in store.rounds.all())
     masks = masks.select(choice.select(masks, store.classes()))
     tasks = dict(zip(*(store.images.ids("pool", name).tolist() for name in ("id", "source_task")), strict=True))
     classes = store.classes()

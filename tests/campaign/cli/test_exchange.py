@@ -39,6 +39,7 @@ def test_export_in_every_form(folder, tmp_path):
     [
         (["--format", "voc"], 2, "--format: expected coco, yolo or parquet, got voc"),
         (["--format", "yolo", "--polygons"], 2, "--polygons: expected --format coco, got yolo"),
+        (["--rounds", "1,9"], 1, "rounds: expected some of 1, got 9"),
         (["--rounds", "one"], 2, "--rounds: expected numbers such as 1,2, got one"),
         (["--classes", "cell,nut"], 1, "classes: expected some of cell, dot, got nut"),
         (["--split", "0.8"], 1, "split: expected two or three shares"),

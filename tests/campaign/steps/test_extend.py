@@ -96,8 +96,8 @@ REFUSED = {
     "an id of the pool": ([7, 3], CATEGORIES, None, "expected an id that no image of the pool has, got 3"),
     "an id twice": ([7, 7], CATEGORIES, None, "expected a file that is not in the pool|expected unique ids"),
     "other classes": ([7], [{"id": 1, "name": "dot"}], None, "categories: expected {1: 'cell'}, got {1: 'dot'}"),
-    "a promise": ([7], CATEGORIES, facts(Key.PROMISE), "nothing was promised"),
-    "a search for what is missing": ([7], CATEGORIES, facts(Key.COMPLETENESS), "nothing was looked for"),
+    "a promise": ([7], CATEGORIES, facts(Key.PROMISE), "got one whose masks carry a promise"),
+    "a search for what is missing": ([7], CATEGORIES, facts(Key.COMPLETENESS), "got one that was searched"),
     "the end": ([7], CATEGORIES, lambda s: s.rounds.update(1, stage="done"), "a round to come"),
 }
 
