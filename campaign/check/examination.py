@@ -49,7 +49,7 @@ def examine(subject: Subject) -> Iterator[Line]:
     yield from services(folder, store)
     settings = store.settings if store else None
     url = subject.url or (settings.label_studio.url if settings else None)
-    token, client = _token(subject, store), None
+    token, client, missing = _token(subject, store), None, "give --label-studio and its token"
     if url is None:
         yield unknown("Label Studio", "none named", "give --label-studio, or set label_studio.url")
     else:
@@ -57,13 +57,18 @@ def examine(subject: Subject) -> Iterator[Line]:
         yield from lines
         if token and lines[-1].thing == "token" and lines[-1].state == "ok":
             client = Client(url, token)
+        elif lines[-1].thing == "Label Studio":
+            missing = "Label Studio does not answer: see what is said of it"
+        else:
+            missing = "Label Studio takes no token: see what is said of it"
     public_url = subject.public_url or (settings.page if settings else PageSettings()).public_url
-    yield from reach(public_url, url, client, store, subject.hooks)
+    yield from reach(public_url, url, client, store, subject.hooks, missing)
     project = subject.project or (settings.label_studio.source_project if settings else None)
     if client is not None and project is not None:
         yield from pictures(client, project)
     elif settings is None or settings.label_studio.source_project is not None:
-        yield unknown("images", "no source project to look at", "give --label-studio, its token and --source-project")
+        said = "not looked at" if project else "no source project to look at"
+        yield unknown("images", said, missing if project else f"{missing}, and --source-project")
 
 
 def _token(subject: Subject, store: Store | None) -> str | None:

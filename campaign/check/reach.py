@@ -50,8 +50,13 @@ class Receiver:
     of_campaign: bool = False
 
 
-def reach(public_url: str, url: str | None, client: Client | None, store: Store | None, hooks: bool) -> Iterator[Line]:
-    """What there is to say of the ways to us. `hooks` says whether a webhook is tried, which takes a client."""
+def reach(
+    public_url: str, url: str | None, client: Client | None, store: Store | None, hooks: bool, missing: str
+) -> Iterator[Line]:
+    """What there is to say of the ways to us.
+
+    `hooks` says whether a webhook is tried, which takes a client; where there is none, `missing` says what to do.
+    """
     yield _for_browsers(public_url, url)
     with _receiver(public_url, store) as receiver:
         if receiver is None:
@@ -59,7 +64,7 @@ def reach(public_url: str, url: str | None, client: Client | None, store: Store 
             yield unknown("crops", said, _SERVE)
         else:
             yield _crops(public_url, store, receiver)
-        yield _webhook(public_url, client, receiver, hooks)
+        yield _webhook(public_url, client, missing, receiver, hooks)
     if client is not None and store is not None:
         yield from _registered(public_url, client, store)
 
@@ -169,11 +174,11 @@ def _crops(public_url: str, store: Store | None, receiver: Receiver) -> Line:
     return wrong("crops", f"{public_url} does not lead to {receiver.what}", hint)
 
 
-def _webhook(public_url: str, client: Client | None, receiver: Receiver | None, hooks: bool) -> Line:
+def _webhook(public_url: str, client: Client | None, missing: str, receiver: Receiver | None, hooks: bool) -> Line:
     """Whether a webhook of Label Studio arrives: a project is made for it, and deleted again."""
     thing = "webhooks"
     if client is None or not hooks:
-        return unknown(thing, "not tried", None if client else "give --label-studio and its token")
+        return unknown(thing, "not tried", None if client else missing)
     if receiver is None:
         return unknown(thing, f"nobody to take one at {public_url}", _SERVE)
     hook = f"{public_url.rstrip('/')}/webhook"

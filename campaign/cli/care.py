@@ -24,24 +24,36 @@ def verify(
     """Check that all that a campaign holds fits together and with Label Studio; nothing is changed.
 
     Shards, trees, pages, questions, answers, decisions, promises and datasets are read and worked out anew, also while
-    the campaign runs. Each thing that does not fit is named, with the command that mends it; the exit status is 1 then.
+    the campaign runs. Each thing that does not fit is named, with the command that mends it; the exit status is 1 then,
+    and where Label Studio should be looked at and cannot.
     """
     from campaign.cli.output import Display, steps_progress
+    from campaign.label_studio.client import LabelStudioError
     from campaign.pages.consistency import findings
-    from campaign.pages.projects import connect
+    from campaign.pages.projects import reached
     from campaign.store import Store
 
     store = Store.open(folder, read_only=True)
-    client = connect(store) if label_studio and store.settings.label_studio.url else None
-    display = Display()
+    display, client, missing = Display(), None, None
     with display.live():
-        found = findings(store, client, steps_progress(display, "verify"))
+        progress = steps_progress(display, "verify")
+        if label_studio and store.settings.label_studio.url:
+            client, missing = reached(store)
+        try:
+            found = findings(store, client, progress)
+        except LabelStudioError as error:
+            client, missing = None, str(error)
+            found = findings(store, None, progress)
     rows = [{"thing": f.thing, "problem": f.problem, "mend": f.mend} for f in found]
     lines = [f"{f.thing}: {f.problem}; to mend it: {f.mend}" for f in found]
     against = "" if client is not None else ", Label Studio aside"
     text = "\n".join(lines) if found else f"{store.folder}: all fits together{against}"
-    emit({"fits": not found, "label_studio": client is not None, "findings": rows}, json, text)
-    return 1 if found else 0
+    if missing is not None:
+        text += f"\nLabel Studio: unknown, {missing}"
+    fits = not found and missing is None
+    said = {"fits": fits, "label_studio": client is not None, "unknown": missing, "findings": rows}
+    emit(said, json, text)
+    return 0 if fits else 1
 
 
 def jobs(

@@ -84,13 +84,17 @@ def _certify_target(store: Store, wait: bool, json: bool) -> None:
     from campaign.cli.output import Display
     from campaign.derived.classes import class_line
     from campaign.derived.delivery import promise_of
+    from campaign.pages.projects import reached
     from campaign.pages.promises import go_on_promising, open_draws
     from campaign.steps.verify import turn
+    from campaign.store.values import Key
 
     display = Display()
     with display.live():
-        while True:
-            turn(store)
+        client, missing = (None, None) if wait or store.values.get(Key.PROMISE) is None else reached(store)
+        waiting = open_draws(store)[0] if missing else 0
+        while not missing:
+            turn(store, client)
             waiting = go_on_promising(store)
             if not waiting or not wait:
                 break
@@ -98,14 +102,16 @@ def _certify_target(store: Store, wait: bool, json: bool) -> None:
             done, total = open_draws(store)
             display.show("promise, answers", total - done, total)
             time.sleep(store.settings.jobs.poll_seconds)
-        if waiting:
+        if waiting and not missing:
             turn(store)
     promise = promise_of(store)
     text = promise["sentence"] + (f"; {promise['missing']}" if promise["missing"] else "")
     text += "".join(f"\n{name}: {class_line(one)}" for name, one in promise["classes"].items())
     if waiting:
         text += f"\n{waiting} questions wait in Label Studio; then call this again"
-    emit(promise | {"open_questions": waiting}, json, text)
+    if missing is not None:
+        text += f"\nLabel Studio: unknown, {missing}; this is what stood when it was last read"
+    emit(promise | {"open_questions": waiting, "unknown": missing}, json, text)
 
 
 COMMANDS = (report, certify)

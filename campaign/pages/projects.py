@@ -22,6 +22,16 @@ def connect(store: Store) -> Client:
     return Client(url, store.secret("label_studio_token"))
 
 
+def reached(store: Store) -> tuple[Client | None, str | None]:
+    """A client for a Label Studio that answers, or else None and the line that says why there is none."""
+    try:
+        client = connect(store)
+        client.check()
+    except InputError as error:
+        return None, str(error)
+    return client, None
+
+
 def screen_title(screen: Screen, code: str) -> str:
     """What the project of a screen is called, in the language `code`."""
     words = language(code)

@@ -36,6 +36,10 @@ def data(tmp_path_factory):
         (["worker", "x", "--queue", "fast"], 2, "expected gpu or default"),
         (["simulate", "--policy", "papr"], 2, "expected one of target, adaptive, paper, curtailed"),
         (["demo", "--out", "/tmp/never-made", "--detector", "yolo"], 2, "expected one of coco-results"),
+        (["demo", "--out", __file__], 1, "expected a folder that can be made"),
+        (["demo", "--out", f"{__file__}/x"], 1, "expected a folder that can be made"),
+        (["serve", "x", "--port", "99999"], 2, "--port: expected"),
+        (["check-detector", "torchvision", "--option", "bad"], 2, "--option: expected NAME=VALUE, got bad"),
     ],
 )
 def test_errors_are_one_line_with_the_right_status(args, code, message):
@@ -114,6 +118,11 @@ def test_a_label_studio_that_went_away_is_named(data, tmp_path):
     campaign("init", folder, "--data", data, "--set", "label_studio.url=http://127.0.0.1:9")
     done = campaign("sync", folder, LABEL_STUDIO_API_KEY="0" * 40)
     assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = campaign("verify", folder, "--json", LABEL_STUDIO_API_KEY="0" * 40)
+    said = json.loads(done.stdout)
+    assert done.returncode == 1 and said["findings"] == [] and not said["fits"] and "127.0.0.1:9" in said["unknown"]
+    done = campaign("check", folder, "--json", LABEL_STUDIO_API_KEY="0" * 40)
+    assert "Label Studio does not answer" in done.stdout and "give --label-studio" not in done.stdout
 
 
 def test_a_token_is_needed_and_never_shown(data, tmp_path):

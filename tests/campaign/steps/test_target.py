@@ -21,6 +21,7 @@ from campaign.steps.propagate import finish_round
 from campaign.steps.replay import replay
 from campaign.store import Store
 from ml_backend.mask_ids import is_heldout
+from tests.campaign.cli.builders import campaign
 from tests.campaign.target_builders import Truth, answer, finish, target_store, turn
 
 IMAGES = 16  # of the campaign that is finished: enough that not every mask is asked about
@@ -48,6 +49,12 @@ def finished(tmp_path, finished_folder):
 def end(store):
     store.rounds.update(1, stage="propagate")
     finish_round(store, 1)
+
+
+def test_a_promise_is_said_where_label_studio_is_away(finished):
+    done = campaign("certify", finished.folder, "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 0 and said["met"] and "label_studio.url" in said["unknown"]
 
 
 def precision(store, truth):
