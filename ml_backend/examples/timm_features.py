@@ -32,7 +32,7 @@ class TimmFeatures:
 
     @classmethod
     def load(cls, checkpoint, **_options):
-        return cls(read(Path(checkpoint), FORM), CocoResults.load(Path(checkpoint).with_name("results.json")))
+        return cls(read(Path(checkpoint), FORM), CocoResults.load(Path(checkpoint).with_name("results.sqlite")))
 
     def predict(self, images):
         for image in images:
@@ -53,14 +53,14 @@ class TimmFeatures:
             crop = values[:, :, top : int(y + h + MARGIN * h) + 1, left : int(x + w + MARGIN * w) + 1]
             crops.append(torch.nn.functional.interpolate(crop, (SIDE, SIDE), mode="bilinear", antialias=True))
         parts = [self.network(torch.cat(crops[n : n + 32])) for n in range(0, len(crops), 32)]
-        return torch.cat(parts).numpy() if parts else np.zeros((0, self.network.num_features))
+        return torch.cat(parts).numpy() if parts else np.zeros((0, self.network.head_hidden_size))
 
     @classmethod
     def train(cls, data, heldout, output, *, options, progress=None, start_from=None):
         """Nothing is trained: the backbone is kept beside the results."""
         checkpoint = Path(output) / "backbone.pt"
         earlier = Path(start_from) if start_from else None
-        results = options.get("results") or (earlier and earlier.with_name("results.json"))
+        results = options.get("results") or (earlier and earlier.with_name("results.sqlite"))
         CocoResults.train(data, heldout, output, options={"results": results})
         if not checkpoint.exists():
             torch.manual_seed(options.get("seed", 0))

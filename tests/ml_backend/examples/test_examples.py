@@ -51,7 +51,7 @@ def test_features_by_timm(sets, tmp_path, backbone):
     trial = Trial(TimmFeatures, *sets, tmp_path / "out", {"results": str(results), "backbone": backbone})
     trial.folder.mkdir()
     assert [one for one in outcomes(trial) if not one.kept] == []
-    assert trial.masks.features.shape == (len(sets[1].annotations), 512 if backbone == "resnet18" else 176)
+    assert trial.masks.features.shape == (len(sets[1].annotations), 512 if backbone == "resnet18" else 1280)
 
 
 @pytest.mark.parametrize("name", ["transformers_instances", "timm_features"])
