@@ -180,7 +180,7 @@ def edits(rng: random.Random) -> None:
                 region |= {"original_width": x1 - x0, "original_height": y1 - y0}
                 if rng.random() < 0.5:
                     region["value"]["rle"] = spoiled(rng, encode_brush(np.ones((y1 - y0, x1 - x0), bool)), 0.02)
-        state, shapes = editing._outcome(_mask(), a)
+        state, shapes = editing.outcome(_mask(), a)
         assert state in ("corrected", "none", "unsure") and len(shapes) == (state == "corrected")
 
 

@@ -314,7 +314,7 @@ def _with_rights(made: Target, operation: dict[str, Any], options: dict[str, Any
 
 def _in_path(made: Target, address: str, name: str, operation: dict[str, Any], rng: Random) -> str:
     if name == "token" and rng.random() < 0.7:
-        kind = {"/c": "crop", "/i": "image", "/p": "part"}[address[:2]]
+        kind = {"/c": "crop", "/s": "sheet", "/i": "image", "/p": "part"}[address[:2]]
         key = rng.choice([1, 2, 5, 0, -1, 2**40 + 3, 2**63 - 1, -(2**63), rng.randrange(200)])
         signed = sign(made.secrets["crop_key"], kind, key, rng.choice([2e9, 2e9, 0]))  # type: ignore[arg-type]
         return signed if rng.random() < 0.9 else signed[:-1]
