@@ -25,6 +25,9 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Seconds of 95 % of requests", "s", (
         (f"histogram_quantile(0.95, sum by (le, route) (rate(campaign_request_seconds_bucket{RATE})))", "{{route}}"),
     )),
+    ("Seconds of 95 % of answers to clicks", "s", (
+        (f"histogram_quantile(0.95, sum by (le) (rate(campaign_prompt_seconds_bucket{RATE})))", "95 %"),
+    )),
     ("Events of webhooks", "none", ((f"rate(campaign_events_total{RATE})", "{{action}}"),)),
     ("Images predicted on a second", "none", (
         (f"rate(campaign_images_total{RATE})", "images"), ("campaign_images_per_second", "in the latest prediction"),
