@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ml_backend.detector import Progress
 from ml_backend.interactive.network import ClickNetwork, locally_normalised
-from ml_backend.interactive.options import ClickOptions, prediction_options
+from ml_backend.interactive.options import ClickOptions
 from ml_backend.interactive.prompts import Said, checked
 from ml_backend.interactive.samples import ObjectSampler, prompt_channels
 from ml_backend.interactive.segmenter import Prompt, Proposal
@@ -89,7 +89,7 @@ class ClickSegmenter:
     def load(cls, checkpoint: str | Path, **options: Any) -> ClickSegmenter:
         """The segmenter stored at `checkpoint`; `options` may give anew what concerns answering only."""
         stored = read(Path(checkpoint), cls.FORMAT)
-        chosen = ClickOptions.create({**stored["options"], **prediction_options(options)})
+        chosen = ClickOptions.of_checkpoint(stored["options"], options)
         return cls(chosen, stored["network"])
 
     @classmethod

@@ -14,14 +14,12 @@ from ml_backend.interactive.encodings import ClickEncoding
 from ml_backend.learning.options import LearningOptions
 from ml_backend.masks.coco import CocoDataset
 
-# Options that change how fast a checkpoint answers, but not what is learnt.
-PREDICTION_OPTIONS = {"device", "threads", "flips", "tile"}
-
 
 class SegmenterOptions(LearningOptions):
     """Options of training and answering that segmenters share."""
 
     KIND: ClassVar[str] = "segmenter"
+    PREDICTION: ClassVar[frozenset[str]] = frozenset({"device", "threads", "flips", "tile"})
 
     seed: int = Field(0, ge=0, description="seed of all random choices")
     device: str | None = Field(None, description="torch device; None is cuda where there is one, else cpu")
@@ -43,7 +41,7 @@ class SegmenterOptions(LearningOptions):
 
     def identity(self) -> dict[str, Any]:
         """What the weights of a run depend on, as JSON."""
-        return self.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
+        return self.model_dump(mode="json", exclude=set(self.PREDICTION))
 
 
 class ClickOptions(SegmenterOptions):
@@ -103,14 +101,6 @@ def _sizes(data: CocoDataset) -> np.ndarray:
     if not rles:
         raise InputError("labelled set", "at least one annotated object", "none")
     return np.asarray(mask_util.toBbox(rles)).reshape(-1, 4)[:, 2:]
-
-
-def prediction_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options that may be given anew when a checkpoint is loaded. Raises InputError for another one."""
-    for name in options:
-        if name not in PREDICTION_OPTIONS:
-            raise InputError(f"segmenter option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
-    return {name: value for name, value in options.items() if value is not None}
 
 
 class Sam2Options(LearningOptions):

@@ -22,7 +22,7 @@ from ml_backend.detector import Progress
 from ml_backend.errors import InputError
 from ml_backend.interactive.annotators import Annotator, noisy_box
 from ml_backend.interactive.encodings import box_channel, drawn
-from ml_backend.interactive.options import PublishedOptions, prediction_options
+from ml_backend.interactive.options import PublishedOptions
 from ml_backend.interactive.prompts import Said, checked
 from ml_backend.interactive.segmenter import Click, Prompt, Proposal
 from ml_backend.interactive.training import trained, unfinished_at
@@ -230,7 +230,7 @@ class PublishedPair:
     def load(cls, checkpoint: str | Path, **options: Any) -> PublishedPair:
         """The pair stored at `checkpoint`; `options` may give anew what concerns answering only."""
         stored = read(Path(checkpoint), cls.FORMAT)
-        chosen = PublishedOptions.create({**stored["options"], **prediction_options(options)})
+        chosen = PublishedOptions.of_checkpoint(stored["options"], options)
         return cls(chosen, stored["box"], stored["clicks"])
 
     @classmethod

@@ -18,6 +18,9 @@ class LearningOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     KIND: ClassVar[str]
+    # Options that change what is predicted, or how fast, but not the weights: they may be given anew when a checkpoint
+    # is loaded.
+    PREDICTION: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def preset_values(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -38,3 +41,14 @@ class LearningOptions(BaseModel):
                 known = f"one of {', '.join(cls.model_fields)}" + (f"; the nearest is {near[0]}" if near else "")
                 raise InputError(f"{cls.KIND} option {name}", known, name) from None
             raise InputError(f"{cls.KIND} option {name}", expected_words(first), first.get("input")) from None
+
+    @classmethod
+    def of_checkpoint(cls: type[Options], stored: dict[str, Any], given: dict[str, Any]) -> Options:
+        """The options that a checkpoint was stored with, and those of `PREDICTION` that are given anew; None is not.
+
+        Raises InputError for another one.
+        """
+        for name in given:
+            if name not in cls.PREDICTION:
+                raise InputError(f"{cls.KIND} option {name}", f"one of {', '.join(sorted(cls.PREDICTION))}", name)
+        return cls.create({**stored, **{name: value for name, value in given.items() if value is not None}})

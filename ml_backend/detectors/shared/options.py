@@ -15,12 +15,6 @@ from ml_backend.learning.options import LearningOptions
 from ml_backend.masks.coco import CocoDataset
 
 Options = TypeVar("Options", bound="DetectorOptions")
-# Options that change what is predicted, or how fast, but not the weights; they may be given anew when a checkpoint is
-# loaded.
-PREDICTION_OPTIONS = {
-    "device", "threads", "bfloat16", "min_score", "min_area", "nms", "mask_nms", "max_detections", "predict_batch",
-    "tile", "feature", "feature_width", "readers", "encoders", "paste_pixels",
-}  # fmt: skip
 
 
 class DetectorOptions(LearningOptions):
@@ -30,6 +24,10 @@ class DetectorOptions(LearningOptions):
     """
 
     KIND: ClassVar[str] = "detector"
+    PREDICTION: ClassVar[frozenset[str]] = frozenset({
+        "device", "threads", "bfloat16", "min_score", "min_area", "nms", "mask_nms", "max_detections", "predict_batch",
+        "tile", "feature", "feature_width", "readers", "encoders", "paste_pixels",
+    })  # fmt: skip
 
     preset: Literal["tiny", "resnet50"] = Field("tiny", description="thin network from scratch, or ResNet-50 FPN")
     seed: int = Field(0, ge=0, description="seed of all random choices")
@@ -131,7 +129,7 @@ class DetectorOptions(LearningOptions):
 
     def identity(self) -> dict[str, Any]:
         """What the weights of a run depend on, as JSON."""
-        values = self.model_dump(mode="json", exclude=PREDICTION_OPTIONS)
+        values = self.model_dump(mode="json", exclude=set(self.PREDICTION))
         return {k: v for k, v in values.items() if k not in self.LATER or v != self.LATER[k]}
 
     @property

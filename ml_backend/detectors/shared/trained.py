@@ -14,7 +14,7 @@ from torch import nn
 
 from ml_backend.detector import Progress
 from ml_backend.detectors.shared.augmentation import CropSampler
-from ml_backend.detectors.shared.options import PREDICTION_OPTIONS, DetectorOptions, Options
+from ml_backend.detectors.shared.options import DetectorOptions, Options
 from ml_backend.detectors.shared.pipeline import Pipeline
 from ml_backend.detectors.shared.records import Detections
 from ml_backend.detectors.shared.training import Run, train
@@ -119,12 +119,8 @@ class TrainedDetector:
         InputError where the file is missing, not a checkpoint of this detector, or an option is not one of those.
         """
         stored = read(Path(checkpoint), cls.FORMAT)
-        for name in options:
-            if name not in PREDICTION_OPTIONS:
-                raise InputError(f"detector option {name}", f"one of {', '.join(sorted(PREDICTION_OPTIONS))}", name)
-        values = {**stored["options"], **{k: v for k, v in options.items() if v is not None}}
         return cls(
-            cls.OPTIONS.create(values),
+            cls.OPTIONS.of_checkpoint(stored["options"], options),
             stored["classes"],
             stored["network"],
             Calibration(tuple(stored["calibration"][0]), tuple(stored["calibration"][1])),
