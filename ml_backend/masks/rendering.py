@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ml_backend.kept import Kept
 from ml_backend.masks.images import read_rgb
 from ml_backend.masks.rle import decode_window
 
@@ -61,10 +60,7 @@ class ImageCache:
 
     def __init__(self, limit: int = 512 << 20):
         self.limit = limit
-        self._images: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self._loading: dict[tuple[str, int], threading.Lock] = {}
+        self._images: Kept[tuple[str, int], np.ndarray] = Kept(limit)
 
     def get(self, path: str | Path) -> np.ndarray:
         """The image at `path` as (height, width, 3) uint8; read again when the file has changed. Raises InputError."""
@@ -72,27 +68,12 @@ class ImageCache:
             key = (str(path), Path(path).stat().st_mtime_ns)
         except OSError:
             return read_rgb(path)  # which says what is wrong
-        with self._lock:
-            if key in self._images:
-                self._images.move_to_end(key)
-                return self._images[key]
-            loading = self._loading.setdefault(key, threading.Lock())
-        with loading:
-            with self._lock:
-                if key in self._images:
-                    return self._images[key]
-            try:
-                image = read_rgb(path)
-            finally:
-                with self._lock:
-                    self._loading.pop(key, None)
-            image.flags.writeable = False
-            with self._lock:
-                self._images[key] = image
-                self._bytes += image.nbytes
-                while self._bytes > self.limit and len(self._images) > 1:
-                    self._bytes -= self._images.popitem(last=False)[1].nbytes
-            return image
+        return self._images.get(key, lambda: _unchangeable(read_rgb(path)))
+
+
+def _unchangeable(image: np.ndarray) -> np.ndarray:
+    image.flags.writeable = False
+    return image
 
 
 def crop_window(box: Sequence[float], width: int, height: int, style: CropStyle) -> tuple[int, int, int, int]:
