@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -199,17 +200,24 @@ def write_json(path: str | Path, value: Any) -> None:
         json.dump(value, file)
 
 
-def read_json(path: Path, results: bool = False) -> Any:
-    """The COCO object in a file; with `results` it may also be a list, of results. Raises InputError otherwise."""
+@contextmanager
+def opened_coco(path: Path) -> Iterator[IO[str]]:
+    """A COCO file that is read inside; InputError says why it cannot be, or that it is no JSON."""
     try:
-        with path.open() as file:
-            coco = json.load(file)
+        with path.open(encoding="utf-8") as file:
+            yield file
     except FileNotFoundError:
         raise InputError(path, "a COCO file", "no such file") from None
     except (ValueError, RecursionError) as error:
         raise InputError(path, "JSON", str(error)) from None
     except OSError as error:
         raise InputError(path, "a readable COCO file", error.strerror or str(error)) from None
+
+
+def read_json(path: Path, results: bool = False) -> Any:
+    """The COCO object in a file; with `results` it may also be a list, of results. Raises InputError otherwise."""
+    with opened_coco(path) as file:
+        coco = json.load(file)
     if results and isinstance(coco, list):
         return coco
     if not isinstance(coco, dict) or not isinstance(coco.get("images"), list):

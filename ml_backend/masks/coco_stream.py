@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ml_backend.errors import InputError
-from ml_backend.masks.coco import ImageRecord, SourceFields, classes_of, image_row, images_of
+from ml_backend.masks.coco import ImageRecord, SourceFields, classes_of, image_row, images_of, opened_coco
 from ml_backend.masks.json_stream import JsonStream
 
 _KEPT = ("categories", "info", "licenses")
@@ -84,15 +84,8 @@ class CocoImages:
 
 
 def _members(path: Path) -> Iterator[tuple[str, Any, bool]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            stream = JsonStream(file)
-            if (kind := stream.kind()) != "{":
-                raise InputError(path, "a COCO object with images", "a list" if kind == "[" else "another value")
-            yield from stream.members()
-    except FileNotFoundError:
-        raise InputError(path, "a COCO file", "no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(path, "JSON", str(error)) from None
-    except OSError as error:
-        raise InputError(path, "a readable COCO file", error.strerror or str(error)) from None
+    with opened_coco(path) as file:
+        stream = JsonStream(file)
+        if (kind := stream.kind()) != "{":
+            raise InputError(path, "a COCO object with images", "a list" if kind == "[" else "another value")
+        yield from stream.members()
