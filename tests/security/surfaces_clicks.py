@@ -133,4 +133,4 @@ def ask(context: Any, task: dict[str, Any], config: Any = CONFIG) -> list[dict[s
     return regions
 
 
-SURFACES: dict[str, Callable[[Random], None]] = {"clicks": prompts}
+SURFACES: dict[str, Callable[[Random], None]] = {"prompts": prompts}

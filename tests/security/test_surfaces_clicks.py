@@ -11,7 +11,7 @@ CASES = 400
 def test_no_case_breaks_the_answers_to_clicks():
     for seed in range(CASES):
         try:
-            SURFACES["clicks"](Random(f"clicks {seed}"))
+            SURFACES["prompts"](Random(f"prompts {seed}"))
         except Exception as error:
             raise AssertionError(f"case {seed}") from error
 
