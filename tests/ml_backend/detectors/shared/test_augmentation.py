@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from ml_backend.detectors.shared import augmentation
 from ml_backend.detectors.shared.augmentation import CropSampler
 from ml_backend.detectors.shared.options import DetectorOptions
 from ml_backend.errors import InputError
+from ml_backend.learning import scenes
 from ml_backend.learning.pictures import load_pixels
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
 from tests.ml_backend.detectors.drawn import draw
@@ -66,21 +66,22 @@ def test_a_step_has_the_same_crops_whatever_came_before(data):
 
 @pytest.mark.parametrize("cache", [1, 1 << 30], ids=["small cache", "large cache"])
 def test_threads_share_the_decoded_images(data, monkeypatch, cache):
-    monkeypatch.setattr(augmentation, "_CACHE_BYTES", cache)
+    monkeypatch.setattr(scenes, "_CACHE_BYTES", cache)
     read, alone, shared = [], sampler(data), sampler(data)
     expected = [alone.batch(step) for step in range(24)]
-    monkeypatch.setattr(augmentation, "load_pixels", lambda record: read.append(record.id) or load_pixels(record))
+    monkeypatch.setattr(scenes, "load_pixels", lambda record: read.append(record.id) or load_pixels(record))
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(shared.batch, range(24)))
     for (a, targets), (b, others) in zip(expected, found, strict=True):
         assert torch.equal(a, b)
         assert all(torch.equal(x.masks, y.masks) for x, y in zip(targets, others, strict=True))
-    assert shared._bytes == sum(scene.bytes for scene in shared._scenes.values())
+    kept = shared._scenes
+    assert kept._bytes == sum(scene.bytes for scene in kept._scenes.values())
     if cache == 1:
-        assert len(shared._scenes) == 1
+        assert len(kept._scenes) == 1
     else:
         # Of 72 crops; two threads may have opened the same image at once.
-        assert len(shared._scenes) == 4
+        assert len(kept._scenes) == 4
         assert len(read) <= 4 * 4
 
 
