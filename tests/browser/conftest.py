@@ -130,6 +130,7 @@ class Screen:
     url: str
     errors: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    arrived: set[str] = field(default_factory=set)
 
     def open(self, project: int, shown: str) -> None:
         """Opens the project's label stream and waits until `shown` (a CSS selector) can be seen."""
@@ -153,9 +154,9 @@ class Screen:
             raise AssertionError(f"{condition} never came true; on the page: {self.errors[-5:]}") from None
 
     def asked_for(self, text: str, at_least: int) -> int:
-        """How many addresses with this text were asked for, once there are so many, and half a second later."""
+        """How many addresses with this text were asked for, once so many have arrived, and half a second later."""
         until = time.monotonic() + 60
-        while sum(text in address for address in self.asked) < at_least and time.monotonic() < until:
+        while sum(text in address for address in self.arrived) < at_least and time.monotonic() < until:
             self.page.wait_for_timeout(50)
         self.page.wait_for_timeout(500)
         return sum(text in address for address in self.asked)
@@ -186,6 +187,7 @@ def screen(browser: Any, login: list[dict], label_studio: LabelStudioServer) -> 
     shown.page.on("console", lambda m: shown.errors.append(m.text) if m.type == "error" else None)
     shown.page.on("pageerror", lambda e: shown.errors.append(str(e)))
     shown.page.on("request", lambda r: shown.asked.append(r.url))
+    shown.page.on("requestfinished", lambda r: shown.arrived.add(r.url))
     yield shown
     context.close()
 
