@@ -38,6 +38,7 @@ from campaign.report import report_data, write_report
 from campaign.report.card import write_card
 from campaign.steps.export import export_campaign
 from campaign.steps.rounds import start_campaign
+from campaign.steps.verify import turn
 from campaign.store import Store
 from campaign.web.lead.login import USER as LEAD
 from campaign.web.lead.login import lead_password
@@ -120,6 +121,7 @@ def _answer(
     if options.human:
         say(_invitation(store, server))
         run.until_done(run_shown)
+        turn(store)  # a page may have been answered while the answers before it brought the campaign to its end
     elif store.values.project(Screen.VERIFICATION) is not None:
         with simulated(store, server, data / "pool.json", options):
             run.until_done(run_shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from campaign.derived.dataset import obtained
+from campaign.derived.duplicates import duplicates
 from campaign.derived.live import forget, live
 from campaign.records.stage import Stage
 from campaign.steps.verify import save_views
@@ -18,11 +19,14 @@ def replay(store: Store) -> dict[str, int]:
         before = {(d.round, d.class_id, d.cluster): (d.kind, d.rule, d.asked, d.yes) for d in store.decisions.rows()}
         masks_before = set(store.datasets.read().mask_id.tolist())
         forget(store)
+        rounds = store.rounds.all()
+        if any(row.stage not in (Stage.TRAIN, Stage.DETECT) for row in rounds):  # all images have been looked at
+            duplicates(store)
         views = live(store)
-        for row in store.rounds.all():
+        for row in rounds:
             views.views(row.number)
-        views.save(also=[r.number for r in store.rounds.all()])
-        for row in store.rounds.all():
+        views.save(also=[row.number for row in rounds])
+        for row in rounds:
             if row.stage == Stage.DONE:
                 store.datasets.save(row.number, obtained(store, row.number))
         save_views(store)

@@ -98,6 +98,7 @@ class Crops:
 
     scene: Scene
     url: str
+    served: list[str]  # the addresses that it was asked for, in their order
 
     def crop(self, mask_id: int) -> str:
         return crop_url(self.url, SECRET, mask_id, time.time() + 3600)
@@ -114,10 +115,16 @@ class Crops:
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crops]:
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     scene = Scene(tmp_path_factory.mktemp("scene"))
-    server = make_server("127.0.0.1", 0, create_app(scene, secret=SECRET), threaded=True)
+    app, served = create_app(scene, secret=SECRET), []
+
+    def counted(environ: dict[str, Any], start_response: Any) -> Any:
+        served.append(environ["PATH_INFO"])
+        return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, counted, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield Crops(scene, f"http://127.0.0.1:{server.server_port}")
+    yield Crops(scene, f"http://127.0.0.1:{server.server_port}", served)
     server.shutdown()
     thread.join()
 

@@ -18,6 +18,7 @@ from campaign.steps.cluster import cluster
 from campaign.steps.detect import assess
 from campaign.steps.export import Form, export_campaign
 from campaign.steps.looking import sign
+from campaign.steps.replay import replay
 from campaign.store import Store
 from ml_backend.masks.coco import CocoDataset, ImageRecord
 from ml_backend.predictions import Predictions
@@ -73,6 +74,12 @@ def test_copies_and_near_duplicates_are_found_once_all_images_were_looked_at(sto
     assert found.alike.tolist() == [[by_name["a.png"], by_name["a-again.png"]]]
     assert duplicate_counts(store) == {"images": 6, "copies": 2, "alike": 2, "known": 1}
     assert any("2 of 6 images are copies of others" in e.text for e in store.events())
+
+
+def test_a_replay_finds_them_again(store):
+    before = duplicate_counts(store)
+    replay(store)
+    assert before is not None and duplicate_counts(store) == before
 
 
 def test_masks_on_copies_are_in_no_tree(store):
