@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from campaign.dataset.choice import Choice
     from campaign.steps.export import Exported
     from campaign.store import Store
+
+SHOWN = 10  # files that are named
 
 
 def export(
@@ -32,6 +35,9 @@ def export(
     split: Annotated[
         str | None, typer.Option(help="Shares of train, val and test images, such as 0.8/0.1/0.1; each a file.")
     ] = None,
+    parts: Annotated[
+        str | None, typer.Option(help="A file for each class (class), or for every so many images (100000).")
+    ] = None,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too, below images/.")] = False,
     card: Annotated[bool, typer.Option(help="Write a data card beside it.")] = True,
     to_label_studio: Annotated[
@@ -46,8 +52,10 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the masks as COCO, YOLO or Parquet, each with what it rests on."""
-    from campaign.dataset.choice import Division
-    from campaign.steps.export import Form, Format, default_path, export_campaign
+    from campaign.cli.output import Display
+    from campaign.dataset.choice import Division, Parts
+    from campaign.steps.export import default_path, export_campaign
+    from campaign.steps.export_files import Form, Format
     from campaign.store import Store
 
     if format_ not in {f.value for f in Format}:
@@ -62,9 +70,10 @@ def export(
         into_label_studio(store, choice, as_annotations, remove, json)
         return
     division = Division.parse(split, str(store.settings.seed)) if split else None
-    form = Form(Format(format_), polygons, division, copy_images)
-    path = out or default_path(store, form)
-    written = export_campaign(store, path, choice, form)
+    form = Form(Format(format_), polygons, division, copy_images, Parts.parse(parts) if parts else None)
+    path, display = out or default_path(store, form), Display()
+    with display.live():
+        written = export_campaign(store, path, choice, form, partial(display.show, "masks"))
     said, text = as_dict(written), lines(written)
     if card:
         from campaign.report.card import write_card
@@ -119,7 +128,7 @@ def chosen(classes: str | None, rounds: str | None, min_score: float | None, ver
 def as_dict(written: Exported) -> dict[str, Any]:
     """What was written, for programs."""
     files = [str(file) for file in written.files]
-    result: dict[str, Any] = {"path": files[0], "masks": len(written.masks)}
+    result: dict[str, Any] = {"path": files[0] if files else None, "masks": len(written.masks)}
     if len(files) > 1 or len(written.parts) > 1:
         result |= {"files": files, "parts": written.parts}
     if written.left_out:
@@ -131,9 +140,10 @@ def as_dict(written: Exported) -> dict[str, Any]:
 
 def lines(written: Exported) -> list[str]:
     """What was written, for people."""
-    place = ", ".join(map(str, written.files))
-    text = [f"{len(written.masks)} masks in {place}"]
-    if len(written.parts) > 1:
+    place = ", ".join(map(str, written.files[:SHOWN]))
+    more = f" and {len(written.files) - SHOWN} files more" if len(written.files) > SHOWN else ""
+    text = [f"{len(written.masks)} masks in {place}{more}"]
+    if 1 < len(written.parts) <= SHOWN:
         text[0] += f" ({', '.join(f'{part} {n}' for part, n in written.parts.items())})"
     if written.left_out:
         text.append(f"{written.left_out} masks were not chosen; what is promised of the whole does not speak of these")

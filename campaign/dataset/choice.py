@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from campaign.dataset.listed import ListedMasks
 from campaign.records.dataset_masks import DatasetMasks
 from ml_backend.errors import InputError
 
@@ -27,7 +29,7 @@ class Choice:
     min_score: float | None = None
     verified_only: bool = False
 
-    def select(self, masks: DatasetMasks, classes: Mapping[int, str]) -> np.ndarray:
+    def select(self, masks: DatasetMasks | ListedMasks, classes: Mapping[int, str]) -> np.ndarray:
         """Which masks these are, (n,) bool. Raises InputError for a class that is not among `classes`, {id: name}."""
         chosen = np.ones(len(masks), bool)
         if self.classes is not None:
@@ -98,3 +100,32 @@ class Division:
             if place < end:
                 return name
         return self.names[-1]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of an export that are a class each, or so many `images` each."""
+
+    images: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Parts:
+        """By `class`, or by a number of images.
+
+        >>> Parts.parse("class"), Parts.parse("100000")
+        (Parts(images=None), Parts(images=100000))
+        """
+        if text == "class":
+            return cls()
+        if not text.isdecimal() or int(text) < 1:
+            raise InputError("parts", "class, or a number of images such as 100000", text)
+        return cls(int(text))
+
+
+def class_part(class_id: int, name: str) -> str:
+    """The name of the part of a class: its id, and of its name what any file system takes.
+
+    >>> class_part(3, "traffic light/red")
+    '3-traffic-light-red'
+    """
+    return f"{class_id}-{re.sub('[^0-9A-Za-z_]+', '-', name).strip('-')}".rstrip("-")

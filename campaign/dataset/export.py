@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,87 +16,120 @@ from campaign.dataset.polygons import PolygonLoss, flat, outline
 from campaign.records.dataset_masks import EDITED_RULE, DatasetMasks
 from ml_backend.errors import InputError
 from ml_backend.files import whole_file
-from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.rle import areas
 
 
-def export_coco(  # noqa: PLR0913 - what a file says
-    path: str | Path,
-    masks: DatasetMasks | Iterable[DatasetMasks],
-    images: Iterable[ImageRecord | Mapping[str, Any]],
-    categories: Mapping[int, str] | Sequence[Mapping[str, Any]],
+class ImageIds:
+    """Ids of images as they come, each with whole numbers (d,) of its own, in a few bytes an image."""
+
+    def __init__(self, width: int):
+        self._ids, self._values = array("q"), array("i")
+        self._width = width
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, image_id: int, *values: int) -> None:
+        """Takes an image."""
+        self._ids.append(image_id)
+        self._values.extend(values)
+
+    def find(self, image_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(known, values) of images, (n,) bool and (n, d); the values of unknown ones mean nothing."""
+        if self._sorted is None:
+            ids = np.array(self._ids, np.int64)
+            order = np.argsort(ids, kind="stable")
+            self._sorted = ids[order], np.array(self._values, np.int32).reshape(-1, self._width)[order]
+        ids, values = self._sorted
+        if not len(ids):
+            return np.zeros(len(image_id), bool), np.zeros((len(image_id), self._width), np.int32)
+        place = np.minimum(np.searchsorted(ids, image_id), len(ids) - 1)
+        return ids[place] == image_id, values[place]
+
+
+class CocoFile:
+    """A COCO file that is written as it comes: first images, then masks in any number of pieces.
+
+    Annotations are numbered from 1 in the order of the masks, and each carries under `attributes` what it rests on:
+    `mask_id`, `round`, `cluster`, `asked`, `yes`, `rule`, `source` ("voted yes", "propagated" or "edited"),
+    `model_version`, `score`, `class_confidence` and `predicted_iou`. Memory is that of one piece, and a few bytes for
+    each image.
+    """
+
+    def __init__(
+        self, path: Path, file: IO[str], categories: Sequence[Mapping[str, Any]], polygons: PolygonLoss | None
+    ):  # fmt: skip
+        self._path, self._file, self._polygons = path, file, polygons
+        self._classes = {int(c["id"]) for c in categories}
+        self._images, self._first_image = ImageIds(2), True
+        self.written: int | None = None  # masks; None before the first piece
+
+    def add_image(self, row: Mapping[str, Any]) -> None:
+        """Writes an image. It is to come before all masks."""
+        self._images.add(row["id"], row["height"], row["width"])
+        _write_rows(self._file, [_json(row)], self._first_image)
+        self._first_image = False
+
+    def add(self, masks: DatasetMasks) -> None:
+        """Writes masks. Raises InputError for one of an unknown image or class, or not of its image's size."""
+        if self.written is None:
+            self._file.write('],\n"annotations": [')
+            self.written = 0
+        for piece in masks.chunks():
+            self._check(piece)
+            _write_rows(self._file, annotation_rows(piece, self.written + 1, self._polygons), first=self.written == 0)
+            self.written += len(piece)
+
+    def _check(self, masks: DatasetMasks) -> None:
+        known, sizes = self._images.find(masks.image_id)
+        fits = known & np.isin(masks.class_id, list(self._classes)) & (masks.size == sizes).all(axis=1)
+        if fits.all():
+            return
+        row = int(np.argmin(fits))
+        thing, class_id = f"{self._path} mask {masks.mask_id[row]}", int(masks.class_id[row])
+        if not known[row]:
+            raise InputError(thing, "an image of the export", f"image {masks.image_id[row]}")
+        if class_id not in self._classes:
+            raise InputError(thing, "a class of the export", f"class {class_id}")
+        raise InputError(thing, f"its image's height and width {sizes[row].tolist()}", masks.size[row].tolist())
+
+
+@contextmanager
+def coco_file(
+    path: Path,
+    categories: Sequence[Mapping[str, Any]],
     *,
     info: Mapping[str, Any] | None = None,
     licenses: Sequence[Mapping[str, Any]] = (),
-    certificate: Mapping[str, Any] | None = None,
     polygons: PolygonLoss | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> int:
-    """Write the masks to `path` as one COCO file and return how many there are.
-
-    Images, categories and licences keep their ids; rows that are mappings are written as they are. Annotations are
-    numbered from 1 in the order of the masks, and each carries under `attributes` what it rests on: `mask_id`,
-    `round`, `cluster`, `asked`, `yes`, `rule`, `source` ("voted yes", "propagated" or "edited"), `model_version`,
-    `score`, `class_confidence` and `predicted_iou`. Masks may come in any number of pieces; memory is that of one
-    piece.
+) -> Iterator[CocoFile]:
+    """A COCO file to write to, which becomes `path` where the block ends well.
 
     Args:
         path: the file to write.
-        masks: what becomes annotations, whole or in pieces.
-        images: all images of the export, also those without a mask.
-        categories: {class id: name}, or COCO's own rows.
-        licenses: COCO's own rows.
+        categories: COCO's own rows, also of classes without a mask.
         info: goes into the file's `info`.
-        certificate: what is known about the quality of the export; goes into `info` under "certificate".
+        licenses: COCO's own rows.
         polygons: write polygons instead of RLE, and count here what they lose; it then stands in `info` too. A mask
             that no polygon stands for keeps its RLE.
-        progress: called with the number of masks written so far, once per piece.
 
-    Raises InputError where the file cannot be written or a mask is of an unknown image, of an unknown class or not
-    of its image's size. `path` is then as it was before, and nothing is left beside it.
+    Raises InputError where the file cannot be written. `path` is then as it was before, and nothing is left beside it.
     """
     header = {"description": "Instance masks collected by cluster verification", **(info or {})}
-    if certificate is not None:
-        header["certificate"] = dict(certificate)
-    sizes: dict[int, tuple[int, int]] = {}
-    needed = set(np.unique(masks.image_id).tolist()) if isinstance(masks, DatasetMasks) else None
-    if isinstance(categories, Mapping):
-        categories = [{"id": int(k), "name": v} for k, v in categories.items()]
-    classes = {int(c["id"]) for c in categories}
-
-    def image_rows() -> Iterator[str]:
-        for image in images:
-            row = _image_row(image) if isinstance(image, ImageRecord) else image
-            if needed is None or row["id"] in needed:
-                sizes[row["id"]] = (row["height"], row["width"])
-            yield _json(row)
-
-    written = 0
-    with whole_file(Path(path)) as file:
+    with whole_file(path) as file:
         # What polygons lose is known at the end alone.
         file.write("{" if polygons is not None else f'{{"info": {_json(header)},\n')
         file.write(f'"licenses": {_json(list(licenses))},\n')
         file.write(f'"categories": {_json(categories)},\n"images": [')
-        _write_rows(file, image_rows())
-        file.write('],\n"annotations": [')
-        pieces = masks.chunks() if isinstance(masks, DatasetMasks) else masks
-        for piece in pieces:
-            if len(piece) == 0:
-                continue
-            _check(path, piece, sizes, classes)
-            _write_rows(file, annotation_rows(piece, written + 1, polygons), first=written == 0)
-            written += len(piece)
-            if progress:
-                progress(written)
+        coco = CocoFile(path, file, categories, polygons)
+        yield coco
+        coco.add(DatasetMasks.empty())
         file.write("]")
         if polygons is not None:
             file.write(f',\n"info": {_json(header | {"polygons": polygons.as_dict()})}')
         file.write("}\n")
-    return written
 
 
 def annotation_rows(masks: DatasetMasks, first_id: int = 1, polygons: PolygonLoss | None = None) -> Iterator[str]:
-    """The masks as COCO annotations, one JSON object each, numbered from `first_id`; see `export_coco`."""
+    """The masks as COCO annotations, one JSON object each, numbered from `first_id`; see `CocoFile`."""
     rles = masks.rles()
     columns = zip(
         rles,
@@ -154,22 +189,6 @@ def _write_rows(file: IO[str], rows: Iterable[str], first: bool = True) -> None:
         file.write("\n" if first else ",\n")
         file.write(row)
         first = False
-
-
-def _check(path: str | Path, masks: DatasetMasks, sizes: dict[int, tuple[int, int]], classes: set[int]) -> None:
-    rows = zip(masks.image_id.tolist(), masks.class_id.tolist(), masks.size.tolist(), strict=True)
-    for number, (image, class_id, size) in enumerate(rows):
-        if image not in sizes:
-            raise InputError(f"{path} mask {masks.mask_id[number]}", "an image of the export", f"image {image}")
-        if class_id not in classes:
-            raise InputError(f"{path} mask {masks.mask_id[number]}", "a class of the export", f"class {class_id}")
-        if tuple(size) != sizes[image]:
-            want = f"its image's height and width {list(sizes[image])}"
-            raise InputError(f"{path} mask {masks.mask_id[number]}", want, size)
-
-
-def _image_row(image: ImageRecord) -> dict[str, Any]:
-    return {"id": image.id, "file_name": image.file_name, "width": image.width, "height": image.height}
 
 
 def source_of(rule: str, voted: bool) -> str:

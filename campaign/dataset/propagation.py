@@ -7,7 +7,7 @@ taken whatever becomes of its cluster. Of masks that show the same object one st
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -89,6 +89,18 @@ class PropagatedRows:
     rule: np.ndarray
     voted: np.ndarray
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[PropagatedRows]) -> PropagatedRows:
+        """Those of several classes; each row then is one of its own class still."""
+        types = np.int64, np.int64, np.int32, np.int32, object, np.bool_
+        none = cls(*(np.zeros(0, dtype) for dtype in types))
+        columns = {f.name: [getattr(part, f.name) for part in (none, *parts)] for f in fields(cls)}
+        return cls(**{name: np.concatenate(column) for name, column in columns.items()})
+
+    def select(self, index: np.ndarray) -> PropagatedRows:
+        """Some of them."""
+        return PropagatedRows(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
     def of(self, predictions: Predictions, round_number: int, model_version: str) -> DatasetMasks:
         """The masks of the dataset; `predictions` are those of the k rows."""
         names = "mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou"
@@ -156,13 +168,18 @@ def drop_duplicates(masks: DatasetMasks, iou: float = 0.5, covered: float | None
     there, or two such objects in one, has a low IoU with each of them and yet shows nothing new. A mask voted "yes"
     never falls to that second rule, because a person called it right. `covered=None` turns the rule off.
     """
+    return masks.select(unlike_rows(masks, iou, covered))
+
+
+def unlike_rows(masks: DatasetMasks, iou: float = 0.5, covered: float | None = 0.8) -> np.ndarray:
+    """The rows that `drop_duplicates` leaves, (k,) int64, by mask id."""
     order = np.lexsort((masks.mask_id, -masks.score, masks.round, ~masks.voted))
     touching = _touching(masks)
     kept = ~touching
     for group in _groups(masks, order[touching[order]]):
         kept[group] = True if len(group) == 1 else _unlike(_rles(masks, group), masks.voted[group], iou, covered)
     chosen = np.flatnonzero(kept)
-    return masks.select(chosen[np.argsort(masks.mask_id[chosen], kind="stable")])
+    return chosen[np.argsort(masks.mask_id[chosen], kind="stable")]
 
 
 def _touching(masks: DatasetMasks) -> np.ndarray:

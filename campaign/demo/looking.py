@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.demo.sight import written
-from campaign.derived.dataset import final_masks
+from campaign.derived.dataset import standing_masks
 from campaign.derived.recall import recall_figures
 from campaign.jobs.processes import die_with_parent, log_file
 from campaign.label_studio.server import LabelStudioServer
@@ -32,7 +32,7 @@ def look_through(
     """
     client = connect(store)
     with store.locked():
-        if not store.pages.count(PageKind.COMPLETE) and len(final_masks(store)):
+        if not store.pages.count(PageKind.COMPLETE) and len(standing_masks(store)):
             add_complete_pages(store, images)
         publish_complete(store, client)
     project = store.values.project(Screen.COMPLETE)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from campaign.certification.audit import certificate_without
+from campaign.dataset.listed import ListedMasks
 from campaign.derived.answers import counted_verdicts
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.records.verdict import Verdict
@@ -20,7 +21,7 @@ def audited_path(store: Store, number: int) -> Path:
     return store.folder / "audits" / f"{number:03d}.npy"
 
 
-def standing_certificate(store: Store, masks: DatasetMasks) -> dict[str, Any] | None:
+def standing_certificate(store: Store, masks: DatasetMasks | ListedMasks) -> dict[str, Any] | None:
     """The newest certificate, where it speaks of these masks: none of them may be newer than its audit.
 
     Audited masks that have left the dataset since, other than by being voted down, are all taken for correct.

@@ -1,10 +1,14 @@
-"""The masks that decisions, answers and corrections bring: of a round, and of the campaign as it stands."""
+"""The masks that decisions, answers and corrections bring: of a round, and of the campaign as it stands.
+
+There may be more of them than fit memory: they are listed by their numbers, and read in pieces.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from campaign.dataset.propagation import PropagatedRows, drop_duplicates, propagated_rows
+from campaign.dataset.listed import ListedMasks
+from campaign.dataset.propagation import PropagatedRows, propagated_rows
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.clicks import edited_rules
 from campaign.derived.corrections import counted_corrections
@@ -20,7 +24,12 @@ from ml_backend.mask_ids import drawn_id, is_drawn, round_of
 
 
 def final_masks(store: Store) -> DatasetMasks:
-    """The dataset as it stands: every ended round's masks, and those of the running round decided so far.
+    """The dataset as it stands, see `standing_masks`, all of it in memory."""
+    return standing_masks(store).read()
+
+
+def standing_masks(store: Store) -> ListedMasks:
+    """The dataset as it stands: every ended round's masks, and those of the running round decided so far; by mask id.
 
     Where a promise of precision was begun it is exactly the set that this speaks of. Otherwise a mask that the answers
     since then, an audit's too, no longer confirm is left out, and of masks of several rounds that show the same object
@@ -28,18 +37,18 @@ def final_masks(store: Store) -> DatasetMasks:
     """
     promised = standing(store)
     if promised is not None:
-        return chosen_masks(store, promised.mask_id, promised.voted, promised.chance)
-    parts = [store.datasets.read()]
+        return _chosen(store, promised.mask_id, promised.voted, promised.chance)
+    parts = store.datasets.listed()
     current = store.rounds.newest()
     if current is not None and current.stage in (Stage.VERIFY, Stage.PROPAGATE):
         parts.append(obtained(store, current.number))
-    masks = drop_duplicates(DatasetMasks.concatenate(parts), store.settings.rounds.dedupe_iou)
-    voted = counted_verdicts(store)
-    return masks.select([voted.get(int(i), Verdict.YES) == Verdict.YES for i in masks.mask_id])
+    masks = ListedMasks.concatenate(parts).without_duplicates(store.settings.rounds.dedupe_iou)
+    down = [mask for mask, verdict in counted_verdicts(store).items() if verdict != Verdict.YES]
+    return masks.select(~np.isin(masks.mask_id, down)) if down else masks
 
 
-def obtained(store: Store, round_number: int) -> DatasetMasks:
-    """The masks that the decisions and answers of a round bring in, without duplicates among themselves.
+def obtained(store: Store, round_number: int) -> ListedMasks:
+    """The masks that the decisions and answers of a round bring in, without duplicates among themselves; by mask id.
 
     A mask that any answer, an audit's too, votes down is never among them; one voted yes always is.
     """
@@ -47,45 +56,62 @@ def obtained(store: Store, round_number: int) -> DatasetMasks:
         return _obtained_for_target(store, round_number)
     row = store.rounds.get(round_number)
     voted = counted_verdicts(store)
-    taken: list[tuple[PropagatedRows, np.ndarray]] = []
+    taken: list[PropagatedRows] = []
+    ids = [np.zeros(0, np.int64)]
     for entry in store.trees.rows(round_number):
         if not entry.masks:
             continue
         tree, mask_ids = store.trees.read(round_number, entry.class_id)
-        rows = propagated_rows(mask_ids, tree, store.decisions.rows(round_number, entry.class_id), voted)
-        taken.append((rows, mask_ids[rows.row]))
-    # Of all classes at once, so that every shard is read once.
-    predictions = store.masks.read(np.concatenate([ids for _, ids in taken]) if taken else [])
-    ends = np.cumsum([len(ids) for _, ids in taken])
-    parts = [
-        rows.of(predictions.select(slice(end - len(ids), end)), round_number, row.model_version or "")
-        for (rows, ids), end in zip(taken, ends.tolist(), strict=True)
-    ]
-    masks = corrected(store, DatasetMasks.concatenate(parts), round_number)
-    return drop_duplicates(masks, store.settings.rounds.dedupe_iou)
+        taken.append(propagated_rows(mask_ids, tree, store.decisions.rows(round_number, entry.class_id), voted))
+        ids.append(mask_ids[taken[-1].row])
+    mask_ids, whole = np.concatenate(ids), PropagatedRows.concatenate(taken)
+
+    def fetch(rows: np.ndarray) -> DatasetMasks:
+        masks = store.masks.read(mask_ids[rows])
+        return whole.select(rows).of(masks, round_number, row.model_version or "")
+
+    rounds: np.ndarray = np.full(len(mask_ids), round_number, np.int32)
+    masks = ListedMasks(mask_ids, **store.masks.outline(mask_ids), round=rounds, voted=whole.voted, fetch=fetch)
+    return _with_corrections(store, masks, round_number).without_duplicates(store.settings.rounds.dedupe_iou)
 
 
-def _obtained_for_target(store: Store, round_number: int) -> DatasetMasks:
+def _obtained_for_target(store: Store, round_number: int) -> ListedMasks:
     """What is chosen over all masks of a round; in the round of a promise, what that speaks of."""
     promised = standing(store)
     if promised is not None and promised.attempt.round_number == round_number:
-        masks = chosen_masks(store, promised.mask_id, promised.voted, promised.chance)
+        masks = _chosen(store, promised.mask_id, promised.voted, promised.chance)
         return masks.select(masks.round == round_number)
     chosen = round_selection(store, round_number)
     rows = chosen.delivered
     voted = chosen.verdict[rows] == Verdict.YES
     chance = np.where(chosen.accepted[rows] & ~voted, np.nan, chosen.chance[rows])
-    masks = chosen_masks(store, chosen.columns.mask_id[rows], voted, chance)
-    return drop_duplicates(corrected(store, masks, round_number), store.settings.rounds.dedupe_iou)
+    masks = _chosen(store, chosen.columns.mask_id[rows], voted, chance)
+    return _with_corrections(store, masks, round_number).without_duplicates(store.settings.rounds.dedupe_iou)
+
+
+def _chosen(store: Store, mask_ids: np.ndarray, voted: np.ndarray, chance: np.ndarray) -> ListedMasks:
+    """Masks that were chosen one by one, see `chosen_masks`."""
+    voted = np.asarray(voted, bool)
+    return ListedMasks(
+        mask_ids, **store.masks.outline(mask_ids), round=round_of(_origins(store, mask_ids)).astype(np.int32),
+        voted=voted, fetch=lambda rows: chosen_masks(store, mask_ids[rows], voted[rows], chance[rows]),
+    )  # fmt: skip
+
+
+def _origins(store: Store, mask_ids: np.ndarray) -> np.ndarray:
+    """The predictions that these masks are, or that they were before somebody drew them anew, (n,) int64."""
+    drawn = is_drawn(mask_ids)
+    if not drawn.any():
+        return mask_ids
+    origins = mask_ids.copy()
+    origins[drawn] = store.drawings.origins(mask_ids[drawn])
+    return origins
 
 
 def chosen_masks(store: Store, mask_ids: np.ndarray, voted: np.ndarray, chance: np.ndarray) -> DatasetMasks:
     """Masks that were chosen one by one, each with what it rests on: its vote, its chance, a drawing, an order."""
     masks = store.masks.read(mask_ids)
-    drawn = is_drawn(masks.mask_id)
-    origin = masks.mask_id.copy()
-    if drawn.any():
-        origin[drawn] = store.drawings.origins(masks.mask_id[drawn])
+    drawn, origin = is_drawn(masks.mask_id), _origins(store, masks.mask_id)
     versions = {r.number: r.model_version or "" for r in store.rounds.all()}
     rounds, n = round_of(origin), len(masks)
     rule = np.full(n, LEAD_RULE, object)
@@ -107,7 +133,7 @@ def chosen_masks(store: Store, mask_ids: np.ndarray, voted: np.ndarray, chance: 
     )
 
 
-def corrected(store: Store, masks: DatasetMasks, round_number: int) -> DatasetMasks:
+def _with_corrections(store: Store, masks: ListedMasks, round_number: int) -> ListedMasks:
     """The masks of a round with those that annotators corrected in place of what they were.
 
     A correction brings its mask in, whatever was decided of it, and one that shows no object goes.
@@ -119,31 +145,29 @@ def corrected(store: Store, masks: DatasetMasks, round_number: int) -> DatasetMa
     }
     if not corrections:
         return masks
-    row_of = {int(mask): row for row, mask in enumerate(masks.mask_id) if int(mask) in corrections}
+    gone = np.isin(masks.mask_id, list(corrections))
     drawn = [(mask, drawn_id(d.id)) for mask, d in sorted(corrections.items()) if d.state == CORRECTED]
-    new, rows = store.masks.read([i for _, i in drawn]), [row_of.get(mask) for mask, _ in drawn]
-    version = store.rounds.get(round_number).model_version or ""
+    return ListedMasks.concatenate(
+        [masks.select(~gone), ListedMasks.of(_drawn(store, masks.read(gone), drawn, round_number))]
+    )
 
-    def before(column: np.ndarray, otherwise: int) -> np.ndarray:
+
+def _drawn(store: Store, before: DatasetMasks, drawn: list[tuple[int, int]], round_number: int) -> DatasetMasks:
+    """Drawn masks, given as (what each was, its id), with the evidence of those that were in the dataset `before`."""
+    row_of = {int(mask): row for row, mask in enumerate(before.mask_id)}
+    new, rows = store.masks.read([i for _, i in drawn]), [row_of.get(mask) for mask, _ in drawn]
+
+    def known(column: np.ndarray, otherwise: int) -> np.ndarray:
         return np.array([otherwise if row is None else column[row] for row in rows], column.dtype)
 
-    n = len(new)
-    added = DatasetMasks(
-        mask_id=new.mask_id,
-        image_id=new.image_id,
-        class_id=new.class_id,
-        box=new.box,
-        rle=new.rle,
-        size=new.size,
-        confidence=new.confidence,
-        predicted_iou=new.predicted_iou,
+    n, names = len(new), ("mask_id", "image_id", "class_id", "box", "rle", "size", "confidence", "predicted_iou")
+    return DatasetMasks(
+        **{name: getattr(new, name) for name in names},
         round=np.full(n, round_number, np.int32),
-        cluster=before(masks.cluster, -1),
-        asked=before(masks.asked, 0),
-        yes=before(masks.yes, 0),
+        cluster=known(before.cluster, -1),
+        asked=known(before.asked, 0),
+        yes=known(before.yes, 0),
         rule=np.array(edited_rules(store, [i for _, i in drawn], [mask for mask, _ in drawn]), object),
-        model_version=np.full(n, version, object),
+        model_version=np.full(n, store.rounds.get(round_number).model_version or "", object),
         voted=np.ones(n, bool),
     )
-    kept = masks.select([int(mask) not in corrections for mask in masks.mask_id])
-    return DatasetMasks.concatenate([kept, added])

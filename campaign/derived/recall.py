@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from campaign.certification.promise import digest_of
+from campaign.dataset.listed import ListedMasks
 from campaign.dataset.recall import ANY, CONFIDENCE, Draw, GoldPage, Recall, recall_bound
 from campaign.derived.certificates import standing_certificate
-from campaign.derived.dataset import final_masks
+from campaign.derived.dataset import standing_masks
 from campaign.derived.delivery import promised
 from campaign.derived.live import live
 from campaign.derived.outline import outline
@@ -80,7 +81,7 @@ def recall_of(
     store: Store,
     precision_bound: float,
     *,
-    masks: DatasetMasks | None = None,
+    masks: DatasetMasks | ListedMasks | None = None,
     precision_error: float = PRECISION_ERROR,
     confidence: float = CONFIDENCE,
     estimated_precision: float | None = None,
@@ -102,7 +103,7 @@ def recall_of(
     )  # fmt: skip
 
 
-def recall_figures(store: Store, masks: DatasetMasks | None = None) -> dict[str, Any] | None:
+def recall_figures(store: Store, masks: DatasetMasks | ListedMasks | None = None) -> dict[str, Any] | None:
     """What status, report and export show of recall; None where nobody was asked what is missing.
 
     Precision is that of the newest audit, where it speaks of these masks, and recall is then stated with what is left
@@ -168,7 +169,7 @@ def shown(recall: Recall, classes: Mapping[int, str], certified: bool = True) ->
     }
 
 
-def certified(store: Store, masks: DatasetMasks | None = None) -> dict[str, Any] | None:
+def certified(store: Store, masks: DatasetMasks | ListedMasks | None = None) -> dict[str, Any] | None:
     """What is certain of the precision of these masks, or of the dataset as it stands.
 
     It has `confidence`, and `overall` with the bound and the estimate.
@@ -184,7 +185,7 @@ def certified(store: Store, masks: DatasetMasks | None = None) -> dict[str, Any]
         return {"confidence": promise["confidence"], "overall": {"lower_bound": least, "precision": least}}
     if store.values.get(Key.CERTIFICATE) is None:
         return None
-    return standing_certificate(store, final_masks(store) if masks is None else masks)
+    return standing_certificate(store, standing_masks(store) if masks is None else masks)
 
 
 def sample(store: Store) -> tuple[list[Draw], list[int]]:
@@ -246,7 +247,7 @@ def _pages(store: Store) -> list[m.Page]:
     return store.pages.rows(kind=PageKind.COMPLETE)
 
 
-def _counts(store: Store, masks: DatasetMasks | None) -> dict[int, int]:
+def _counts(store: Store, masks: DatasetMasks | ListedMasks | None) -> dict[int, int]:
     """{class: masks} of these masks, or of the dataset as it stands."""
     if masks is None:
         known = outline(store).by_class()

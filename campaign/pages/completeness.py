@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from campaign.derived.dataset import final_masks
+from campaign.derived.dataset import final_masks, standing_masks
 from campaign.derived.duplicates import duplicates
 from campaign.derived.recall import is_gold
 from campaign.derived.showing import shown_pages, task_name
@@ -93,7 +93,7 @@ def ask_what_is_missing(store: Store, round_number: int) -> int:
     wanted = store.settings.rounds.complete_images
     if not wanted or round_number in note.get("rounds", []):
         return 0
-    new = add_complete_pages(store, wanted) if len(final_masks(store)) else 0
+    new = add_complete_pages(store, wanted) if len(standing_masks(store)) else 0
     note = store.values.get(Key.COMPLETENESS) or {}
     store.values.set(Key.COMPLETENESS, note | {"rounds": [*note.get("rounds", []), round_number]})
     return new

@@ -21,7 +21,7 @@ from campaign.dataset.propagation import drop_known
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.clicks import correction_times, correctors, is_gold, seconds_each
 from campaign.derived.corrections import counted_corrections
-from campaign.derived.dataset import final_masks, obtained
+from campaign.derived.dataset import final_masks, obtained, standing_masks
 from campaign.derived.heldout import heldout
 from campaign.derived.pace import work
 from campaign.derived.ranking import accepted_unseen, judgements
@@ -441,7 +441,7 @@ def summary(store: Store) -> dict[str, Any]:
     rows = [p for p in store.pages.rows(kind=PageKind.CORRECT) if not is_gold(p.place)]
     keys = {p.key for p in rows}
     corrections = [d for d in counted_corrections(store).values() if d.page_key in keys]
-    ids, held = set(final_masks(store).mask_id.tolist()), correctors(store)
+    ids, held = set(standing_masks(store).mask_id.tolist()), correctors(store)
     times = correction_times(store)
     people = store.values.people()
     judged = judgements(store, corrections)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.derived.dataset import final_masks
+from campaign.derived.dataset import standing_masks
 from campaign.derived.showing import shown_pages, task_name
 from campaign.label_studio.client import Client
 from campaign.label_studio.drawing import DrawnAnnotation, DrawnTask, read_drawings
@@ -159,7 +159,7 @@ def reference(store: Store) -> Reference:
     newest = {d.page_key: d for d in store.drawings.standing() if d.state == PAINTED and d.page_key in pages}
     truth = CocoDataset([], store.classes())
     parts: list[tuple[int, int, dict, float]] = []  # page, class, RLE in the part, score
-    masks = final_masks(store) if newest else None
+    masks = standing_masks(store) if newest else None
     for number, (key, drawing) in enumerate(sorted(newest.items()), 1):
         x0, y0, x1, y1 = (pages[key].place or {})["window"]
         truth.images.append(ImageRecord(number, key, x1 - x0, y1 - y0, Path(key)))
@@ -167,7 +167,7 @@ def reference(store: Store) -> Reference:
             rle = {"size": shape["size"], "counts": shape["counts"].encode("ascii")}
             truth.annotations.append(Annotation(len(truth.annotations) + 1, number, shape["class_id"], rle))
         assert masks is not None
-        here = masks.select(masks.image_id == drawing.image_id)
+        here = masks.read(masks.image_id == drawing.image_id)
         for row, whole in enumerate(here.rles()):
             part = mask_util.decode(whole)
             inside = np.asfortranarray(part[y0:y1, x0:x1])

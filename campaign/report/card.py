@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.dataset.statistics import Shapes, shapes
+from campaign.dataset.statistics import Shapes, often_of, shapes_of
 from campaign.derived.answers import gold_count
 from campaign.derived.duplicates import duplicates_line
 from campaign.derived.pace import campaign_pace
@@ -84,7 +83,7 @@ def card_data(
         "classes": {
             name: {
                 "masks": int((masks.class_id == number).sum()),
-                "sources": dict(Counter(_source(masks, masks.class_id == number))),
+                "sources": dict(exported.tally.sources[number]),
                 "statistics": ours[number].as_dict() if number in ours else None,
                 "labelled_statistics": theirs[number].as_dict() if number in theirs else None,
             }
@@ -113,12 +112,6 @@ def card_data(
 
 def _place(path: Path, name: str) -> Path:
     return path / name if path.is_dir() else path.with_name(f"{path.stem}.{name}")
-
-
-def _source(masks: Any, rows: np.ndarray) -> list[str]:
-    from campaign.dataset.export import source_of
-
-    return [source_of(r, bool(v)) for r, v in zip(masks.rule[rows].tolist(), masks.voted[rows].tolist(), strict=True)]
 
 
 def _method(store: Store) -> str:
@@ -150,18 +143,20 @@ def _checksum(path: Path) -> dict[str, Any]:
 
 
 def _export_shapes(exported: Exported) -> dict[int, Shapes]:
-    masks = exported.masks
-    sizes = {i["id"]: (i["width"], i["height"]) for i in exported.images}
-    return shapes(masks.class_id, masks.image_id, masks.box, areas(masks.rles()), sizes)
+    return exported.tally.shapes(exported.masks, len(exported.images))
 
 
 def _labelled_shapes(store: Store) -> dict[int, Shapes]:
     data = store.images.annotated("labelled")
     true = [a for a in data.annotations if not a.iscrowd]
-    rles = [a.rle for a in true]
-    sizes = {i.id: (i.width, i.height) for i in data.images}
-    classes, images = (np.array([getattr(a, name) for a in true], np.int64) for name in ("class_id", "image_id"))
-    return shapes(classes, images, mask_util.toBbox(rles) if rles else np.zeros((0, 4)), areas(rles), sizes)
+    found = {}
+    for number in sorted({a.class_id for a in true}):
+        own = [a for a in true if a.class_id == number]
+        rles = [a.rle for a in own]
+        often = often_of(np.array([a.image_id for a in own]), len(data.images))
+        extent = np.array([rle["size"][::-1] for rle in rles])
+        found[number] = shapes_of(often, mask_util.toBbox(rles), areas(rles), extent)
+    return found
 
 
 # The text
@@ -269,7 +264,7 @@ def _draw(path: Path, classes: dict[int, str], ours: dict[int, Shapes], theirs: 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = sorted(ours.keys() | theirs.keys(), key=lambda c: (-len(ours[c].side) if c in ours else 0, c))[:DRAWN]
+    shown = sorted(ours.keys() | theirs.keys(), key=lambda c: (-ours[c].masks if c in ours else 0, c))[:DRAWN]
     rows = max(len(shown), 1)
     figure = Figure(figsize=(13, 2.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)

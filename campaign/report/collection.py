@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from campaign.derived.certificates import standing_certificate
 from campaign.derived.classes import class_line
-from campaign.derived.dataset import final_masks
+from campaign.derived.dataset import standing_masks
 from campaign.derived.delivery import promised
 from campaign.derived.duplicates import duplicate_counts, duplicates_line
 from campaign.derived.eyes import campaign_eyes
@@ -100,7 +100,7 @@ def _certificate(store: Store) -> dict[str, str]:
         return {k: v for k, v in words.items() if v is not None}
     if store.values.get(Key.CERTIFICATE) is None:
         return {}
-    return {k: str(v) for k, v in (standing_certificate(store, final_masks(store)) or {}).items()}
+    return {k: str(v) for k, v in (standing_certificate(store, standing_masks(store)) or {}).items()}
 
 
 def _cut(store: Store) -> tuple[float, float, float] | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 from campaign.dataset.choice import Choice
-from campaign.derived.dataset import final_masks
+from campaign.derived.dataset import standing_masks
 from campaign.label_studio.writeback import Removed, Written, WrittenMask, remove, write_back
 from campaign.pages.projects import connect
+from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import Store
 from ml_backend.errors import InputError
 
@@ -20,15 +22,14 @@ def write_to_source(
     Raises InputError where the campaign was not started from a Label Studio project, LabelStudioError as a client does.
     """
     project = source_project(store)
-    masks = final_masks(store)
+    masks = standing_masks(store)
     choice.check_rounds(row.number for row in store.rounds.all())
     masks = masks.select(choice.select(masks, store.classes()))
     tasks = dict(zip(*(store.images.ids("pool", name).tolist() for name in ("id", "source_task")), strict=True))
     classes = store.classes()
 
     def rows() -> Iterator[WrittenMask]:
-        columns = masks.image_id.tolist(), masks.class_id.tolist(), masks.rles(), masks.score.tolist()
-        for image, class_id, rle, score in zip(*columns, strict=True):
+        for image, class_id, rle, score in chain.from_iterable(map(_columns, masks.chunks())):
             task = tasks[image]
             if not task:
                 raise InputError(f"image {image}", "an image of the source project", "one of a COCO file")
@@ -37,6 +38,11 @@ def write_to_source(
     written = write_back(connect(store), project, rows(), version(store), annotations=annotations, progress=progress)
     store.log(f"wrote {written.masks} masks to project {project}")
     return written
+
+
+def _columns(masks: DatasetMasks) -> Iterator[tuple[int, int, dict, float]]:
+    columns = masks.image_id.tolist(), masks.class_id.tolist(), masks.rles(), masks.score.tolist()
+    return zip(*columns, strict=True)
 
 
 def remove_from_source(store: Store, progress: Callable[[int, int], None] | None = None) -> Removed:

@@ -103,9 +103,7 @@ class Masks:
             parts.append(self._drawings.replace(self.read(origins), ids[drawn]))
             positions.append(drawn)
         stored = np.flatnonzero(~is_drawn(ids)) if len(ids) else np.zeros(0, np.int64)
-        places = place_of(ids[stored])
-        order = np.argsort(places, kind="stable")
-        for here in np.split(stored[order], np.flatnonzero(np.diff(places[order])) + 1) if len(stored) else ():
+        for here in (stored[rows] for rows in by_place(ids[stored])):
             path, _ = self.place(first_of_place(place_of(int(ids[here[0]]))))
             shard = read_shard(path, features=False) if path.exists() else Predictions.empty()
             rows = row_of(ids[here])
@@ -118,8 +116,37 @@ class Masks:
         order = np.argsort(np.concatenate(positions), kind="stable")
         return Predictions.concatenate(parts).select(order)
 
+    def outline(self, mask_ids: np.ndarray) -> dict[str, np.ndarray]:
+        """`image_id`, `class_id` and `score` of the masks of these ids in their order, (n,) each; no shape is read.
+
+        Raises KeyError for an id that no shard holds.
+        """
+        ids, drawn = mask_ids.astype(np.int64), is_drawn(mask_ids)
+        ids[drawn] = self._drawings.origins(mask_ids[drawn]) if drawn.any() else 0
+        found: dict[str, np.ndarray] = {
+            "image_id": np.zeros(len(ids), np.int64), "class_id": np.zeros(len(ids), np.int32),
+            "score": np.zeros(len(ids), np.float32),
+        }  # fmt: skip
+        for here in by_place(ids):
+            path, _ = self.place(first_of_place(place_of(int(ids[here[0]]))))
+            columns = arrays_of(read_table([path], ("image_id", "class_id", "confidence", "predicted_iou")))
+            rows = row_of(ids[here])
+            if rows.max() >= len(columns["image_id"]):
+                raise KeyError(int(ids[here][rows.argmax()]))
+            columns["score"] = columns["confidence"] * columns["predicted_iou"]
+            for name, column in found.items():
+                column[here] = columns[name][rows]
+        return found
+
     def place(self, mask: int) -> tuple[Path, int]:
         """The shard file that a mask id names, and its row there; neither need exist."""
         round_number, shard, row = split_mask_id(mask)
         split: Split = "heldout" if is_heldout(mask) else "pool"
         return self.shard_path(round_number, split, shard_number(split == "pool", shard)), row
+
+
+def by_place(mask_ids: np.ndarray) -> list[np.ndarray]:
+    """The rows of the masks of each shard, shard after shard."""
+    places = place_of(mask_ids)
+    order = np.argsort(places, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(places[order])) + 1) if len(order) else []

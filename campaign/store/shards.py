@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,24 @@ def read_shard(path: Path, features: bool = True, class_id: int | None = None) -
 
 def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
     """Writes columns of n rows, of one or two dimensions, or of bytes or strings, as Parquet, whole."""
+    write_pieces(path, [columns])
+
+
+def write_pieces(path: Path, pieces: Iterable[dict[str, np.ndarray]]) -> None:
+    """Writes columns that come in pieces, see `write_columns`, each piece as a row group; there is one at least."""
+
+    def write(partial: Path) -> None:
+        iterator = iter(pieces)
+        first = _table(next(iterator))
+        with pq.ParquetWriter(partial, first.schema, compression="zstd") as writer:
+            writer.write_table(first)
+            for piece in iterator:
+                writer.write_table(_table(piece))
+
+    write_whole(path, write)
+
+
+def _table(columns: dict[str, np.ndarray]) -> pa.Table:
     arrays = {}
     for name, column in columns.items():
         if column.ndim == 2:
@@ -47,8 +65,7 @@ def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
             arrays[name] = pa.array(column.tolist(), pa.string() if text else pa.binary())
         else:
             arrays[name] = pa.array(column)
-    table = pa.table(arrays)
-    write_whole(path, lambda p: pq.write_table(table, p, compression="zstd"))
+    return pa.table(arrays)
 
 
 def read_columns(path: Path, class_id: int | None = None) -> dict[str, np.ndarray]:
@@ -75,6 +92,39 @@ def read_table(paths: Sequence[Path], columns: Sequence[str] | None = None) -> p
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(path, "a Parquet file of the campaign", error) from None
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
+
+
+class RowFile:
+    """A Parquet file of which any rows are read; it stays open, so another in its place changes nothing.
+
+    Raises InputError where the file is missing or no such file.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(path, "a Parquet file of the campaign", error) from None
+        groups = range(self._file.num_row_groups)
+        self._ends = np.cumsum([self._file.metadata.row_group(n).num_rows for n in groups])
+
+    def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Some columns of all rows."""
+        return arrays_of(self._file.read(columns=list(names)))
+
+    def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """All columns of some rows, in their order; only row groups that hold them are read."""
+        group = np.searchsorted(self._ends, rows, side="right")
+        tables, places = [self._file.schema_arrow.empty_table()], []
+        for number in np.unique(group).tolist():
+            here = np.flatnonzero(group == number)
+            table = self._file.read_row_group(number)
+            tables.append(table.take(pa.array(rows[here] - (int(self._ends[number]) - len(table)))))
+            places.append(here)
+        table = pa.concat_tables(tables)
+        if len(places) > 1:
+            table = table.take(pa.array(np.argsort(np.concatenate(places), kind="stable")))
+        return arrays_of(table)
 
 
 def write_groups(path: Path, table: pa.Table, order: np.ndarray, counts: Sequence[int]) -> None:

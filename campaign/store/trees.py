@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy import select, update
 
+from campaign.dataset.listed import PIECE, ListedMasks
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import models as m
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
-from campaign.store.shards import read_columns, write_columns
+from campaign.store.shards import RowFile, read_columns, write_pieces
 from ml_backend.files import write_whole
 
 if TYPE_CHECKING:
@@ -77,12 +78,26 @@ class Datasets:
         """Where the masks that a round obtained lie."""
         return self._rounds.folder(round_number) / "dataset.parquet"
 
-    def save(self, round_number: int, masks: DatasetMasks) -> None:
-        """Stores the masks that a round obtained. Saving again replaces them."""
-        write_columns(self.path(round_number), {f.name: getattr(masks, f.name) for f in fields(masks)})
+    def save(self, round_number: int, masks: DatasetMasks | ListedMasks) -> None:
+        """Stores the masks that a round obtained, which rise by mask id. Saving again replaces them."""
+        pieces = masks.chunks(PIECE) if len(masks) else iter([DatasetMasks.empty()])
+        columns = ({f.name: getattr(piece, f.name) for f in fields(piece)} for piece in pieces)
+        write_pieces(self.path(round_number), columns)
 
     def read(self, before: int | None = None, class_id: int | None = None) -> DatasetMasks:
         """The masks obtained in all rounds, or in those before one, by round; of all classes or one."""
         numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]
         paths = [path for n in numbers if (path := self.path(n)).exists()]
         return DatasetMasks.concatenate([DatasetMasks(**read_columns(path, class_id)) for path in paths])
+
+    def listed(self) -> list[ListedMasks]:
+        """The masks obtained in each round, in outline. They stay readable where a round is stored anew."""
+        paths = [path for r in self._rounds.all() if (path := self.path(r.number)).exists()]
+        return [_listed(RowFile(path)) for path in paths]
+
+
+def _listed(file: RowFile) -> ListedMasks:
+    names = "mask_id", "image_id", "class_id", "round", "confidence", "predicted_iou", "voted"
+    columns = file.columns(names)
+    score = columns.pop("confidence") * columns.pop("predicted_iou")
+    return ListedMasks(**columns, score=score, fetch=lambda rows: DatasetMasks(**file.rows(rows)))

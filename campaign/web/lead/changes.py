@@ -8,7 +8,7 @@ import numpy as np
 
 from campaign.dataset.propagation import propagate
 from campaign.derived.answers import counted_verdicts
-from campaign.derived.dataset import final_masks, obtained
+from campaign.derived.dataset import obtained, standing_masks
 from campaign.derived.live import live
 from campaign.derived.searches import ClassView
 from campaign.derived.spending import round_budget
@@ -121,7 +121,7 @@ def _masks(store: Store, view: ClassView, search: Search) -> set[int]:
 
 def _masks_for_target(store: Store, view: ClassView, search: Search) -> set[int]:
     """What would be delivered of a class under these orders; rivals of what they bring in are not looked at."""
-    delivered = final_masks(store).mask_id
+    delivered = standing_masks(store).mask_id
     own = delivered[np.isin(delivered, view.mask_ids)].tolist()
     verdicts = counted_verdicts(store)
     down = {mask for mask, verdict in verdicts.items() if verdict != Verdict.YES}

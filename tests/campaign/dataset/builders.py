@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_util
 
+from campaign.dataset.export import coco_file
 from campaign.records.dataset_masks import DatasetMasks
 from ml_backend.masks.coco import ImageRecord
 
@@ -37,6 +38,21 @@ def dataset(masks, image=7, class_id=5):
         model_version=version,
         voted=np.arange(n) % 2 == 0,
     )
+
+
+def write_coco(path, masks, images=IMAGES, categories=CLASSES, **said):
+    """Writes masks, whole or in pieces, as a COCO file; returns how many there are."""
+    if isinstance(categories, dict):
+        categories = [{"id": i, "name": name} for i, name in categories.items()]
+    with coco_file(path, categories, **said) as file:
+        for i in images:
+            image = i
+            if isinstance(i, ImageRecord):
+                image = {"id": i.id, "file_name": i.file_name, "width": i.width, "height": i.height}
+            file.add_image(image)
+        for piece in [masks] if isinstance(masks, DatasetMasks) else masks:
+            file.add(piece)
+    return file.written
 
 
 def ring_in_two_parts():

@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from campaign.dataset.export import export_coco
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset
-from tests.campaign.dataset.builders import CLASSES, IMAGES, dataset, ring_in_two_parts
+from tests.campaign.dataset.builders import CLASSES, IMAGES, dataset, ring_in_two_parts, write_coco
 
 
 def test_every_field(tmp_path):
     mask = ring_in_two_parts()
     licence = {"id": 4, "name": "CC0", "url": "https://example.com"}
-    written = export_coco(
+    written = write_coco(
         tmp_path / "export.json",
         dataset([mask, mask]),
-        IMAGES,
-        CLASSES,
-        info={"description": "ten nuts", "year": 2026},
+        info={
+            "description": "ten nuts",
+            "year": 2026,
+            "certificate": {"precision": np.float32(0.5), "lower_bound": 0.25},
+        },
         licenses=[licence],
-        certificate={"precision": np.float32(0.5), "lower_bound": 0.25},
     )
     coco = json.loads((tmp_path / "export.json").read_text())
     assert written == 2
@@ -74,7 +74,7 @@ def test_every_field(tmp_path):
 def test_rows_given_as_mappings_are_kept_as_they_are(tmp_path):
     image = {"id": 7, "width": 30, "height": 20, "file_name": "ä.png", "license": 4, "date_captured": "2026-11-20"}
     category = {"id": 5, "name": "nut", "supercategory": "hardware"}
-    export_coco(tmp_path / "export.json", dataset([ring_in_two_parts()]), [image], [category])
+    write_coco(tmp_path / "export.json", dataset([ring_in_two_parts()]), [image], [category])
     coco = json.loads((tmp_path / "export.json").read_text(encoding="utf-8"))
     assert coco["images"] == [image]
     assert coco["categories"] == [category]
@@ -82,7 +82,7 @@ def test_rows_given_as_mappings_are_kept_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("masks", [[], [ring_in_two_parts()]])
 def test_loads_in_pycocotools_without_warnings(tmp_path, masks, capsys):
-    export_coco(tmp_path / "export.json", dataset(masks), IMAGES, CLASSES)
+    write_coco(tmp_path / "export.json", dataset(masks))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         coco = COCO(str(tmp_path / "export.json"))
@@ -94,7 +94,7 @@ def test_loads_in_pycocotools_without_warnings(tmp_path, masks, capsys):
 def test_loads_as_a_data_set_of_ours(tmp_path):
     for image in IMAGES:
         (tmp_path / image.file_name).touch()
-    export_coco(tmp_path / "export.json", dataset([ring_in_two_parts()]), IMAGES, CLASSES)
+    write_coco(tmp_path / "export.json", dataset([ring_in_two_parts()]))
     loaded = CocoDataset.load(tmp_path / "export.json", tmp_path)
     assert loaded.classes == CLASSES
     assert [(a.image_id, a.class_id) for a in loaded.annotations] == [(7, 5)]
@@ -108,10 +108,8 @@ def test_masks_are_exact_whatever_the_pieces(tmp_path_factory, seed, n, piece):
     for mask in masks:
         mask[rng.integers(20), rng.integers(30)] = 1
     path = tmp_path_factory.mktemp("export") / "export.json"
-    seen = []
-    export_coco(path, dataset(masks).chunks(piece), IMAGES, CLASSES, progress=seen.append)
+    assert write_coco(path, dataset(masks).chunks(piece)) == n
     annotations = json.loads(path.read_text())["annotations"]
-    assert seen[-1] == n
     assert [a["id"] for a in annotations] == list(range(1, n + 1))
     for mask, annotation in zip(masks, annotations, strict=True):
         assert np.array_equal(mask_util.decode(annotation["segmentation"]), mask)
@@ -131,27 +129,26 @@ def test_masks_are_exact_whatever_the_pieces(tmp_path_factory, seed, n, piece):
 def test_mask_that_does_not_belong_leaves_nothing(tmp_path, columns, message):
     path = tmp_path / "export.json"
     with pytest.raises(InputError) as caught:
-        export_coco(path, dataset([ring_in_two_parts()], **columns), IMAGES, CLASSES)
+        write_coco(path, dataset([ring_in_two_parts()], **columns))
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_folder_is_one_line(tmp_path):
     with pytest.raises(InputError, match="expected a file that can be written, got No such file or directory"):
-        export_coco(tmp_path / "none" / "export.json", dataset([]), IMAGES, CLASSES)
+        write_coco(tmp_path / "none" / "export.json", dataset([]))
 
 
 # A process that may write 64 KiB to one file meets the same error as one on a full disk.
 FULL_DISK = """
     import resource, sys
-    from tests.campaign.dataset.builders import CLASSES, IMAGES, dataset, ring_in_two_parts
-    from campaign.dataset.export import export_coco
+    from tests.campaign.dataset.builders import dataset, ring_in_two_parts, write_coco
     from ml_backend.errors import InputError
 
     pieces = (dataset([ring_in_two_parts()] * 50) for _ in range(40))
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
     try:
-        export_coco(sys.argv[1], pieces, IMAGES, CLASSES)
+        write_coco(sys.argv[1], pieces)
     except InputError as error:
         sys.exit(str(error))
 """
@@ -180,7 +177,7 @@ def test_memory_is_that_of_one_piece(tmp_path):
 
     def peak(pieces):
         tracemalloc.start()
-        export_coco(tmp_path / "export.json", (dataset([mask] * 400) for _ in range(pieces)), IMAGES, CLASSES)
+        write_coco(tmp_path / "export.json", (dataset([mask] * 400) for _ in range(pieces)))
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return highest

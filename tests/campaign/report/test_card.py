@@ -7,7 +7,8 @@ import pytest
 
 from campaign.dataset.choice import Choice
 from campaign.report.card import card_data, write_card
-from campaign.steps.export import Form, Format, export_campaign
+from campaign.steps.export import export_campaign
+from campaign.steps.export_files import Form, Format
 from ml_backend.masks.coco import SourceFields
 from tests.campaign.target_builders import Truth, finish, target_store
 

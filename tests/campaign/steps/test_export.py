@@ -11,10 +11,13 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from campaign.certification.promise import digest_of
-from campaign.dataset.choice import Choice, Division
+from campaign.dataset import listed
+from campaign.dataset.choice import Choice, Division, Parts
 from campaign.derived.dataset import final_masks
 from campaign.settings import CampaignSettings
-from campaign.steps.export import Exported, Form, Format, export_campaign
+from campaign.steps import export_files
+from campaign.steps.export import Exported, export_campaign
+from campaign.steps.export_files import Form, Format
 from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset, SourceFields
@@ -84,6 +87,89 @@ def test_parts_hold_every_image_once_and_no_promise_of_their_own(store, tmp_path
         assert "promise" not in content["info"]
         assert content["info"]["split"]["part"] == part
         assert content["info"]["split"]["of_all_parts_together"]["promise"]["masks"] == len(written.masks)
+
+
+def parts_of(files):
+    return [a["attributes"]["mask_id"] for f in files for a in f["annotations"]]
+
+
+@pytest.mark.parametrize("together", [1, 256])
+def test_a_file_for_each_class(store, tmp_path, monkeypatch, together):
+    monkeypatch.setattr(export_files, "OPEN", together)
+    whole = export_campaign(store, tmp_path / "whole.json")
+    written = export_campaign(store, tmp_path / "e.json", form=Form(parts=Parts.parse("class")))
+    assert [f.name for f in written.files] == ["e-1-cell.json", "e-2-dot.json"]
+    files = [read(f) for f in written.files]
+    assert sorted(parts_of(files)) == whole.masks.mask_id.tolist() and sum(written.parts.values()) == len(whole.masks)
+    everything = {a["attributes"]["mask_id"]: a for a in read(tmp_path / "whole.json")["annotations"]}
+    for file, name in zip(files, ("cell", "dot"), strict=True):
+        assert [c["name"] for c in file["categories"]] == [name]
+        assert {i["id"] for i in file["images"]} == {a["image_id"] for a in file["annotations"]}
+        assert [a["id"] for a in file["annotations"]] == list(range(1, len(file["annotations"]) + 1))
+        for a in file["annotations"]:
+            assert a | {"id": 0} == everything[a["attributes"]["mask_id"]] | {"id": 0}
+        info = file["info"]
+        assert info["masks_digest"] == digest_of(np.array(parts_of([file]))) and "promise" not in info
+        assert info["parts"]["by"] == "class" and info["parts"]["of"] == 2
+        assert info["parts"]["of_all_parts_together"]["promise"]["masks"] == len(whole.masks)
+
+
+def test_a_file_for_every_so_many_images(store, tmp_path):
+    pool = [i.file_name for i in store.images.records("pool")]
+    length = len(pool) // 2 + 1
+    written = export_campaign(store, tmp_path / "e.json", form=Form(parts=Parts.parse(str(length))))
+    assert [f.name for f in written.files] == ["e-00001.json", "e-00002.json"]
+    files = [read(f) for f in written.files]
+    assert [[i["file_name"] for i in f["images"]] for f in files] == [pool[:length], pool[length:]]
+    assert sorted(parts_of(files)) == written.masks.mask_id.tolist()
+    assert [f["info"]["parts"]["part"] for f in files] == list(written.parts) == ["00001", "00002"]
+    for file in files:
+        assert {a["image_id"] for a in file["annotations"]} <= {i["id"] for i in file["images"]}
+
+
+@pytest.mark.parametrize("parts", ["class", "7"])
+def test_parts_in_parquet_hold_what_one_file_holds(store, tmp_path, monkeypatch, parts):
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(listed, "PIECE", 5)
+    monkeypatch.setattr(export_files, "PIECE", 5)
+    monkeypatch.setattr(export_files, "GROUP", 8)
+    export_campaign(store, tmp_path / "e.parquet", form=Form(Format.PARQUET))
+    written = export_campaign(store, tmp_path / "e.parquet", form=Form(Format.PARQUET, parts=Parts.parse(parts)))
+    rows = [row for file in written.files for row in pq.ParquetFile(file).read().to_pylist()]
+    whole = pq.ParquetFile(tmp_path / "e.parquet")
+    assert sorted(rows, key=lambda row: row["mask_id"]) == whole.read().to_pylist()
+    groups = [whole.metadata.row_group(n).num_rows for n in range(whole.num_row_groups)]
+    assert set(groups[:-1]) <= {8} and sum(groups) == len(written.masks)
+    assert all("parts" in json.loads(pq.ParquetFile(f).schema_arrow.metadata[b"info"]) for f in written.files)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (Form(Format.YOLO, parts=Parts()), "parts: expected the format coco or parquet, got yolo"),
+        (Form(division=DIVISION, parts=Parts(3)), "parts: expected no split with them, got 0.5/0.25/0.25"),
+    ],
+)
+def test_parts_that_do_not_go_with_the_rest(store, tmp_path, form, message):
+    with pytest.raises(InputError, match=message):
+        export_campaign(store, tmp_path / "e.json", form=form)
+    assert [p.name for p in tmp_path.iterdir()] == ["campaign"]
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "half", ""])
+def test_parts_are_classes_or_numbers_of_images(text):
+    with pytest.raises(InputError, match="parts: expected class, or a number of images such as 100000, got"):
+        Parts.parse(text)
+
+
+@pytest.mark.parametrize("form", [Format.COCO, Format.PARQUET])
+def test_pieces_make_the_same_file(store, tmp_path, monkeypatch, form):
+    export_campaign(store, tmp_path / "whole", form=Form(form))
+    for module in (listed, export_files):
+        monkeypatch.setattr(module, "PIECE", 7)
+    export_campaign(store, tmp_path / "pieces", form=Form(form))
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()
 
 
 def test_polygons_say_what_they_lose(store, tmp_path):
@@ -184,7 +270,7 @@ def test_pycocotools_reads_it(exported):
     coco = COCO(str(exported.files[0]))
     masks = [coco.annToMask(a) for a in coco.anns.values()]
     assert len(masks) == len(exported.masks)
-    for mask, rle in zip(masks, exported.masks.rles(), strict=True):
+    for mask, rle in zip(masks, exported.masks.read().rles(), strict=True):
         assert np.array_equal(mask, mask_util.decode(rle))
 
 
@@ -196,7 +282,7 @@ def test_supervision_reads_it(store, tmp_path, polygons):
     assert sum(len(d) for d in data.annotations.values()) == len(written.masks)
     assert data.classes == ["cell", "dot"]
     exact = by_id(store)
-    row = written.images[0]
+    row = next(iter(written.images))
     own = written.masks.mask_id[written.masks.image_id == row["id"]]
     found = next(d for path, d in data.annotations.items() if Path(path).name == row["file_name"])
     for mask, mask_id in zip(found.mask, own.tolist(), strict=True):
@@ -224,7 +310,7 @@ def test_datumaro_reads_it(store, tmp_path):
     data = dm.Dataset.import_from(str(folder), "coco_instances")
     masks = [a for item in data for a in item.annotations if a.type == dm.AnnotationType.mask]
     assert len(masks) == len(written.masks)
-    exact = sorted(int(mask_util.area(rle)) for rle in written.masks.rles())
+    exact = sorted(int(mask_util.area(rle)) for rle in written.masks.read().rles())
     assert sorted(int(np.asarray(m.image).sum()) for m in masks) == exact
 
 

@@ -16,7 +16,8 @@ from campaign.report.card import write_card
 from campaign.settings import CampaignSettings
 from campaign.steps.cluster import cluster
 from campaign.steps.detect import assess
-from campaign.steps.export import Form, export_campaign
+from campaign.steps.export import export_campaign
+from campaign.steps.export_files import Form
 from campaign.steps.looking import sign
 from campaign.steps.replay import replay
 from campaign.store import Store
