@@ -18,7 +18,7 @@ from campaign.search.least_score import KEPT, LeastScore, learn_least_score, set
 from campaign.search.thresholds import DEFAULT_K_PA, Thresholds, learn_thresholds
 from campaign.settings import Split
 from campaign.steps.cluster import linkage_options
-from campaign.steps.looking import look_for_duplicates, sign
+from campaign.steps.looking import is_signed, look_for_duplicates, sign
 from campaign.store import Store
 from campaign.store.shards import read_shard
 from ml_backend.detector import Detector, Progress, load_detector_class
@@ -32,7 +32,7 @@ def detect(store: Store, round_number: int, split: Split, number: int, progress:
     if store.masks.is_stored(round_number, split, number):
         return
     images = store.images.shard(split, number, store.settings.jobs.shard_images, round_number)
-    if round_number == 1:
+    if round_number == 1 or is_signed(store):  # images that joined later, too
         sign(store, split, number, images)
     checkpoint = store.rounds.get(round_number).checkpoint
     detector = load_checkpoint(store.settings.detector.name, str(checkpoint))

@@ -31,6 +31,11 @@ def sign(store: Store, split: Split, number: int, images: Sequence[ImageRecord])
     )  # fmt: skip
 
 
+def is_signed(store: Store) -> bool:
+    """Whether the campaign's first images were signed; those that an earlier release detected were not."""
+    return store.signatures.has("pool", 0)
+
+
 def look_for_duplicates(store: Store) -> None:
     """Signs the labelled images, whose files no detection reads, and says in the log what is there more than once."""
     if store.signatures.version() is None:  # detected by an earlier release

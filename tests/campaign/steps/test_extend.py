@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from campaign.derived.duplicates import NONE, duplicates
 from campaign.settings import CampaignSettings
 from campaign.steps import detect as detection
 from campaign.steps.export import export_campaign
@@ -78,6 +79,34 @@ def test_else_the_next_round_does(store, tmp_path, stage, now):
     store.rounds.start(2, "detect")
     store.rounds.update(2, checkpoint="none")
     assert detect_all(store, 2) == list(range(1, 8))
+
+
+def test_copies_among_new_images_are_found(store, tmp_path):
+    detect_all(store, 1)
+    known = duplicates(store).copy_of
+    assert known == {n: 1 for n in range(2, 6)}, "they are of one colour"
+    images, pool = files(tmp_path / "more", [7, 8])
+    Image.new("RGB", (8, 6), "red").save(images / "8.png")
+    assert extend_from_file(store, images, pool) == Extended(2, 1)
+    store.rounds.update(1, stage="done")
+    store.rounds.start(2, "detect")
+    store.rounds.update(2, checkpoint="none")
+    detect_all(store, 2)
+    assert duplicates(store).copy_of == known | {6: 1}
+
+
+def test_where_nothing_was_signed_nothing_is_later(store, tmp_path):
+    """A release that did not sign images has detected the first round."""
+    detect_all(store, 1)
+    for file in (store.folder / "signatures").iterdir():
+        file.unlink()
+    store.rounds.update(1, stage="done")
+    extend_from = files(tmp_path / "more", [7])
+    store.rounds.start(2, "detect")
+    store.rounds.update(2, checkpoint="none")
+    extend_from_file(store, *extend_from)
+    detect_all(store, 2)
+    assert duplicates(store) is NONE
 
 
 def test_an_export_names_new_images_and_what_is_said_of_them(store, tmp_path):
