@@ -24,7 +24,7 @@ from campaign.records.verdict import Verdict
 from campaign.settings import SPLITS, Split
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.store.shards import feature_path, read_columns, read_shard
+from campaign.store.shards import arrays_of, feature_path, read_columns, read_shard, read_table
 from campaign.store.values import Key
 from ml_backend.errors import InputError, Unavailable
 from ml_backend.mask_ids import is_drawn, is_heldout, mask_id, shard_number
@@ -57,9 +57,9 @@ def local_findings(store: Store, report: Report | None = None) -> list[Finding]:
     """
     check = _Check(store)
     parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("images", check.images), ("shards", check.shards), ("trees", check.trees), ("pages", check.pages),
-        ("answers", check.answers), ("audits and promises", check.draws), ("decisions", check.decisions),
-        ("datasets", check.datasets),
+        ("images", check.images), ("shards", check.shards), ("bundles", check.bundles), ("trees", check.trees),
+        ("pages", check.pages), ("answers", check.answers), ("audits and promises", check.draws),
+        ("decisions", check.decisions), ("datasets", check.datasets),
     ]  # fmt: skip
     findings: list[Finding] = []
     for done, (name, part) in enumerate(parts):
@@ -121,6 +121,31 @@ class _Check:
             return f"holds {len(shard)} masks and {len(features)} features, the database says {row.masks}"
         if not np.array_equal(shard.mask_id, first + np.arange(len(shard))):
             return "holds masks with ids of another place"
+        return None
+
+    def bundles(self) -> Iterator[Finding]:
+        """The masks by class that a round gathered to be clustered: those of its shards, each once."""
+        for row in self.rounds:
+            for bundle in self.store.bundles.rows(row.number):
+                if (problem := self._bundle(bundle)) is not None:
+                    yield Finding(f"bundle {row.number}/{bundle.number}", problem, AGAIN)
+
+    def _bundle(self, row: m.Bundle) -> str | None:
+        path = self.store.bundles.path(row.round, row.number)
+        try:
+            columns = arrays_of(read_table([path], ("mask_id", "class_id")))
+            features = np.load(feature_path(path), mmap_mode="r")
+        except BROKEN as error:
+            return _one_line(error)
+        ids, classes = columns["mask_id"], columns["class_id"]
+        if not len(ids) == len(features) == row.masks:
+            return f"holds {len(ids)} masks and {len(features)} features, the database says {row.masks}"
+        firsts = [mask_id(row.round, shard_number(True, n), 0) for n in range(row.first, row.end)]
+        want = [first + np.arange(len(self.class_of[first])) for first in firsts if first in self.class_of]
+        if not np.array_equal(np.sort(ids), np.concatenate([*want, np.zeros(0, np.int64)])):
+            return f"holds other masks than the shards {row.first} to {row.end - 1}"
+        if not np.array_equal(self._classes(ids), classes) or (np.diff(classes) < 0).any():
+            return "holds masks under another class than their shards"
         return None
 
     def trees(self) -> Iterator[Finding]:

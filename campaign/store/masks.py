@@ -129,8 +129,10 @@ class Masks:
         }  # fmt: skip
         for here in by_place(ids):
             path, _ = self.place(first_of_place(place_of(int(ids[here[0]]))))
-            columns = arrays_of(read_table([path], ("image_id", "class_id", "confidence", "predicted_iou")))
             rows = row_of(ids[here])
+            if not path.exists():
+                raise KeyError(int(ids[here][0]))
+            columns = arrays_of(read_table([path], ("image_id", "class_id", "confidence", "predicted_iou")))
             if rows.max() >= len(columns["image_id"]):
                 raise KeyError(int(ids[here][rows.argmax()]))
             columns["score"] = columns["confidence"] * columns["predicted_iou"]

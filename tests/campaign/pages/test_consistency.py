@@ -2,8 +2,11 @@
 
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import delete, update
 
@@ -17,6 +20,7 @@ from campaign.steps.replay import replay
 from campaign.steps.verify import turn
 from campaign.store import Store
 from campaign.store import models as m
+from campaign.store.shards import feature_path
 from ml_backend.errors import InputError
 from tests.campaign import target_builders
 from tests.campaign.builders import finish, verify_store
@@ -57,6 +61,9 @@ def files(folder):
 @pytest.mark.parametrize("name", ["paper", "target"])
 def test_a_whole_campaign_fits_together_and_is_not_written_to(copy, name):
     folder = copy(name)
+    store = Store.open(folder)
+    store.bundles.gather(1, 0)  # as a round that is being clustered has them
+    store.engine.dispose()
     before = files(folder)
     assert findings(Store.open(folder, read_only=True), None, pause=0) == []
     assert files(folder) == before
@@ -90,6 +97,22 @@ def _shifted_tree(store):
     np.save(path, np.load(path) + 80)
 
 
+def _bundle(break_it):
+    """A bundle of the first round that is broken after it was gathered."""
+
+    def gather(store):
+        store.bundles.gather(1, 0)
+        break_it(store.bundles.path(1, 0))
+
+    return gather
+
+
+def _other_masks(path):
+    table = pq.ParquetFile(path).read()
+    column = table.schema.get_field_index("mask_id")
+    pq.write_table(table.set_column(column, "mask_id", pc.add(table["mask_id"], 1)), path)
+
+
 def _odd_answer(store):
     row = store.answers.rows()[0]
     store.answers.add([row._asdict() | {"mask_id": 7, "annotation_id": 99} | {"id": 10**6}])
@@ -101,6 +124,9 @@ def _odd_answer(store):
         ("paper", _remove("rounds/*/predictions/pool-00000.parquet"), "shard 1/pool/0", "campaign restore"),
         ("paper", _remove("rounds/*/predictions/pool-00000.features.npy"), "shard 1/pool/0", "campaign restore"),
         ("paper", _sql(update(m.Shard).values(masks=7)), "shard 1/pool/0", "campaign restore"),
+        ("paper", _bundle(Path.unlink), "bundle 1/0", "campaign run"),
+        ("paper", _bundle(lambda p: feature_path(p).write_bytes(b"half")), "bundle 1/0", "campaign run"),
+        ("paper", _bundle(_other_masks), "bundle 1/0: holds other masks", "campaign run"),
         ("paper", _remove("rounds/*/trees/1/order.npy"), "tree 1/1", "campaign restore"),
         ("paper", _sql(delete(m.ClassTree).where(m.ClassTree.class_id == 2)), "tree 1/2", "campaign restore"),
         ("paper", _shifted_tree, "tree 1/1", "campaign restore"),
@@ -122,7 +148,7 @@ def test_what_does_not_fit_is_named_with_what_mends_it(copy, name, break_it, thi
     break_it(store)
     store.engine.dispose()
     found = local_findings(Store.open(folder, read_only=True))
-    named = [f for f in found if f.thing.startswith(thing)]
+    named = [f for f in found if f"{f.thing}: {f.problem}".startswith(thing)]
     assert named and all(f.mend == mend for f in named), found
     if mend == "campaign replay":
         store = Store.open(folder)
