@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -21,7 +21,8 @@ from campaign.label_studio.annotations import (
     task_number,
     task_time,
 )
-from campaign.label_studio.client import Client, LabelStudioError
+from campaign.label_studio.changes import FORMAT, OVERLAP, changed_since, newest_change, parsed, stated
+from campaign.label_studio.client import Client
 from campaign.records.page import ShownPage
 from campaign.records.verdict import Verdict
 from ml_backend.errors import InputError
@@ -30,8 +31,6 @@ Snapshot = TypeVar("Snapshot")
 
 logger = logging.getLogger(__name__)
 
-# A change gets its time before its transaction ends, so one that is seen late has a time before the cursor.
-OVERLAP = timedelta(seconds=5)
 # By how much Label Studio's clock must have gone back to be noticed: what is less, OVERLAP makes good.
 SET_BACK = timedelta(seconds=2)
 CLOCK_KEPT = timedelta(seconds=30)  # how often its time is noted while nothing changes
@@ -39,7 +38,6 @@ CLOCK_KEPT = timedelta(seconds=30)  # how often its time is noted while nothing 
 FIELDS = "id,meta,updated_at,annotations,result,was_cancelled,completed_by,updated_by,lead_time"
 READ = 500  # tasks that are looked up at a time
 SINGLE = {"yes": Verdict.YES, "no": Verdict.NO, "unsure": Verdict.UNSURE}
-FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 @dataclass(frozen=True)
@@ -140,10 +138,10 @@ def read_tasks(
     and a page whose task is deleted is absent. Raises LabelStudioError, LabelStudioUnavailable, ProjectGone.
     """
     old = _Cursor.parse(cursor) if cursor else None
-    start = _format(_time(old.since) - OVERLAP) if old else None
-    newest = _newest(client, project_id, start)
-    clock = _format(client.server_time) if client.server_time else ""
-    if old and clock and old.clock and _time(clock) < _time(old.clock) - SET_BACK:
+    start = stated(parsed(old.since) - OVERLAP) if old else None
+    newest = newest_change(client, project_id, start).at
+    clock = stated(client.server_time) if client.server_time else ""
+    if old and clock and old.clock and parsed(clock) < parsed(old.clock) - SET_BACK:
         logger.warning(
             "the clock of Label Studio went back from %s to %s; every answer of project %d is read anew, nothing is to "
             "be done", old.clock, clock, project_id,
@@ -151,17 +149,17 @@ def read_tasks(
         return read_tasks(client, project_id, pages, parse)
     if newest is None:
         # Without a time of its own, the clock is worth keeping once it has moved on.
-        moved = bool(old and clock and (not old.clock or _time(clock) > _time(old.clock) + CLOCK_KEPT))
+        moved = bool(old and clock and (not old.clock or parsed(clock) > parsed(old.clock) + CLOCK_KEPT))
         return Changes([], [], str(replace(old, clock=clock)) if old and moved else cursor)
     # A change during the read has a time of at least `newest`, so that the next read finds it. One that was made before
     # the clock was set back has a time that is yet to come, and hides none that is made now.
     since = max(newest, old.since) if old else newest
     since = min(since, clock) if clock else since
-    horizon = _format(_time(since) - OVERLAP)
+    horizon = stated(parsed(since) - OVERLAP)
     read: list[Snapshot] = []
     foreign: list[ForeignTask] = []
     seen: dict[str, str] = {}
-    filters = [_since(start)] if start else []
+    filters = [changed_since(start)] if start else []
     for part in _parts(client.tasks(project_id, FIELDS, filters=filters, annotations=True)):
         changed = []
         for task in part:
@@ -238,38 +236,6 @@ def parse_verdicts(
             else:
                 unknown.note(f"{name} {quoted(value)}, which is not on the page")
     return verdicts
-
-
-def _newest(client: Client, project_id: int, start: str | None) -> str | None:
-    """The time of the newest change at or after `start`: one cheap question, the only one where nothing happened."""
-    query: dict[str, Any] = {"ordering": ["-tasks:updated_at"]}
-    if start:
-        query["filters"] = {"conjunction": "and", "items": [_since(start)]}
-    page = client.request(
-        "GET",
-        "api/tasks/",
-        thing=f"project {project_id}",
-        params={"project": project_id, "page_size": 1, "include": "id,updated_at", "query": json.dumps(query)},
-    )
-    tasks = page.get("tasks") if isinstance(page, dict) else None
-    if not isinstance(tasks, list):
-        raise LabelStudioError(f"project {project_id}", "a list of tasks", type(page).__name__)
-    task_numbers = [task_number(task) for task in tasks[:1]]
-    return _format(_time(task_time(tasks[0]))) if task_numbers else None
-
-
-def _since(start: str) -> dict[str, Any]:
-    return {"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": start}
-
-
-def _time(text: str) -> datetime:
-    """A time as Label Studio states it: with or without microseconds, in UTC."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(timezone.utc)
-
-
-def _format(time: datetime) -> str:
-    """The one form that the filter takes: without microseconds it answers 500."""
-    return time.strftime(FORMAT)
 
 
 def _digest(task: dict[str, Any]) -> str:

@@ -7,9 +7,11 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
@@ -18,11 +20,13 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from campaign.label_studio.annotations import Unknown, is_id, is_time, sound_regions, task_number
+from campaign.label_studio.changes import OVERLAP, changed_since, newest_change, parsed, stated
 from campaign.label_studio.client import Client, LabelStudioError
 from campaign.label_studio.controls import MaskControls, mask_controls
+from campaign.label_studio.task_notes import Region, TaskNote, TaskNotes, images_noted, own_name
 from ml_backend.errors import InputError
 from ml_backend.masks.brush import decode_brush
-from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord
+from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, SourceFields
 from ml_backend.masks.images import image_size
 from ml_backend.masks.limits import MAX_PIXELS, MAX_POINTS, check_size
 from ml_backend.masks.polygons import fill
@@ -35,10 +39,31 @@ FIELDS = "id,data,annotations,result,was_cancelled,ground_truth,updated_at"
 # Annotated tasks with brush masks are large.
 PAGE_SIZE = 100
 DOWNLOADS = 8
+NOTES_FILE = "tasks.sqlite"
+SINCE = "since"  # the time from which on changes are not noted yet
 # Bytes: a campaign needs all its images, so none is dropped for another.
 NO_LIMIT = 1 << 62
 FARTHEST = 10.0  # times the image's extent, of the corners of polygons and rectangles
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """The images of the tasks without annotations, as a stream from what was noted of them."""
+
+    notes: Path
+    about: str
+    classes: dict[int, str]
+    fields: SourceFields = field(default_factory=SourceFields, compare=False)
+
+    @property
+    def images(self) -> Iterator[ImageRecord]:
+        """The images, by id."""
+        return images_noted(self.notes, self.about)
+
+    def rows(self) -> Iterator[tuple[ImageRecord, dict[str, Any]]]:
+        """Each image, of which a task says nothing further."""
+        return ((image, {}) for image in self.images)
 
 
 @dataclass
@@ -52,23 +77,8 @@ class SourceProject:
     classes: dict[int, str]
     labelled: CocoDataset
     heldout: CocoDataset
-    pool: CocoDataset
+    pool: SourceImages
     left_out: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> dict[int, int]:
-        """The task of each image, {image id: task id}."""
-        return {i.id: i.id for data in (self.labelled, self.heldout, self.pool) for i in data.images}
-
-
-@dataclass(frozen=True)
-class Region:
-    """One region of an annotation: its classes and its mask as COCO compressed RLE."""
-
-    labels: tuple[str, ...]
-    rle: dict[str, Any]
-    width: int
-    height: int
 
 
 def read_source(
@@ -82,7 +92,8 @@ def read_source(
 ) -> SourceProject:
     """The project's tasks, with their images downloaded below `cache`; those that are there already are kept.
 
-    A task counts as annotated where an annotation was not skipped: the ground truth, else the latest. Of the
+    What was read is noted below `cache` too: called again, also after it was killed, it reads what changed since. A
+    task counts as annotated where an annotation was not skipped: the ground truth, else the latest. Of the
     annotated tasks the share `heldout_share` (0 to 1) is held out, chosen by `seed` and task id alone. `progress` is
     called with (images done, images). Regions that are malformed are counted and left out. Raises InputError where the
     config takes no masks, a task has no image, an image cannot be had or read, or a mask is not of its image's size;
@@ -90,35 +101,48 @@ def read_source(
     """
     if not 0 <= heldout_share < 1:
         raise InputError("held-out share", "a number from 0 to below 1", heldout_share)
-    controls = mask_controls(client.project(project_id)["label_config"])
-    left_out: Counter[str] = Counter()
-    addresses: dict[int, str] = {}
-    regions: dict[int, list[Region]] = {}
-    for task in client.tasks(project_id, FIELDS, annotations=True, page_size=PAGE_SIZE):
-        number = task_number(task)
-        addresses[number] = _address(task, controls)
-        chosen = standing_annotation(task)
-        if chosen is not None:
-            regions[number] = parse_regions(chosen["result"], controls, left_out)
-    if not addresses:
-        raise InputError(f"project {project_id}", "at least one task", "none")
-    for what, count in sorted(left_out.items()):
-        logger.warning("project %d: left out %d %s", project_id, count, what)
-    names = file_names(addresses)
-    classes = class_ids(controls, regions)
-    paths = download(client, addresses, Path(cache), progress)
-    images = {}
-    for task_id, path in paths.items():
-        width, height = _size(path, task_id, addresses[task_id])
-        images[task_id] = ImageRecord(task_id, names[task_id], width, height, path)
-    held = held_out(list(regions), heldout_share, seed)
-    return SourceProject(
-        classes=classes,
-        labelled=_dataset([images[t] for t in regions if t not in held], classes, regions),
-        heldout=_dataset([images[t] for t in regions if t in held], classes, regions),
-        pool=CocoDataset([images[t] for t in addresses if t not in regions], dict(classes)),
-        left_out=dict(left_out),
-    )
+    config = client.project(project_id)["label_config"]
+    controls = mask_controls(config)
+    digest = hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
+    path, about = Path(cache) / NOTES_FILE, f"{client.url} {project_id} {digest}"
+    with closing(TaskNotes(path, about)) as notes:
+        _read_tasks(client, project_id, controls, notes)
+        if not notes.count():
+            raise InputError(f"project {project_id}", "at least one task", "none")
+        left_out = notes.left_out()
+        for what, count in sorted(left_out.items()):
+            logger.warning("project %d: left out %d %s", project_id, count, what)
+        classes = class_names(controls, notes.labels())
+        _fetch_images(client, notes, Path(cache), progress)
+        annotated = notes.annotated()
+        held = held_out(annotated, heldout_share, seed)
+        labelled, heldout = (_dataset(notes, classes, part) for part in (set(annotated) - held, held))
+    return SourceProject(classes, labelled, heldout, SourceImages(path, about, classes), dict(left_out))
+
+
+def _read_tasks(client: Client, project_id: int, controls: MaskControls, notes: TaskNotes) -> None:
+    """Notes the tasks that are not noted yet, and anew those that were changed since they were."""
+    newest = newest_change(client, project_id).at
+    since = notes.get(SINCE) or newest
+    if since is not None:
+        notes.keep((), **{SINCE: since})
+        changed = [changed_since(stated(parsed(since) - OVERLAP))]
+        for filters, after in (([], notes.newest()), (changed, 0)):
+            tasks = client.tasks(
+                project_id, FIELDS, after=after, filters=filters, annotations=True, page_size=PAGE_SIZE
+            )
+            while part := list(islice(tasks, PAGE_SIZE)):
+                notes.keep(_note(task, controls) for task in part)
+        notes.keep((), **{SINCE: max(since, newest or since)})
+    if newest_change(client, project_id).tasks != notes.count():
+        notes.remove_others({task_number(task) for task in client.tasks(project_id, "id")})
+
+
+def _note(task: dict[str, Any], controls: MaskControls) -> TaskNote:
+    address, left_out = _address(task, controls), Counter[str]()
+    chosen = standing_annotation(task)
+    regions = None if chosen is None else parse_regions(chosen["result"], controls, left_out)
+    return TaskNote(task_number(task), address, original_name(address), regions, left_out)
 
 
 def standing_annotation(task: dict[str, Any]) -> dict[str, Any] | None:
@@ -209,7 +233,7 @@ def file_names(addresses: dict[int, str]) -> dict[int, str]:
     """A file name for each task's image: as it was called before it was uploaded where that is unique."""
     names = {task_id: original_name(address) for task_id, address in addresses.items()}
     often = Counter(names.values())
-    return {t: name if often[name] == 1 else f"task-{t}/{PurePosixPath(name).name}" for t, name in names.items()}
+    return {t: name if often[name] == 1 else own_name(t, name) for t, name in names.items()}
 
 
 def original_name(address: str) -> str:
@@ -224,24 +248,46 @@ def original_name(address: str) -> str:
 
 
 def download(
-    client: Client, addresses: dict[int, str], cache: Path, progress: Callable[[int, int], None] | None = None
+    client: Client, addresses: Mapping[int, str], cache: Path, progress: Callable[[int, int], None] | None = None
 ) -> dict[int, Path]:
     """The image of each task as a file below `cache`. Raises InputError naming the task whose image cannot be had."""
-    done = 0
     paths: dict[int, Path] = {}
-    files = ImageFiles(cache, NO_LIMIT)
+    for task, path in _downloaded(client, ImageFiles(cache, NO_LIMIT), addresses):
+        paths[task] = path
+        if progress:
+            progress(len(paths), len(addresses))
+    return paths
+
+
+def _downloaded(client: Client, files: ImageFiles, addresses: Mapping[int, str]) -> Iterator[tuple[int, Path]]:
+    """(task, the file of its image), several fetched at a time."""
     pool = ThreadPoolExecutor(DOWNLOADS)
     try:
-        jobs = {task_id: pool.submit(_download, client, files, task_id, a) for task_id, a in addresses.items()}
-        for task_id, job in jobs.items():
-            paths[task_id] = job.result()
-            done += 1
-            if progress:
-                progress(done, len(addresses))
+        jobs = {task: pool.submit(_download, client, files, task, address) for task, address in addresses.items()}
+        for task, job in jobs.items():
+            yield task, job.result()
     finally:
         # After a failure nobody waits for the thousands that are still to come.
         pool.shutdown(cancel_futures=True)
-    return paths
+
+
+def _fetch_images(client: Client, notes: TaskNotes, cache: Path, progress: Callable[[int, int], None] | None) -> None:
+    """Fetches the images that are not there yet, and notes where they lie and how large they are."""
+    files, done, total = ImageFiles(cache, NO_LIMIT), 0, notes.count()
+    for portion in notes.addresses():
+        missing = {task: address for task, (address, path) in portion.items() if path is None or not path.exists()}
+        done += len(portion) - len(missing)
+        images: list[tuple[int, Path, int, int]] = []
+        try:
+            for task, path in _downloaded(client, files, missing):
+                images.append((task, path, *_size(path, task, missing[task])))
+                done += 1
+                if progress:
+                    progress(done, total)
+        finally:
+            notes.keep_images(images)
+        if progress and not missing:
+            progress(done, total)
 
 
 def _download(client: Client, files: ImageFiles, task_id: int, address: str) -> Path:
@@ -268,26 +314,34 @@ def _size(path: Path, task_id: int, address: str) -> tuple[int, int]:
 
 
 def class_ids(controls: MaskControls, regions: dict[int, list[Region]]) -> dict[int, str]:
+    """`class_names` with the labels of these regions."""
+    of_all = (region for of_task in regions.values() for region in of_task)
+    return class_names(controls, {label for region in of_all for label in region.labels})
+
+
+def class_names(controls: MaskControls, used: Collection[str]) -> dict[int, str]:
     """Class ids from 1 on, in the config's order; labels that only annotations have (dynamic ones) by name after it."""
-    used = {label for of_task in regions.values() for region in of_task for label in region.labels}
-    names = [*controls.classes, *sorted(used - set(controls.classes))]
+    names = [*controls.classes, *sorted(set(used) - set(controls.classes))]
     if not names:
         raise InputError("labeling config", "at least one label", "none")
     return dict(enumerate(names, 1))
 
 
-def _dataset(images: list[ImageRecord], classes: dict[int, str], regions: dict[int, list[Region]]) -> CocoDataset:
+def _dataset(notes: TaskNotes, classes: dict[int, str], tasks: Collection[int]) -> CocoDataset:
+    """Those of the annotated tasks, with their masks."""
     ids = {name: class_id for class_id, name in classes.items()}
+    images = {image.id: image for image in notes.images(annotated=True) if image.id in tasks}
     annotations: list[Annotation] = []
-    for image in images:
-        for region in regions[image.id]:
-            if (region.width, region.height) != (image.width, image.height):
-                raise InputError(
-                    f"task {image.id}", f"masks of {image.width}x{image.height}", f"{region.width}x{region.height}"
-                )
+    for task, regions in notes.annotations():
+        if (image := images.get(task)) is None:
+            continue
+        for region in regions:
+            size, own = f"{image.width}x{image.height}", f"{region.width}x{region.height}"
+            if size != own:
+                raise InputError(f"task {task}", f"masks of {size}", own)
             for label in region.labels:
-                annotations.append(Annotation(len(annotations) + 1, image.id, ids[label], region.rle))
-    return CocoDataset(images, dict(classes), annotations)
+                annotations.append(Annotation(len(annotations) + 1, task, ids[label], region.rle))
+    return CocoDataset(list(images.values()), dict(classes), annotations)
 
 
 def _mask(value: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:

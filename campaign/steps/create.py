@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from campaign.settings import DetectorSettings, Split, parse_settings
 from campaign.store import Store
 from ml_backend.detector import check_options, detector_names
 from ml_backend.errors import InputError
-from ml_backend.masks.coco import CocoDataset, ImageRecord
-from ml_backend.masks.coco_stream import CocoImages
+from ml_backend.masks.coco import CocoDataset, ImageRecord, SourceFields
+from ml_backend.masks.coco_stream import CocoImages, ImageStream
 from ml_backend.masks.images import image_size, read_rgb
 
 DECODED = 20_000  # images of a pool that are decoded when it is checked
@@ -56,20 +56,34 @@ def create_from_files(  # noqa: PLR0913 - what the command line is given
         Client(settings.label_studio.url, token).check()
     if check:
         check_images([*known.images, *kept_out.images])
-    stream = (CheckedImages if check else CocoImages).open(pool, images)
-    splits: dict[Split, CocoDataset | CocoImages] = {"labelled": known, "heldout": kept_out, "pool": stream}
+    stream = CocoImages.open(pool, images)
+    pool_images: ImageStream = Checked(stream) if check else stream
+    splits: dict[Split, CocoDataset | ImageStream] = {"labelled": known, "heldout": kept_out, "pool": pool_images}
     return Store.create(folder, settings, splits, secret_values=_secrets(token))
 
 
-class CheckedImages(CocoImages):
-    """The images of a COCO file as a stream, in which each is looked at before it is passed on.
+@dataclass(frozen=True)
+class Checked:
+    """A stream of images in which each is looked at before it is passed on.
 
     The first `DECODED` are decoded; of those that follow the header is read, which thousands a second can be.
     """
 
+    stream: ImageStream
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Those of the stream."""
+        return self.stream.classes
+
+    @property
+    def fields(self) -> SourceFields:
+        """Those of the stream."""
+        return self.stream.fields
+
     def rows(self) -> Iterator[tuple[ImageRecord, dict[str, Any]]]:
-        """As before. Raises InputError, too, where an image cannot be read or is of another size."""
-        rows, number = super().rows(), 0
+        """As in the stream. Raises InputError, too, where an image cannot be read or is of another size."""
+        rows, number = self.stream.rows(), 0
         with ThreadPoolExecutor(CHECKS) as pool:
             while portion := list(islice(rows, PORTION)):
                 checks = [check_image if number + n < DECODED else check_header for n in range(len(portion))]
@@ -82,8 +96,9 @@ class CheckedImages(CocoImages):
 def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, heldout_share: float = 0.2) -> Store:
     """A campaign beside a running Label Studio: annotated tasks are labelled, the others the pool.
 
-    Images are kept beside the campaign folder, in `<folder>.images`. Raises InputError like `create_from_files`, and
-    LabelStudioError where Label Studio does not do its part.
+    Images are kept beside the campaign folder, in `<folder>.images`, with notes of what was read: a start that was
+    interrupted goes on from there, and only what changed since is read again. Raises InputError like
+    `create_from_files`, and LabelStudioError where Label Studio does not do its part.
     """
     from campaign.label_studio.client import Client
     from campaign.label_studio.source import read_source
@@ -101,10 +116,11 @@ def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, h
     source = read_source(client, project, images, heldout_share=heldout_share, seed=settings.seed)
     if not source.labelled.annotations:
         raise InputError(f"project {project}", "tasks with masks, polygons or rectangles to train on", "none")
-    splits: dict[Split, CocoDataset] = {"labelled": source.labelled, "pool": source.pool, "heldout": source.heldout}
-    check_images(image for data in splits.values() for image in data.images)
-    tasks = {(split, i.id): source.tasks[i.id] for split, data in splits.items() for i in data.images}
-    return Store.create(folder, settings, splits, tasks, _secrets(token))
+    check_images([*source.labelled.images, *source.heldout.images])
+    splits: dict[Split, CocoDataset | ImageStream] = {
+        "labelled": source.labelled, "heldout": source.heldout, "pool": Checked(source.pool)
+    }  # fmt: skip
+    return Store.create(folder, settings, splits, are_tasks=True, secret_values=_secrets(token))
 
 
 def keep_out(data: CocoDataset, share: float, seed: int) -> tuple[CocoDataset, CocoDataset]:

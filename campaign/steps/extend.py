@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from campaign.records.stage import Stage
 from campaign.settings import SPLITS
-from campaign.steps.create import CheckedImages, check_header
+from campaign.steps.create import Checked, check_header
 from campaign.store import Store
 from campaign.store.images import Batch, Row
 from campaign.store.values import Key
 from ml_backend.errors import InputError
+from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.coco_stream import CocoImages
 
 
@@ -34,10 +35,10 @@ def extend_from_file(store: Store, images: Path, pool: Path, check: bool = True,
     InputError where the file is malformed, its classes are not the campaign's, an image is there already, or no round
     is to come that would detect them; the pool is then as it was.
     """
-    stream = (CheckedImages if check else CocoImages).open(pool, images)
+    stream = CocoImages.open(pool, images)
     if stream.classes != store.classes():
         raise InputError(f"{pool} categories", str(store.classes()), stream.classes)
-    return _extend(store, stream.rows(), {}, now)
+    return _extend(store, (Checked(stream) if check else stream).rows(), now)
 
 
 def extend_from_source(store: Store, now: bool = True) -> Extended:
@@ -54,14 +55,18 @@ def extend_from_source(store: Store, now: bool = True) -> Extended:
         raise InputError("label_studio.source_project", "a campaign started from a Label Studio project", "none")
     folder = store.folder.with_name(store.folder.name + ".images")
     source = read_source(connect(store), project, folder)
-    known = {int(row.source_task) for split in SPLITS for row in store.images.in_pages(split) if row.source_task}
-    new = [image for image in source.pool.images if image.id not in known]
-    for image in new:
+    known = np.sort(np.concatenate([store.images.ids(split, "source_task") for split in SPLITS]))
+    new = (image for image in source.pool.images if not _holds(known, image.id))
+    return _extend(store, ((image, {}) for image in _with_sound_headers(new)), now, are_tasks=True)
+
+
+def _with_sound_headers(images: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    for image in images:
         check_header(image)
-    return _extend(store, ((image, {}) for image in new), {image.id: image.id for image in new}, now)
+        yield image
 
 
-def _extend(store: Store, rows: Iterable[Row], tasks: Mapping[int, int], now: bool) -> Extended:
+def _extend(store: Store, rows: Iterable[Row], now: bool, are_tasks: bool = False) -> Extended:
     with store.locked():
         number = _round_that_takes(store, now)
         elsewhere: dict[str, str] = {
@@ -69,7 +74,7 @@ def _extend(store: Store, rows: Iterable[Row], tasks: Mapping[int, int], now: bo
         }
         first, batches = store.images.newest() + 1, store.images.batches()
         with store.session() as session:
-            count = store.images.add(session, "pool", _new(store, rows), first, tasks, elsewhere)
+            count = store.images.add(session, "pool", _new(store, rows), first, elsewhere, are_tasks)
             if not count:
                 raise InputError("images", "at least one that the campaign does not have", "none")
             store.images.save_batches(session, [*batches, Batch(first, count, number)])

@@ -21,7 +21,7 @@ from campaign.store.values import Key
 from ml_backend.errors import InputError
 from ml_backend.files import whole_file
 from ml_backend.masks.coco import CocoDataset, ImageRecord, SourceFields, write_json
-from ml_backend.masks.coco_stream import CocoImages
+from ml_backend.masks.coco_stream import ImageStream
 
 FIELDS_FILE, IMAGE_FIELDS_FILE = "pool-fields.json", "pool-image-fields.jsonl"
 Row = tuple[ImageRecord, dict[str, Any]]  # an image and what its file says further of it
@@ -173,13 +173,13 @@ class Images:
         return data
 
     def add(
-        self, session: Session, split: Split, rows: Iterable[Row], first: int, tasks: Mapping[int, int],
-        elsewhere: Mapping[str, str],
+        self, session: Session, split: Split, rows: Iterable[Row], first: int, elsewhere: Mapping[str, str],
+        are_tasks: bool = False,
     ) -> int:  # fmt: skip
         """Adds images to a split, numbered from `first` on, in portions; returns how many, as a part of a transaction.
 
-        `tasks` are those of the source project, by the images' ids in their file. What the pool's file says further of
-        its images goes into a file. Raises InputError for an image whose file is `elsewhere`, {path: split}.
+        With `are_tasks` the images' own ids are those of the source project's tasks. What the pool's file says further
+        of its images goes into a file. Raises InputError for an image whose file is `elsewhere`, {path: split}.
         """
         number = first
         with self._field_lines(split, first) as lines:
@@ -194,7 +194,7 @@ class Images:
                         {
                             "id": number, "split": split, "coco_id": image.id, "file_name": image.file_name,
                             "path": path, "width": image.width, "height": image.height,
-                            "source_task": tasks.get(image.id),
+                            "source_task": image.id if are_tasks else None,
                         }
                     )  # fmt: skip
                     if further and lines is not None:
@@ -251,11 +251,11 @@ class Images:
                 yield row, further
 
 
-def rows_of(data: CocoDataset | CocoImages) -> Iterator[Row]:
+def rows_of(data: CocoDataset | ImageStream) -> Iterator[Row]:
     """The images of a data set or a stream, each with its further fields."""
-    if isinstance(data, CocoImages):
-        return data.rows()
-    return ((image, data.fields.images.get(image.id, {})) for image in data.images)
+    if isinstance(data, CocoDataset):
+        return ((image, data.fields.images.get(image.id, {})) for image in data.images)
+    return data.rows()
 
 
 def _portions(rows: Iterable[Row]) -> Iterator[list[Row]]:

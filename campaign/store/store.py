@@ -39,7 +39,7 @@ from campaign.store.views import Views
 from ml_backend.errors import InputError
 from ml_backend.files import write_whole
 from ml_backend.masks.coco import CocoDataset
-from ml_backend.masks.coco_stream import CocoImages
+from ml_backend.masks.coco_stream import ImageStream
 
 FORMAT = 1
 SETTINGS_FILE = "campaign.json"
@@ -122,13 +122,14 @@ class Store:
         cls,
         folder: str | Path,
         settings: CampaignSettings,
-        splits: Mapping[Split, CocoDataset | CocoImages],
-        source_tasks: dict[tuple[Split, int], int] | None = None,
+        splits: Mapping[Split, CocoDataset | ImageStream],
+        are_tasks: bool = False,
         secret_values: dict[str, str] | None = None,
     ) -> Store:
         """A new campaign in `folder`, over the images of `splits`; annotations of the pool are left out.
 
-        A pool may be a stream of images: it is read once, and stored in portions.
+        A pool may be a stream of images: it is read once, and stored in portions. With `are_tasks` the images' ids are
+        those of the source project's tasks.
 
         Raises InputError where the folder holds a campaign already or files of something else, the splits' classes
         differ, or an image file is in two splits. Where it raises, the folder is as it was.
@@ -143,7 +144,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with file_lock(folder / ".init.lock", wait=False, thing=str(folder)):
-                return cls._fill(folder, settings, splits, classes, source_tasks or {}, secret_values or {})
+                return cls._fill(folder, settings, splits, classes, are_tasks, secret_values or {})
         except BaseException as error:
             _clear(folder, remove=fresh)
             if isinstance(error, OSError):
@@ -152,8 +153,8 @@ class Store:
 
     @classmethod
     def _fill(
-        cls, folder: Path, settings: CampaignSettings, splits: Mapping[Split, CocoDataset | CocoImages],
-        classes: dict[int, str], source_tasks: dict[tuple[Split, int], int], secret_values: dict[str, str],
+        cls, folder: Path, settings: CampaignSettings, splits: Mapping[Split, CocoDataset | ImageStream],
+        classes: dict[int, str], are_tasks: bool, secret_values: dict[str, str],
     ) -> Store:  # fmt: skip
         key = secrets.token_hex(6)
         jobs, addresses = parted(settings.jobs)
@@ -169,9 +170,8 @@ class Store:
             for split in SPLITS:
                 if (data := splits.get(split)) is None:
                     continue
-                tasks = {image: task for (own, image), task in source_tasks.items() if own == split}
                 first = number + 1
-                number += store.images.add(session, split, rows_of(data), first, tasks, elsewhere)
+                number += store.images.add(session, split, rows_of(data), first, elsewhere, are_tasks)
                 if isinstance(data, CocoDataset) and split != "pool":
                     ids = {image.id: n for n, image in enumerate(data.images, first)}
                     _renumber(data, ids, classes).save(folder / f"{split}.json")
@@ -304,7 +304,7 @@ def _with_policy(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"search": {"policy": "adaptive"} | search} if isinstance(search, dict) else settings
 
 
-def _common_classes(splits: Mapping[Split, CocoDataset | CocoImages]) -> dict[int, str]:
+def _common_classes(splits: Mapping[Split, CocoDataset | ImageStream]) -> dict[int, str]:
     pool = splits.get("pool")
     if pool is None or (isinstance(pool, CocoDataset) and not pool.images):
         raise InputError("pool", "at least one image", "none")

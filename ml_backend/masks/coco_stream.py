@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,24 @@ from ml_backend.masks.coco import ImageRecord, SourceFields, classes_of, image_r
 from ml_backend.masks.json_stream import JsonStream
 
 _KEPT = ("categories", "info", "licenses")
+
+
+class ImageStream(Protocol):
+    """Images that are read one after the other, as often as they are asked for.
+
+    `classes` are those of the data set, category id to name, `fields` what else its file says but of its images.
+    """
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Category id to name."""
+
+    @property
+    def fields(self) -> SourceFields:
+        """What else the file says."""
+
+    def rows(self) -> Iterator[tuple[ImageRecord, dict[str, Any]]]:
+        """Each image with its further fields."""
 
 
 @dataclass(frozen=True)

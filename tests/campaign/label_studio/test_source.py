@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from campaign.label_studio.client import Client, LabelStudioUnauthorized, LabelS
 from campaign.label_studio.controls import mask_controls
 from campaign.label_studio.server import LabelStudioServer
 from campaign.label_studio.source import (
+    NOTES_FILE,
     download,
     file_names,
     held_out,
@@ -20,6 +23,7 @@ from campaign.label_studio.source import (
     read_source,
     standing_annotation,
 )
+from campaign.label_studio.task_notes import TaskNotes
 from ml_backend.errors import InputError
 from ml_backend.masks.brush import encode_brush
 
@@ -278,9 +282,8 @@ class TestReadSource:
         assert {i.id: i.file_name for i in annotated} == {local: "set/im0.png", remote: "im1.png"}
         assert [i.file_name for i in source.pool.images] == ["im2.png", "im3.png", "im4.png"]
         assert [i.id for i in source.pool.images][:2] == [skipped, free]
-        assert source.pool.annotations == []
-        assert source.tasks == {i.id: i.id for i in annotated + source.pool.images}
-        for image in annotated + source.pool.images:
+        assert [image for image, _ in source.pool.rows()] == list(source.pool.images)
+        for image in [*annotated, *source.pool.images]:
             assert (image.width, image.height) == (64, 48)
             assert image.path.read_bytes() == (images / Path(image.file_name).name).read_bytes()
         masks = {
@@ -320,6 +323,60 @@ class TestReadSource:
             read_source(client, empty, tmp_path / "cache")
         with pytest.raises(InputError, match="held-out share"):
             read_source(client, empty, tmp_path / "cache", heldout_share=1)
+
+    def test_goes_on_where_it_was(self, label_studio_client: Client, web: str, tmp_path: Path, monkeypatch) -> None:
+        """Killed and begun again it reads on, and afterwards only what changed; what was deleted is gone."""
+        monkeypatch.setattr("campaign.label_studio.source.PAGE_SIZE", 2)
+        own = region("box", "rectanglelabels", box(4, 4, 20, 16), "dirt")
+        client = label_studio_client
+        project, tasks = make_project(
+            client,
+            "Source: goes on",
+            [{"data": {"image": f"{web}/im{n}.png?v={n}"}, "annotations": annotation(own)} for n in range(3)]
+            + [{"data": {"image": f"{web}/im{n}.png?v={n}"}} for n in (0, 1, 2, 4)],
+        )
+        read: list[int] = []
+        fails_at: int | None = 2
+        ask = client.request
+
+        def request(method: str, path: str, **options: Any) -> Any:
+            answer = ask(method, path, **options)
+            if "annotations" in (options.get("params") or {}).get("include", ""):
+                read.append(len(answer["tasks"]))
+                if len(read) == fails_at:
+                    raise LabelStudioUnavailable("Label Studio", "an answer", "none")
+            return answer
+
+        monkeypatch.setattr(client, "request", request)
+        with pytest.raises(LabelStudioUnavailable):
+            read_source(client, project, tmp_path / "cache")
+        with closing(TaskNotes(tmp_path / "cache" / NOTES_FILE, "another project")) as others:
+            assert not others.count()
+        read.clear()
+        fails_at = 2
+        with pytest.raises(LabelStudioUnavailable):
+            read_source(client, project, tmp_path / "cache")
+        read.clear()
+        fails_at = None
+        monkeypatch.setattr("campaign.label_studio.source.OVERLAP", timedelta(0))
+        whole = read_source(client, project, tmp_path / "cache")
+        assert read[:3] == [2, 2, 1]  # of seven, two were noted before
+        assert [image.id for image in whole.labelled.images] == tasks[:3]
+        assert [image.id for image in whole.pool.images] == tasks[3:]
+        client.request("DELETE", f"api/tasks/{tasks[0]}/")
+        client.request("POST", f"api/tasks/{tasks[3]}/annotations/", body={"result": [own]})
+        (late,) = client.request(
+            "POST", f"api/projects/{project}/import", params={"return_task_ids": "true"},
+            body=[{"data": {"image": f"{web}/im3.png"}}],
+        )["task_ids"]  # fmt: skip
+        read.clear()
+        again = read_source(client, project, tmp_path / "cache")
+        assert sum(read) <= 4
+        assert [image.id for image in again.labelled.images] == tasks[1:4]
+        assert [a.image_id for a in again.labelled.annotations] == tasks[1:4]
+        assert [image.id for image in again.pool.images] == [*tasks[4:], late]
+        fresh = read_source(client, project, tmp_path / "other")
+        assert fresh.labelled.annotations == again.labelled.annotations
 
     def test_nothing_half_written_is_kept(self, label_studio_client: Client, web: str, tmp_path: Path) -> None:
         with pytest.raises(InputError):
