@@ -65,7 +65,7 @@ lint: install
 
 # Rewrites the pins from pyproject.toml; the result names versions only, never where they come from.
 constraints: install
-	$(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --group pyproject.toml:test --group pyproject.toml:label-studio-ml --extra crowd --extra postgresql --extra pointrend pyproject.toml constraints.in --output-file constraints.txt --upgrade
+	$(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --group pyproject.toml:test --group pyproject.toml:label-studio-ml --extra crowd --extra postgresql --extra s3 --extra gs --extra az --extra pointrend pyproject.toml constraints.in --output-file constraints.txt --upgrade
 	echo label-studio==$(LABEL_STUDIO_VERSION) | $(UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate --no-emit-index-url --no-emit-find-links - --output-file constraints-label-studio.txt --upgrade
 
 clean:

@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // side_by_side)))
 
 # One Label Studio serves all tests of a run.
-pytest_plugins = ["tests.label_studio_fixture", "tests.postgres"]
+pytest_plugins = ["tests.label_studio_fixture", "tests.object_store", "tests.postgres"]
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

@@ -15,6 +15,7 @@ from campaign.check.services import services
 from campaign.label_studio.client import Client
 from campaign.settings import PageSettings
 from campaign.store import Store
+from campaign.store.places import place_of
 from ml_backend.errors import InputError
 
 
@@ -26,7 +27,7 @@ class Subject:
     project is made and deleted. Of a campaign what is None is taken from its settings.
     """
 
-    folder: Path | None = None
+    folder: str | Path | None = None
     url: str | None = None
     token: str | None = None
     project: int | None = None
@@ -36,15 +37,15 @@ class Subject:
 
 def examine(subject: Subject) -> Iterator[Line]:
     """A line for each thing, as it is found out. Nothing is raised: what cannot be looked at is wrong or unknown."""
-    folder = subject.folder or Path.cwd()
+    folder = Path.cwd() if subject.folder is None else place_of(subject.folder).folder
     store: Store | None = None
     if subject.folder is not None:
         try:
-            store = Store.open(folder, read_only=True)
+            store = Store.open(subject.folder, read_only=True)
         except InputError as error:
             yield wrong("campaign", error, "see what it names; campaign status brings an older database up to date")
         else:
-            yield ok("campaign", f"{store.settings.name} in {store.folder}")
+            yield ok("campaign", f"{store.settings.name} in {store.place}")
     yield from machine(folder, store.settings.detector if store else None)
     yield from services(folder, store)
     settings = store.settings if store else None

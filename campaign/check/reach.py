@@ -80,7 +80,7 @@ def _registered(public_url: str, client: Client, store: Store) -> Iterator[Line]
         try:
             known = has_webhook(client, project, wanted, secret)
         except LabelStudioError as error:
-            yield wrong(thing, error, f"campaign verify {store.folder}")
+            yield wrong(thing, error, f"campaign verify {store.place}")
             continue
         if known:
             yield ok(thing, wanted)

@@ -23,7 +23,7 @@ def services(folder: Path, store: Store | None) -> Iterator[Line]:
     if store is not None:
         trouble = (store.values.get(Key.TROUBLE) or {}).get("text")
         if trouble:
-            yield wrong("last trouble", trouble, f"campaign status {store.folder} --watch says what to do")
+            yield wrong("last trouble", trouble, f"campaign status {store.place} --watch says what to do")
 
 
 def _database(folder: Path, store: Store | None) -> Line:
@@ -68,7 +68,7 @@ def _redis(store: Store | None) -> Iterator[Line]:
     if store is not None:
         bad = [row for row in jobs_of(store, connection) if row.state in (State.DEAD, State.STUCK)]
         for row in bad:
-            yield wrong(f"job {row.job_id}", f"{row.state}: {row.text}", f"campaign jobs {store.folder} --retry")
+            yield wrong(f"job {row.job_id}", f"{row.state}: {row.text}", f"campaign jobs {store.place} --retry")
         if not bad:
             yield ok("jobs", "none is dead or stuck")
 

@@ -1,18 +1,17 @@
-"""What commands take: the campaign folder, settings as NAME=VALUE, the token of Label Studio."""
+"""What commands take: the campaign, settings as NAME=VALUE, the token of Label Studio."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ml_backend.errors import InputError
 
-Folder = Annotated[Path, typer.Argument(help="The campaign folder.")]
+Folder = Annotated[str, typer.Argument(help="The campaign folder, or its URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 TOKEN = "LABEL_STUDIO_API_KEY"
 

@@ -11,6 +11,7 @@ import typer
 
 from campaign.cli.arguments import Folder, Json
 from campaign.cli.output import emit
+from ml_backend.buckets import is_url
 from ml_backend.errors import InputError
 
 PASSPHRASE = "CAMPAIGN_PASSPHRASE"
@@ -47,7 +48,7 @@ def verify(
     rows = [{"thing": f.thing, "problem": f.problem, "mend": f.mend} for f in found]
     lines = [f"{f.thing}: {f.problem}; to mend it: {f.mend}" for f in found]
     against = "" if client is not None else ", Label Studio aside"
-    text = "\n".join(lines) if found else f"{store.folder}: all fits together{against}"
+    text = "\n".join(lines) if found else f"{store.place}: all fits together{against}"
     if missing is not None:
         text += f"\nLabel Studio: unknown, {missing}"
     fits = not found and missing is None
@@ -146,17 +147,19 @@ def restore(
     from campaign.cli.output import Display, steps_progress
     from campaign.store.backup import restore as restore_from
 
+    if is_url(folder):
+        raise InputError("restore", "a folder to make the campaign in", folder)
     places = dict(pair.split("=", 1) for pair in moved or [] if "=" in pair)
     if len(places) != len(moved or []):
         raise typer.BadParameter("--moved: expected OLD=NEW")
     display = Display()
     with display.live():
         passphrase, report = ask_passphrase(), steps_progress(display, "restore")
-        store = restore_from(backup, folder, passphrase, database_url, places, report)
+        store = restore_from(backup, Path(folder), passphrase, database_url, places, report)
     pages = store.pages.rows(published=True)
     waiting = len({p.key for p in pages} - {f.page_key for f in store.answers.rows()})
-    text = f"{store.folder}: {waiting} published pages wait for answers\nnext: campaign verify {folder}"
-    emit({"folder": str(store.folder), "open_pages": waiting}, json, text)
+    text = f"{store.place}: {waiting} published pages wait for answers\nnext: campaign verify {folder}"
+    emit({"folder": store.place, "open_pages": waiting}, json, text)
 
 
 def ask_passphrase(confirm: bool = False) -> str:

@@ -12,7 +12,7 @@ from campaign.cli.output import emit
 
 
 def check(
-    folder: Annotated[Path | None, typer.Argument(help="The campaign folder; none: before a campaign.")] = None,
+    folder: Annotated[str | None, typer.Argument(help="The campaign folder or URL; none: before a campaign.")] = None,
     label_studio: Annotated[str | None, typer.Option(help="Address of Label Studio.")] = None,
     source_project: Annotated[int | None, typer.Option(help="Project whose images are looked at.")] = None,
     public_url: Annotated[str | None, typer.Option(help="What page.public_url is to be.")] = None,

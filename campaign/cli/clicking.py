@@ -16,7 +16,7 @@ Model = Annotated[str, typer.Option(help="click, published or sam2, or a segment
 
 
 def train_interactive(
-    folder: Annotated[Path | None, typer.Argument(help="The campaign folder; unset: --train and --out.")] = None,
+    folder: Annotated[str | None, typer.Argument(help="The campaign folder or URL; unset: --train and --out.")] = None,
     train: Annotated[Path | None, typer.Option(help="COCO file to learn from; images/ lies beside it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the checkpoint, with --train.")] = None,
     model: Model = "click",

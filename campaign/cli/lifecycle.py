@@ -19,7 +19,9 @@ def init(
     data: Annotated[
         Path | None, typer.Option(help="Folder with images/, labelled.json, pool.json and, if any, heldout.json.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, with --labelled and --pool.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Folder of images, here or by its URL, with --labelled and --pool.")
+    ] = None,
     labelled: Annotated[Path | None, typer.Option(help="COCO file of the annotated images.")] = None,
     pool: Annotated[Path | None, typer.Option(help="COCO file of the images to be filled with masks.")] = None,
     heldout: Annotated[Path | None, typer.Option(help="COCO file of annotated images kept for calibration.")] = None,
@@ -40,20 +42,24 @@ def init(
 ) -> None:
     """Start a campaign from COCO files, or beside a running Label Studio.
 
+    At a URL, such as s3://bucket/mine, it needs jobs.database_url and jobs.redis_url, which all machines reach; images
+    of this machine are copied there, and those in an object store stay where they are.
+
     The token of Label Studio is taken from $LABEL_STUDIO_API_KEY, or asked for. Addresses with passwords are taken from
     $CAMPAIGN_DATABASE_URL and $CAMPAIGN_REDIS_URL, or the files of $CAMPAIGN_SECRETS.
     """
     from campaign.steps.create import create_from_files, create_from_label_studio
+    from ml_backend.masks.fetched import file_of
 
     if compose:
         from campaign.cli.deployment import write_deployment
 
-        new = write_deployment(folder)
+        new = write_deployment(Path(folder))
         text = f"{len(new)} files written to {folder}; next: docker compose --env-file {folder}/.env ..."
-        emit({"folder": str(folder.resolve()), "new": new}, json, text)
+        emit({"folder": str(Path(folder).resolve()), "new": new}, json, text)
         return
     values = settings_from(set_ or [])
-    values.setdefault("name", name or folder.resolve().name)
+    values.setdefault("name", name or Path(folder).resolve().name)
     add_addresses(values)
     token = None
     if label_studio is not None:
@@ -66,16 +72,16 @@ def init(
         store = create_from_label_studio(folder, values, token, heldout_share)
     else:
         if data is not None:
-            images, labelled, pool = data / "images", data / "labelled.json", data / "pool.json"
+            images, labelled, pool = images or str(data / "images"), data / "labelled.json", data / "pool.json"
             heldout = data / "heldout.json" if (data / "heldout.json").exists() else None
         if images is None or labelled is None or pool is None:
             raise typer.BadParameter("expected --data, or --images with --labelled and --pool, or --source-project")
         store = create_from_files(
-            folder, values, images, labelled, pool, heldout, heldout_share, token=token, check=check_images
+            folder, values, file_of(images), labelled, pool, heldout, heldout_share, token=token, check=check_images
         )
     counts = {split: store.images.count(split) for split in ("labelled", "pool", "heldout")}
-    result = {"folder": str(store.folder), "classes": list(store.classes().values()), "images": counts}
-    text = f"{store.folder}: {counts['labelled']} labelled images, {counts['pool']} pool, {counts['heldout']} heldout"
+    result = {"folder": store.place, "classes": list(store.classes().values()), "images": counts}
+    text = f"{store.place}: {counts['labelled']} labelled images, {counts['pool']} pool, {counts['heldout']} heldout"
     emit(result, json, f"{text}\nnext: campaign run {folder}")
 
 
@@ -119,7 +125,7 @@ def worker(
         bool, typer.Option("--health", help="Only say whether a worker of this machine is alive; exit 1 where not.")
     ] = False,
 ) -> None:
-    """Work on the campaign's queues, also from another machine on the same Redis and folder."""
+    """Work on the campaign's queues, also from another machine on the same Redis and folder or URL."""
     if health:
         from campaign.jobs.measures import check_alive
         from campaign.store import Store

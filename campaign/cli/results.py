@@ -22,7 +22,7 @@ def report(folder: Folder, out: Out = None, json: Json = False) -> None:
     from campaign.store import Store
 
     store = Store.open(folder)
-    path = out or store.folder / "report.html"
+    path = out or store.desk / "report.html"
     write_report(path, report_data(store))
     emit({"path": str(path)}, json, str(path))
 

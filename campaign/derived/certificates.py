@@ -17,8 +17,14 @@ from campaign.store.values import Key
 
 
 def audited_path(store: Store, number: int) -> Path:
-    """Where the masks lie that an audit was drawn from: (3, n), mask, class and cluster of each."""
+    """Where the masks that an audit was drawn from lie on this machine, once read."""
     return store.folder / "audits" / f"{number:03d}.npy"
+
+
+def audited(store: Store, number: int) -> np.ndarray:
+    """The masks that an audit was drawn from: (3, n), mask, class and cluster of each."""
+    rows: np.ndarray = np.load(store.files.local(audited_path(store, number)))
+    return rows
 
 
 def standing_certificate(store: Store, masks: DatasetMasks | ListedMasks) -> dict[str, Any] | None:
@@ -29,10 +35,10 @@ def standing_certificate(store: Store, masks: DatasetMasks | ListedMasks) -> dic
     certificate, audit = store.values.get(Key.CERTIFICATE), store.values.get(Key.AUDIT)
     if certificate is None or audit is None or certificate["audit"] != audit["number"]:
         return None
-    audited = np.load(audited_path(store, audit["number"]))[0]
-    if not np.isin(masks.mask_id, audited).all():
+    drawn_from = audited(store, audit["number"])[0]
+    if not np.isin(masks.mask_id, drawn_from).all():
         return None
-    gone = audited[~np.isin(audited, masks.mask_id)]
+    gone = drawn_from[~np.isin(drawn_from, masks.mask_id)]
     voted = counted_verdicts(store)
     left = sum(voted.get(int(mask), Verdict.YES) == Verdict.YES for mask in gone)
     return certificate_without(certificate, left) if left else certificate

@@ -16,7 +16,6 @@ from campaign.derived.heldout import heldout
 from campaign.search.rivals import COVERED, overlaps_of
 from campaign.search.verifier import Projection, Rows, mask_inputs
 from campaign.store import Store
-from campaign.store.shards import feature_path
 from ml_backend.mask_ids import first_of_place, place_of, row_of
 
 FORM = 1  # of snapshots; another form is worked out anew
@@ -168,7 +167,7 @@ class FeatureRows:
         return found
 
     def _shard(self, place: int) -> np.ndarray:
-        return np.load(feature_path(self.store.masks.place(first_of_place(place))[0]), mmap_mode="r")
+        return self.store.masks.features(self.store.masks.place(first_of_place(place))[0])
 
 
 def round_columns(store: Store) -> RoundColumns:

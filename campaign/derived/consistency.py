@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from campaign.derived.certificates import audited
 from campaign.derived.dataset import obtained
 from campaign.derived.live import live
 from campaign.derived.promises import attempt_path, newest_attempt
@@ -24,10 +24,11 @@ from campaign.records.verdict import Verdict
 from campaign.settings import SPLITS, Split
 from campaign.store import Store
 from campaign.store import models as m
-from campaign.store.shards import arrays_of, feature_path, read_columns, read_shard, read_table
+from campaign.store.shards import arrays_of, feature_path, read_columns, read_table
 from campaign.store.values import Key
 from ml_backend.errors import InputError, Unavailable
 from ml_backend.mask_ids import is_drawn, is_heldout, mask_id, shard_number
+from ml_backend.masks.fetched import are_there
 
 BACKUP, AGAIN = "campaign restore", "campaign run"
 WORDS = frozenset({*(verdict.word for verdict in Verdict), WITHDRAWN})
@@ -87,13 +88,14 @@ class _Check:
     def images(self) -> Iterator[Finding]:
         """Image files and the files of true masks."""
         for split in ("labelled", "heldout"):
-            if self.store.images.count(cast(Split, split)) and not (self.store.folder / f"{split}.json").exists():
+            path = self.store.folder / f"{split}.json"
+            if self.store.images.count(cast(Split, split)) and not self.store.files.has(path):
                 yield Finding(f"{split}.json", "is missing; it holds the true masks", BACKUP)
         gone, first = 0, ""
         for split in SPLITS:
-            for row in self.store.images.in_pages(split):
-                if not Path(row.path).exists():
-                    gone, first = gone + 1, first or row.path
+            for place, is_there in are_there(row.path for row in self.store.images.in_pages(split)):
+                if not is_there:
+                    gone, first = gone + 1, first or place
         if gone:
             yield Finding("images", f"{gone} files are missing, {first} first", "put them back where they lay")
 
@@ -112,8 +114,8 @@ class _Check:
         path = self.store.masks.shard_path(row.round, cast(Split, row.split), row.number)
         first = mask_id(row.round, shard_number(row.split == "pool", row.number), 0)
         try:
-            shard = read_shard(path, features=False)
-            features = np.load(feature_path(path), mmap_mode="r")
+            shard = self.store.masks.shard(path, features=False)
+            features = self.store.masks.features(path)
         except BROKEN as error:
             return _one_line(error)
         self.class_of[first] = np.asarray(shard.class_id)
@@ -133,6 +135,7 @@ class _Check:
     def _bundle(self, row: m.Bundle) -> str | None:
         path = self.store.bundles.path(row.round, row.number)
         try:
+            (path,) = self.store.files.each([path], feature_path)
             columns = arrays_of(read_table([path], ("mask_id", "class_id")))
             features = np.load(feature_path(path), mmap_mode="r")
         except BROKEN as error:
@@ -253,14 +256,13 @@ class _Check:
         audit, promise = self.store.values.get(Key.AUDIT), self.store.values.get(Key.PROMISE)
         members: dict[str, np.ndarray] = {}
         for number in range(1, (audit["number"] if audit else 0) + 1):
-            path = self.store.folder / "audits" / f"{number:03d}.npy"
             try:
-                members[audit_kind(number)] = np.load(path)[0]
+                members[audit_kind(number)] = audited(self.store, number)[0]
             except BROKEN as error:
                 yield Finding(f"audit {number}", _one_line(error), BACKUP)
         for number in range(1, (promise["attempt"] if promise else 0) + 1):
             try:
-                with np.load(attempt_path(self.store, number), allow_pickle=False) as stored:
+                with np.load(self.store.files.local(attempt_path(self.store, number)), allow_pickle=False) as stored:
                     members[promise_kind(number)] = stored["mask_id"]
             except BROKEN as error:
                 self.broken |= self.stage.keys()  # what is delivered follows from it
@@ -315,7 +317,8 @@ class _Check:
                 yield Finding(thing, "holds a mask twice", "campaign replay")
 
     def _dataset(self, number: int) -> np.ndarray:
-        return np.asarray(read_columns(self.store.datasets.path(number))["mask_id"])
+        path = self.store.datasets.file(number) or self.store.datasets.path(number)
+        return np.asarray(read_columns(path)["mask_id"])
 
 
 def pages_of(store: Store, screen: Screen) -> list[m.Page]:

@@ -69,8 +69,8 @@ def from_lists(groups: list[list]) -> np.ndarray:
 
 def _of_file(store: Store, number: int) -> np.ndarray:
     """Rows of `GROUP` of a stored dataset, worked out once for each time that it was written."""
-    path = store.datasets.path(number)
-    if not path.exists():
+    path = store.datasets.file(number)
+    if path is None:
         return np.zeros(0, GROUP)
     stat = path.stat()
     text = repr((FORM, number, stat.st_size, stat.st_mtime_ns))
@@ -86,7 +86,7 @@ def stored_columns(store: Store, number: int, names: tuple[str, ...]) -> dict[st
     """Some columns of a stored dataset; the rule as a number, with the rules themselves as `rules`."""
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(store.datasets.path(number), read_dictionary=["rule"]).read(columns=list(names))
+    table = pq.ParquetFile(store.datasets.file(number), read_dictionary=["rule"]).read(columns=list(names))
     columns = {name: table[name].to_numpy() for name in names if name != "rule"}
     if "rule" in names:
         rule = table["rule"].combine_chunks()

@@ -72,7 +72,7 @@ def _voted_down(store: Store) -> np.ndarray:
         if not down:
             continue
         for row in store.rounds.all():
-            if row.number == running_round(store) or not store.datasets.path(row.number).exists():
+            if row.number == running_round(store) or store.datasets.file(row.number) is None:
                 continue
             gone = int(np.isin(stored_columns(store, row.number, ("mask_id",))["mask_id"], down).sum())
             rows += [(row.number, page_class, NO_CLUSTER, False, NO_MASK, -gone, 0, 0, 0.0, 0.0)] if gone else []

@@ -169,7 +169,7 @@ class _Known:
 
 
 def attempt_path(store: Store, number: int) -> Path:
-    """Where the frozen order of an attempt lies."""
+    """Where the frozen order of an attempt lies on this machine, once read."""
     return store.folder / "promises" / f"{number:03d}.npz"
 
 
@@ -181,7 +181,7 @@ def newest_attempt(store: Store) -> Attempt | None:
     known: _Known = store.companions.setdefault(_Known, _Known())
     number = int(facts["attempt"])
     if known.attempt is None or known.attempt.number != number:
-        with np.load(attempt_path(store, number), allow_pickle=False) as stored:
+        with np.load(store.files.local(attempt_path(store, number)), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         keys = draw_keys(store.settings.seed, _SALT + number, arrays["mask_id"])
         order = freeze(

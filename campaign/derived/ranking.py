@@ -45,7 +45,7 @@ def judgements(store: Store, drawings: Iterable[m.Drawing]) -> dict[int, Judged]
     was fitted to that segmenter; not where a box or the brush was at work or the visit changed nothing.
     """
     # Of two rounds that trained the same, the newer one.
-    paths = {path.stem.split("-", 1)[1]: path for path in sorted((store.folder / MODELS).glob("*-*.npz"))}
+    paths = {path.stem.split("-", 1)[1]: path for path in store.files.listed(store.folder / MODELS, "*-*.npz")}
     chosen = [d for d in drawings if d.state == CORRECTED]
     if not paths or not chosen:
         return {}
@@ -60,7 +60,7 @@ def judgements(store: Store, drawings: Iterable[m.Drawing]) -> dict[int, Judged]
             tables.setdefault(version, {})[drawn_id(d.id)] = row
     judged: dict[int, Judged] = {}
     for version, table in tables.items():
-        said = Ranker.load(paths[version]).judge(np.array(list(table.values())))
+        said = Ranker.load(store.files.local(paths[version])).judge(np.array(list(table.values())))
         rows = zip(said.expected_iou.tolist(), said.correct.tolist(), strict=True)
         judged |= dict(zip(table, (Judged(*row) for row in rows), strict=True))
     return judged

@@ -41,7 +41,7 @@ def status(store: Store) -> dict[str, Any]:
     trouble = store.values.get(Key.TROUBLE) or {}
     return {
         "name": store.settings.name,
-        "folder": str(store.folder),
+        "folder": store.place,
         "round": current.number if current else 0,
         "rounds": store.settings.rounds.rounds,
         "stage": current.stage if current else "new",

@@ -172,7 +172,7 @@ def dataset_counts(store: Store) -> Counter[int]:
     for row in store.rounds.all():
         if row.stage in (Stage.VERIFY, Stage.PROPAGATE):
             counts.update({c: figures["masks"] for c, figures in live(store).summaries(row.number).items()})
-        elif (path := store.datasets.path(row.number)).exists():
+        elif (path := store.datasets.file(row.number)) is not None:
             counts.update(_classes_in(path, path.stat().st_mtime_ns))
     return counts
 

@@ -34,7 +34,7 @@ def redis_url(store: Store) -> str:
         return url
     path = store.folder / EMBEDDED
     if not path.exists():
-        raise InputError("embedded Redis", f"`campaign run {store.folder}` to be running", "no Redis")
+        raise InputError("embedded Redis", f"`campaign run {store.place}` to be running", "no Redis")
     return json.loads(path.read_text())["url"]
 
 

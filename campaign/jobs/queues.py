@@ -68,7 +68,7 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
     jobs = store.settings.jobs
     step_queue(store, step.queue, connection).enqueue(
         PERFORM,
-        args=(str(store.folder), str(step.name), step.round_number, *step.args),
+        args=(store.place, str(step.name), step.round_number, *step.args),
         job_id=job_id,
         job_timeout=jobs.train_timeout if step.name == StepName.TRAIN else jobs.job_timeout,
         retry=Retry(jobs.retries, retry_pauses(jobs.retries, jobs.retry_seconds)) if jobs.retries else None,

@@ -116,15 +116,15 @@ def step_workers(connection: Redis) -> list[BaseWorker]:
     return Worker.all(connection=connection, job_class=StepJob, queue_class=StepQueue, serializer=JSONSerializer)
 
 
-def refusal(job: Job, folder: str, key: str) -> str | None:
-    """What a job is instead of a step of the campaign `key` in `folder`; None where it is one and may be run."""
+def refusal(job: Job, place: str, key: str) -> str | None:
+    """What a job is instead of a step of the campaign `key` at `place`; None where it is one and may be run."""
     try:
         named, instance, args, kwargs = job.func_name, job.instance, job.args, job.kwargs
     except DeserializationError:
         return "data that is no JSON"
     if named != PERFORM or instance is not None or kwargs != {}:
         return f"function {_brief(named)}"
-    if not isinstance(args, list) or len(args) < 3 or args[0] != folder:
+    if not isinstance(args, list) or len(args) < 3 or args[0] != place:
         return f"arguments {_brief(args)}"
     if args[1] not in list(StepName):
         return f"step {_brief(args[1])}"

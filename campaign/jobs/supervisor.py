@@ -22,11 +22,11 @@ from campaign.jobs.broker import broker, mend_embedded
 from campaign.jobs.health import Watch, gone_workers, release_scheduled
 from campaign.jobs.processes import die_with_parent, log_file
 from campaign.jobs.queues import clear_failures, enqueue_due, recover, running
+from campaign.jobs.releases import note_release
 from campaign.jobs.trouble import advice, pause_before
 from campaign.records.stage import Stage
 from campaign.steps.rounds import StepName, progress_of
 from campaign.store import Store
-from campaign.store.locks import file_lock
 from ml_backend.errors import InputError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,8 @@ class Supervisor:
         def killed(holder: str) -> None:
             logger.warning("%s ran this campaign and was killed; what it had begun is done again, none is lost", holder)
 
-        with file_lock(store.folder / "run.lock", waits=waits, killed=killed), broker(store) as connection:
+        with store.run_locked(waits, killed), broker(store) as connection:
+            note_release(store)
             run = cls(store, connection)
             if serve:
                 run.children.append(_server(store))
@@ -199,7 +200,7 @@ class Supervisor:
             what = f"Redis: expected an answer, got {error}"
             hint = "is it up? what was on its queues is planned anew from the database, no answer is lost"
         else:
-            what, hint = str(error), advice(error, self.store.folder)
+            what, hint = str(error), advice(error, self.store.place)
         now = time.monotonic()
         if self._trouble is None or self._trouble[0] != what or now - self._trouble[1] > REMINDER:
             self._trouble = what, now
@@ -254,7 +255,7 @@ class Supervisor:
 def _worker(store: Store, queue: str, number: int, environment: dict[str, str]) -> Child:
     # A worker of the default queue also takes nothing else: a training must not keep annotators waiting.
     name = f"{store.key}-{queue}-{number}"
-    command = [sys.executable, "-m", "campaign.jobs.worker", str(store.folder), queue, name]
+    command = [sys.executable, "-m", "campaign.jobs.worker", store.place, queue, name]
     return Child(name, command, log_file(store, f"worker-{queue}-{number}"), environment)
 
 
@@ -276,7 +277,7 @@ def _gpus() -> int:
 
 def _server(store: Store) -> Child:
     port = urlparse(store.settings.page.public_url).port or 80
-    command = [sys.executable, "-m", "campaign.web.serving", str(store.folder), "--port", str(port)]
+    command = [sys.executable, "-m", "campaign.web.serving", store.place, "--port", str(port)]
     return Child(f"{store.key}-server", command, log_file(store, "server"))
 
 

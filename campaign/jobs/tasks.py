@@ -20,7 +20,7 @@ from ml_backend.logs import log_about
 logger = logging.getLogger(__name__)
 
 
-def perform(folder: str, name: str, round_number: int, *args: str | int) -> None:
+def perform(place: str, name: str, round_number: int, *args: str | int) -> None:
     """Runs one step and puts those on the queues that it makes due.
 
     What is away just now, a Label Studio, a database or room on the disk, is waited for, as long as it takes. Other bad
@@ -31,7 +31,7 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
 
     job = get_current_job()
     try:
-        store = Store.open(folder)
+        store = Store.open(place)
         about = {"round": round_number, "step": str(name), "job": job.id if job is not None else None}
         with (
             log_about(campaign=store.settings.name, **about),
@@ -42,7 +42,7 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
             logger.info("is done")
         forget_trouble(store)
     except Unavailable as error:
-        wait_for(folder, name, job, error)
+        wait_for(place, name, job, error)
         return
     except InputError:
         if job is not None:
@@ -53,15 +53,15 @@ def perform(folder: str, name: str, round_number: int, *args: str | int) -> None
         enqueue_after(store, job.connection, name)
 
 
-def wait_for(folder: str, name: str, job: Job | None, error: Unavailable) -> None:
+def wait_for(place: str, name: str, job: Job | None, error: Unavailable) -> None:
     """Says what a step waits for. A turn is tried again by the next poll, another step after a pause, however often.
 
     Raises the error where RQ is to try it again.
     """
-    text = f"{error}; waiting, {advice(error, folder)}"
+    text = f"{error}; waiting, {advice(error, place)}"
     logger.warning("step %s: %s", name, text)
     with suppress(InputError):  # the database may be what is away
-        note_trouble(Store.open(folder), text)
+        note_trouble(Store.open(place), text)
     if name == StepName.SYNC:
         return
     if job is not None:

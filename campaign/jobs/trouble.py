@@ -8,6 +8,7 @@ from campaign.label_studio.client import LabelStudioUnauthorized, LabelStudioUna
 from campaign.store import Store
 from campaign.store.database import DatabaseUnavailable
 from campaign.store.values import Key
+from ml_backend.buckets import is_url
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds
 JITTER = 0.25  # share of a pause by which it is longer or shorter, so that many do not come back at once
@@ -25,15 +26,17 @@ def pause_before(attempt: int, first: float = FIRST_PAUSE) -> int:
     return round(pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - it keeps no secret
 
 
-def advice(error: BaseException, folder: object) -> str:
+def advice(error: BaseException, place: str) -> str:
     """What a person can do about something that is away, in a few words."""
     if isinstance(error, LabelStudioUnauthorized):
-        return f"`campaign token {folder}` gives it another token"
+        return f"`campaign token {place}` gives it another token"
     if isinstance(error, LabelStudioUnavailable):
         return "is Label Studio up, and does its address lead there? answers given meanwhile are read afterwards"
     if isinstance(error, DatabaseUnavailable):
         return "is the database up, and is there room on its disk? nothing that was stored is lost"
-    return f"is there room on the disk of {folder}? nothing that was stored is lost"
+    if is_url(place):
+        return f"does {place} answer to the credentials here, and is there room on the disk? nothing stored is lost"
+    return f"is there room on the disk of {place}? nothing that was stored is lost"
 
 
 def note_trouble(store: Store, text: str) -> None:

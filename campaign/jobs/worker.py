@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from campaign.jobs.broker import connect
 from campaign.jobs.processes import ask_to_stop, die_with_parent, is_asked_to_stop
+from campaign.jobs.releases import check_release
 from campaign.jobs.step_jobs import StepJob, StepQueue, refusal, step_queue
 from campaign.jobs.tasks import perform
 from campaign.store import Store
@@ -49,7 +50,7 @@ class CampaignWorker(Worker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs a job where it is a step of the campaign; removes it with a line in the log where it is not."""
-        if (got := refusal(job, str(self.store.folder), self.store.key)) is None:
+        if (got := refusal(job, self.store.place, self.store.key)) is None:
             super().execute_job(job, queue)
             return
         logger.warning("job %r: expected a step of campaign %s, got %s; not run", job.id, self.store.key, got)
@@ -87,7 +88,7 @@ class CampaignWorker(Worker):
             what = (
                 "it is tried again"
                 if job.should_retry
-                else f"`campaign jobs {self.store.folder} --retry` tries it again"
+                else f"`campaign jobs {self.store.place} --retry` tries it again"
             )
             logger.warning("step %s was killed, perhaps for want of memory; %s", job.id, what)
 
@@ -113,9 +114,10 @@ def _one_line(record: logging.LogRecord) -> bool:
     return True
 
 
-def work(folder: Path, queues: list[str], name: str | None = None, burst: bool = False) -> None:
+def work(place: str | Path, queues: list[str], name: str | None = None, burst: bool = False) -> None:
     """Works until it is stopped, or with `burst` until the queues are empty."""
-    store = Store.open(folder)
+    check_release(place)
+    store = Store.open(place)
     configure_logs(store.settings.jobs.json_logs)
     process_about(campaign=store.settings.name)
     connection = connect(store)
@@ -137,4 +139,4 @@ def work(folder: Path, queues: list[str], name: str | None = None, burst: bool =
 
 if __name__ == "__main__":
     die_with_parent()
-    work(Path(sys.argv[1]), sys.argv[2].split(","), name=f"{sys.argv[3]}-{os.getpid()}")
+    work(sys.argv[1], sys.argv[2].split(","), name=f"{sys.argv[3]}-{os.getpid()}")

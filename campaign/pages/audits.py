@@ -10,7 +10,7 @@ import numpy as np
 
 from campaign.certification.audit import Audit, Certificate, audit_sample, certify
 from campaign.derived.answers import counted_verdicts, gold_count
-from campaign.derived.certificates import audited_path
+from campaign.derived.certificates import audited, audited_path
 from campaign.derived.dataset import final_masks
 from campaign.pages.gold import GoldPlan
 from campaign.pages.sheets import page_key, screen_of
@@ -20,7 +20,6 @@ from campaign.records.page import NewPage, Screen, audit_kind
 from campaign.store import Store
 from campaign.store.values import Key
 from ml_backend.errors import InputError
-from ml_backend.files import write_whole
 
 SHEET = 15  # masks that share their gold where each has a page of its own
 
@@ -53,7 +52,7 @@ def begin_audit(store: Store, draws: int, per_class: int = 0) -> RunningAudit:
         if not len(masks):
             raise InputError("audit", "a dataset with at least one mask", "none")
         rows = np.stack([masks.mask_id, masks.class_id.astype(np.int64), _strata(masks)])
-        write_whole(audited_path(store, number), lambda p: np.save(p, rows))
+        store.files.write(audited_path(store, number), lambda p: np.save(p, rows))
         store.values.set(Key.AUDIT, {"number": number, "draws": draws, "per_class": per_class, "certified": False})
         running = open_audit(store)
         assert running is not None
@@ -66,7 +65,7 @@ def open_audit(store: Store) -> RunningAudit | None:
     known = store.values.get(Key.AUDIT)
     if known is None:
         return None
-    mask_ids, class_id, cluster = np.load(audited_path(store, known["number"]))
+    mask_ids, class_id, cluster = audited(store, known["number"])
     seed = store.settings.seed + known["number"]
     audit = audit_sample(class_id, cluster, known["draws"], per_class=known["per_class"], seed=seed)
     return RunningAudit(known["number"], audit, mask_ids)

@@ -40,7 +40,6 @@ from campaign.store.drawings import COMPLETE, MISSING, UNSURE
 from campaign.store.values import Key, cursor_name
 from label_config import complete_data
 from ml_backend.errors import InputError
-from ml_backend.files import write_whole
 from ml_backend.server.signing import part_url
 
 logger = logging.getLogger(__name__)
@@ -112,13 +111,13 @@ def _key(store: Store, place: Mapping[str, Any]) -> str:
 def _frame(store: Store, masks: DatasetMasks) -> np.ndarray:
     """All parts with their weights, as they were when the first were drawn: the order rests on them."""
     path = store.folder / "completeness" / "parts.npy"
-    if path.exists():
-        return np.load(path)
+    if store.files.has(path):
+        return np.load(store.files.local(path))
     copies = duplicates(store).copy_of  # they have no masks of their own
     parts = cut([image for image in store.images.records("pool") if image.id not in copies])
     numbers = part_of(parts, masks.image_id, masks.box)
     parts["weight"] = weights(np.bincount(numbers[numbers >= 0], minlength=len(parts)))
-    write_whole(path, lambda p: _save(p, parts))
+    store.files.write(path, lambda p: _save(p, parts))
     return parts
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from campaign.derived.gold import gold_supply
@@ -42,7 +44,8 @@ bad {bad}
 
 def texts_of(store: Store) -> Instructions:
     """The texts of a campaign: the lead's, else the package's in the campaign's language."""
-    return Instructions(store.folder / FOLDER, store.settings.page.language, store.settings.page.change_hours)
+    folder, page = store.files.folder(store.folder / FOLDER), store.settings.page
+    return Instructions(folder, page.language, page.change_hours)
 
 
 def class_rules(store: Store) -> dict[int, str]:
@@ -112,9 +115,14 @@ def keep_instructions(store: Store, client: Client) -> int:
 
 
 def write_templates(store: Store) -> list[Path]:
-    """The lead's files; those that are not there yet are made, so that they can be changed."""
-    folder = store.folder / FOLDER
+    """The lead's files; those that are not there yet are made, so that they can be changed.
+
+    Of a campaign at a URL they are copies on the lead's desk, and this also takes what was changed there.
+    """
+    folder, shared = store.desk / FOLDER, store.folder / FOLDER
     (folder / "classes").mkdir(parents=True, exist_ok=True)
+    if folder != shared:
+        _copy_missing(store.files.folder(shared), folder)
     shown = examples(store)
     paths = []
     for path in sorted(DEFAULTS.glob("*.md")):
@@ -128,7 +136,18 @@ def write_templates(store: Store) -> list[Path]:
             chosen = shown.get(class_id, {})
             words = {word: " ".join(f"crop:{i}" for i in chosen.get(word, [])) or "none" for word in ("good", "bad")}
             path.write_text(TEMPLATE.format(name=name, **words), encoding="utf-8")
-    return [*paths, *sorted((folder / "classes").glob("*.md"))]
+    paths += sorted((folder / "classes").glob("*.md"))
+    if folder != shared:
+        for path in paths:
+            store.files.write(shared / path.relative_to(folder), partial(shutil.copyfile, path))
+    return paths
+
+
+def _copy_missing(source: Path, target: Path) -> None:
+    for path in source.rglob("*.md"):
+        copied = target / path.relative_to(source)
+        if not copied.exists():
+            shutil.copyfile(path, copied)
 
 
 def _rows(texts: Instructions, name: str, shown: dict[str, list[int]] | None, url: Callable[[int], str]) -> str:

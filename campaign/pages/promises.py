@@ -41,7 +41,6 @@ from campaign.search.selection import NONE, select
 from campaign.store import Store
 from campaign.store.values import Key
 from ml_backend.errors import InputError
-from ml_backend.files import write_whole
 from ml_backend.mask_ids import is_drawn, round_of
 
 AGAIN_PAGES = 20  # that a promise made again asks at a time
@@ -163,7 +162,7 @@ def _freeze(
         "heldout_iou": known.heldout_iou, "heldout_chance": known.heldout_chance, "heldout_image": known.heldout_image,
         **classes,
     }  # fmt: skip
-    write_whole(path, lambda partial: np.savez(partial, **arrays))  # type: ignore[arg-type]
+    store.files.write(path, lambda partial: np.savez(partial, **arrays))  # type: ignore[arg-type]
     store.values.set(Key.PROMISE, {"attempt": number, "round": round_number, **facts, **own_facts})
     share = share_of(number, 1 - facts["confidence"])
     store.log(

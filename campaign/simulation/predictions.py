@@ -46,7 +46,7 @@ def pool_of_round(store: Store, truth: Path, images: Path, round_number: int) ->
     coco_ids = {r.id: r.coco_id for r in store.images.rows("pool")}
     predictions = store.masks.predictions(round_number)
     if not len(predictions):
-        raise InputError(f"round {round_number} of {store.folder}", "predictions", "none")
+        raise InputError(f"round {round_number} of {store.place}", "predictions", "none")
     return replace(predictions, image_id=np.array([coco_ids[int(i)] for i in predictions.image_id], np.int64)), data
 
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from campaign.settings import DetectorSettings, Split, parse_settings
 from campaign.store import Store
+from campaign.store.places import SETTINGS_FILE, place_of
+from campaign.store.store import check_shared
 from ml_backend.detector import check_options, detector_names
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset, ImageRecord, SourceFields
@@ -26,7 +28,7 @@ CHECKS = 16  # at a time: a file system far away answers several as fast as one
 
 
 def create_from_files(  # noqa: PLR0913 - what the command line is given
-    folder: Path,
+    place: str | Path,
     values: dict[str, Any],
     images: Path,
     labelled: Path,
@@ -37,6 +39,8 @@ def create_from_files(  # noqa: PLR0913 - what the command line is given
     check: bool = True,
 ) -> Store:
     """A campaign over COCO files. Without `heldout`, a share of the labelled images is kept as such.
+
+    `images` may be where a URL is on this machine (`ml_backend.masks.fetched.file_of`).
 
     Raises InputError for anything wrong in the files, the images, the settings or the folder, and LabelStudioError
     where the Label Studio that the settings name does not take the token.
@@ -59,7 +63,7 @@ def create_from_files(  # noqa: PLR0913 - what the command line is given
     stream = CocoImages.open(pool, images)
     pool_images: ImageStream = Checked(stream) if check else stream
     splits: dict[Split, CocoDataset | ImageStream] = {"labelled": known, "heldout": kept_out, "pool": pool_images}
-    return Store.create(folder, settings, splits, secret_values=_secrets(token))
+    return Store.create(place, settings, splits, secret_values=_secrets(token))
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,14 @@ class Checked:
                 number += len(portion)
 
 
-def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, heldout_share: float = 0.2) -> Store:
+def create_from_label_studio(
+    place: str | Path, values: dict[str, Any], token: str, heldout_share: float = 0.2
+) -> Store:
     """A campaign beside a running Label Studio: annotated tasks are labelled, the others the pool.
 
-    Images are kept beside the campaign folder, in `<folder>.images`, with notes of what was read: a start that was
-    interrupted goes on from there, and only what changed since is read again. Raises InputError like
-    `create_from_files`, and LabelStudioError where Label Studio does not do its part.
+    Images are kept beside the campaign folder, in `<folder>.images`, and for one at a URL also below that, with notes
+    of what was read: a start that was interrupted goes on from there, and only what changed since is read again.
+    Raises InputError like `create_from_files`, and LabelStudioError where Label Studio does not do its part.
     """
     from campaign.label_studio.client import Client
     from campaign.label_studio.source import read_source
@@ -108,11 +114,13 @@ def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, h
     if url is None or project is None:
         raise InputError("label_studio", "a url and a source_project", settings.label_studio)
     _check_detector(settings.detector)
-    if (folder / "campaign.json").exists():
-        raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
+    where = place_of(place)
+    check_shared(where, settings.jobs)
+    if where.read(SETTINGS_FILE) is not None:
+        raise InputError(where.name, "a place without a campaign", "one that holds a campaign already")
     client = Client(url, token)
     client.check()
-    images = folder.resolve().with_name(folder.resolve().name + ".images")
+    images = where.folder.with_name(where.folder.name + ".images")
     source = read_source(client, project, images, heldout_share=heldout_share, seed=settings.seed)
     if not source.labelled.annotations:
         raise InputError(f"project {project}", "tasks with masks, polygons or rectangles to train on", "none")
@@ -120,7 +128,7 @@ def create_from_label_studio(folder: Path, values: dict[str, Any], token: str, h
     splits: dict[Split, CocoDataset | ImageStream] = {
         "labelled": source.labelled, "heldout": source.heldout, "pool": Checked(source.pool)
     }  # fmt: skip
-    return Store.create(folder, settings, splits, are_tasks=True, secret_values=_secrets(token))
+    return Store.create(place, settings, splits, are_tasks=True, secret_values=_secrets(token))
 
 
 def keep_out(data: CocoDataset, share: float, seed: int) -> tuple[CocoDataset, CocoDataset]:

@@ -20,10 +20,10 @@ from campaign.settings import Split
 from campaign.steps.cluster import linkage_options
 from campaign.steps.looking import is_signed, look_for_duplicates, sign
 from campaign.store import Store
-from campaign.store.shards import read_shard
 from ml_backend.detector import Detector, Progress, load_detector_class
 from ml_backend.learning.evaluation import average_precision, true_iou
 from ml_backend.masks.coco import CocoDataset
+from ml_backend.masks.fetched import fetch
 from ml_backend.predictions import Predictions
 
 
@@ -34,8 +34,9 @@ def detect(store: Store, round_number: int, split: Split, number: int, progress:
     images = store.images.shard(split, number, store.settings.jobs.shard_images, round_number)
     if round_number == 1 or is_signed(store):  # images that joined later, too
         sign(store, split, number, images)
-    checkpoint = store.rounds.get(round_number).checkpoint
+    checkpoint = store.checkpoint(store.rounds.get(round_number))
     detector = load_checkpoint(store.settings.detector.name, str(checkpoint))
+    fetch(image.path for image in images)
     started = time.monotonic()
     parts: list[Predictions] = []
     least = {} if split == "heldout" else least_scores(store, round_number)
@@ -71,7 +72,7 @@ def bound(store: Store, round_number: int) -> None:
         return
     least = least_scores(store, round_number)
     for row in store.masks.shards(round_number, "heldout"):
-        shard = read_shard(store.masks.shard_path(round_number, "heldout", row.number))
+        shard = store.masks.shard(store.masks.shard_path(round_number, "heldout", row.number))
         kept = worth_keeping(shard, least)
         if len(kept) < len(shard):
             store.masks.save_shard(round_number, "heldout", row.number, kept, row.images, row.seconds)

@@ -28,6 +28,7 @@ from campaign.steps.export_files import ExportedImages, Form, Format, Said, writ
 from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.files import write_whole
+from ml_backend.masks.fetched import present
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Exported:
 
 def default_path(store: Store, form: Form) -> Path:
     """Where an export goes by default: in the campaign folder."""
-    return store.folder / {Format.COCO: "export.json", Format.PARQUET: "export.parquet"}.get(form.format, "export-yolo")
+    return store.desk / {Format.COCO: "export.json", Format.PARQUET: "export.parquet"}.get(form.format, "export-yolo")
 
 
 def export_campaign(
@@ -138,7 +139,7 @@ def _copy_images(path: Path, form: Form, images: ExportedImages) -> None:
     """Copies the images to where the export names them; those that are there already, of the same size, are kept."""
     for source, target in _copies(path, form, images):
         try:
-            size = source.stat().st_size
+            size = present(source).stat().st_size
         except OSError as error:
             raise InputError(f"image {source}", "an image file", error.strerror or str(error)) from None
         if not (target.is_file() and target.stat().st_size == size):

@@ -22,6 +22,7 @@ from campaign.dataset.statistics import Tally
 from campaign.dataset.tables import GROUP, ParquetFile, parquet_file
 from campaign.store import Store
 from ml_backend.errors import InputError
+from ml_backend.masks.fetched import file_of
 
 WHOLE = "all"  # the part of every image where nothing is divided
 OPEN = 256  # files written at the same time, at most
@@ -109,7 +110,7 @@ class ExportedImages:
                 part = division.names.index(division.part_of(self._first.get(r.id, r.file_name)))
             row = further | {"id": r.coco_id, "file_name": r.file_name, "width": r.width, "height": r.height}
             yield ExportedImage(
-                r.id, Path(r.path), part, row | ({"source_task": r.source_task} if r.source_task else {})
+                r.id, file_of(r.path), part, row | ({"source_task": r.source_task} if r.source_task else {})
             )  # fmt: skip
             count += 1
 

@@ -18,6 +18,7 @@ from campaign.store.values import Key
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.coco_stream import CocoImages
+from ml_backend.masks.fetched import place_of
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _new(store: Store, rows: Iterable[Row]) -> Iterator[Row]:
     files = np.sort(np.fromiter((_digest(row.path) for row in store.images.in_pages("pool")), np.uint64))
     seen: set[int] = set()
     for image, further in rows:
-        file = _digest(str(Path(image.path).resolve()))
+        file = _digest(place_of(image.path))
         if _holds(ids, image.id):
             raise InputError(f"image {image.file_name}", "an id that no image of the pool has", image.id)
         if _holds(files, file) or file in seen:

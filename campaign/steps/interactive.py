@@ -17,7 +17,6 @@ from campaign.steps.train import training_set
 from campaign.store import Store
 from campaign.store.clicks import MODELS
 from ml_backend.detector import Progress
-from ml_backend.files import write_whole
 from ml_backend.interactive.corruption import corrupted
 from ml_backend.interactive.ranking import LEAST_MASKS, Ranker
 from ml_backend.interactive.segmenter import Segmenter, load_segmenter_class
@@ -67,8 +66,8 @@ def train_interactive(
     trained = kind.train(data, known if known.images else None, work, options=chosen, progress=progress)
     segmenter = kind.load(trained)
     checkpoint = store.folder / MODELS / f"{number:03d}-{segmenter.version}.pt"
-    if not checkpoint.is_file():
-        write_whole(checkpoint, lambda partial: shutil.copyfile(trained, partial))
+    if not store.files.has(checkpoint):
+        store.files.write(checkpoint, lambda partial: shutil.copyfile(trained, partial))
     ranker = fit_ranker(store, segmenter, number, progress)
     return TrainedInteractive(checkpoint, segmenter.version, len(data.images), len(data.annotations), ranker)
 
@@ -80,14 +79,15 @@ def fit_ranker(store: Store, segmenter: Segmenter, number: int, progress: Progre
     are too few masks.
     """
     path, k_iou = ranker_path(store, number, segmenter.version), store.settings.search.k_iou
-    if path.is_file() and Ranker.load(path).k_iou == k_iou:
+    if store.files.has(path) and Ranker.load(store.files.local(path)).k_iou == k_iou:
         return path
     rows, iou = _simulated(store, segmenter, number, progress)
     if len(iou) < LEAST_MASKS:
-        path.unlink(missing_ok=True)
+        store.files.remove([path])
         logger.info("no ranking model of corrected masks: %d held-out ones, at least %d needed", len(iou), LEAST_MASKS)
         return None
     Ranker(np.array(rows), np.array(iou), k_iou, store.settings.seed).save(path)
+    store.files.publish(path)
     return path
 
 

@@ -13,6 +13,7 @@ from campaign.derived.duplicates import duplicates, duplicates_line
 from campaign.settings import Split
 from campaign.store import Store
 from ml_backend.masks.coco import ImageRecord
+from ml_backend.masks.fetched import fetch, present
 from ml_backend.masks.images import read_rgb
 
 
@@ -20,6 +21,7 @@ def sign(store: Store, split: Split, number: int, images: Sequence[ImageRecord])
     """Writes the signatures of a shard of images, once. Raises InputError for an image that cannot be read."""
     if store.signatures.has(split, number):
         return
+    fetch(image.path for image in images)
     small = [small_picture(read_rgb(image.path)) for image in images]
     store.signatures.write(
         split, number,
@@ -49,7 +51,7 @@ def look_for_duplicates(store: Store) -> None:
 
 def _digest(image: ImageRecord) -> list[int]:
     digest = hashlib.blake2b(digest_size=16)
-    with image.path.open("rb") as file:
+    with present(image.path).open("rb") as file:
         while part := file.read(1 << 20):
             digest.update(part)
     return list(digest.digest())

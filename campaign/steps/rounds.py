@@ -176,7 +176,7 @@ def running_round(store: Store, stage: Stage) -> int:
     current = store.rounds.newest()
     if current is None or current.stage != stage:
         got = "no round" if current is None else f"stage {current.stage}"
-        raise InputError(f"campaign {store.folder}", f"a round at stage {stage}", got)
+        raise InputError(f"campaign {store.place}", f"a round at stage {stage}", got)
     return current.number
 
 

@@ -9,6 +9,7 @@ from campaign.dataset.mask_file import MaskFile, read_masks
 from campaign.derived.dataset import final_masks
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import Store
+from ml_backend.buckets import is_url
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import Annotation, CocoDataset
 from ml_backend.predictions import Predictions
@@ -26,7 +27,7 @@ def mask_set(name: str, of: MaskFile | None = None) -> MaskFile:
     found = None if Path(name).exists() else ROUND.fullmatch(name)
     if found is None:
         path = Path(name)
-        return _of_dataset(name, Store.open(path), None) if path.is_dir() else read_masks(path, of)
+        return _of_dataset(name, Store.open(name), None) if is_url(name) or path.is_dir() else read_masks(path, of)
     store, number = Store.open(found[1]), int(found[2])
     numbers = [row.number for row in store.rounds.all()]
     if number not in numbers:

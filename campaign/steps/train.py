@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
 from ml_backend.masks.coco import Annotation, CocoDataset
+from ml_backend.masks.fetched import fetch
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,16 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
     detector = load_detector_class(store.settings.detector.name)
     data = training_set(store, round_number)
     heldout = store.images.annotated("heldout")
+    fetch(image.path for image in [*data.images, *heldout.images])
     before = rows.get(round_number - 1)
+    output = store.folder / "models" / f"{round_number:03d}"
     checkpoint = detector.train(
         data,
         heldout if heldout.images else None,
-        store.folder / "models" / f"{round_number:03d}",
+        output,
         options=dict(store.settings.detector.options) | {"seed": store.settings.seed},
         progress=progress,
-        start_from=Path(before.checkpoint) if before and before.checkpoint else None,
+        start_from=store.checkpoint(before) if before and before.checkpoint else None,
     )
     trained = detector.load(checkpoint)
     metrics: dict[str, Any] = {"trained_on": {"images": len(data.images), "masks": len(data.annotations)}}
@@ -42,7 +44,8 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
     course = getattr(trained, "metrics", {}).get("training")
     if course:
         metrics["training"] = course
-    store.rounds.update(round_number, checkpoint=str(checkpoint), model_version=trained.version, metrics=metrics)
+    kept = store.keep_checkpoint(output, checkpoint)
+    store.rounds.update(round_number, checkpoint=kept, model_version=trained.version, metrics=metrics)
 
 
 def training_set(store: Store, round_number: int) -> CocoDataset:

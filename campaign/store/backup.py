@@ -26,7 +26,9 @@ from sqlalchemy import DateTime, Engine, create_engine, func, insert, select, te
 from campaign.store import models as m
 from campaign.store.addresses import has_password, without_password
 from campaign.store.database import HEAD, open_database
-from campaign.store.store import SECRETS_FILE, SETTINGS_FILE, Store
+from campaign.store.places import SECRETS_FILE, SETTINGS_FILE
+from campaign.store.store import Store
+from ml_backend.buckets import is_url
 from ml_backend.errors import InputError
 from ml_backend.files import partial_file
 
@@ -66,12 +68,12 @@ def _fill(store: Store, path: Path, passphrase: str, key: bytes, objects: bool, 
                         lines.write(json.dumps({k: _plain(v) for k, v in row.items()}).encode() + b"\n")
                         rows[table.name] += 1
                     _add_file(archive, f"database/{table.name}.jsonl", lines)
-        _add(archive, SETTINGS_FILE, (store.folder / SETTINGS_FILE).read_bytes())
-        secrets = store.folder / SECRETS_FILE
-        _add(archive, SEALED, _seal(secrets.read_bytes() if secrets.exists() else b"{}", passphrase, key))
+        settings, secrets = store.documents()
+        _add(archive, SETTINGS_FILE, json.dumps(settings).encode())
+        _add(archive, SEALED, _seal(json.dumps(secrets).encode(), passphrase, key))
         listed = {}
-        files = sorted(_objects(store.folder))
-        for done, file in enumerate(files):
+        files = [file for file in store.files.below(store.folder) if _is_product(file.relative_to(store.folder))]
+        for done, file in enumerate(store.files.each(files)):
             name = file.relative_to(store.folder).as_posix()
             listed[name] = {"bytes": file.stat().st_size, "sha256": _checksum(file)}
             if objects:
@@ -80,7 +82,7 @@ def _fill(store: Store, path: Path, passphrase: str, key: bytes, objects: bool, 
                 report("files", done + 1, len(files))
         manifest = {
             "format": FORMAT, "schema": HEAD, "key": store.key, "name": store.settings.name,
-            "folder": str(store.folder), "rows": rows, "objects": listed, "with_objects": objects,
+            "folder": store.place, "rows": rows, "objects": listed, "with_objects": objects,
         }  # fmt: skip
         _add(archive, MANIFEST, json.dumps(manifest).encode())
     return manifest
@@ -121,7 +123,9 @@ def _restored(
     _restore_objects(archive, manifest, path, folder, report)
     content = _read_json(archive, SETTINGS_FILE, path)
     content["settings"]["jobs"]["database_url"] = url and without_password(url)
-    places = {manifest["folder"] + ".images": f"{folder}.images", manifest["folder"]: str(folder)} | moved
+    places = moved
+    if not is_url(manifest["folder"]):  # whose images are where they were, for whoever has its credentials
+        places = {manifest["folder"] + ".images": f"{folder}.images", manifest["folder"]: str(folder)} | moved
     engine = open_database(url, folder)
     _check_empty(engine)
     with engine.begin() as connection:
@@ -165,8 +169,8 @@ def copy_database(source: Engine, url: str) -> None:
 
 
 def _tables() -> list[Any]:
-    """All tables but those of views, in an order in which rows may be added."""
-    return [t for t in m.Base.metadata.sorted_tables if t.name != m.View.__tablename__]
+    """All tables but those of views and objects, in an order in which rows may be added."""
+    return [t for t in m.Base.metadata.sorted_tables if t.name not in (m.View.__tablename__, m.Object.__tablename__)]
 
 
 @contextmanager
@@ -219,12 +223,10 @@ def _rich(table: Any, row: dict, places: dict[str, str]) -> dict:
     return row
 
 
-def _objects(folder: Path) -> Iterator[Path]:
-    for file in folder.rglob("*"):
-        parts = file.relative_to(folder).parts
-        is_own = parts[0] in LEFT_OUT or parts[-1].startswith(".") or parts[0].startswith("campaign.db")
-        if file.is_file() and not file.is_symlink() and not is_own:
-            yield file
+def _is_product(file: Path) -> bool:
+    """Whether a file of the campaign's folder is to be in its backup."""
+    parts = file.parts
+    return not (parts[0] in LEFT_OUT or parts[-1].startswith(".") or parts[0].startswith("campaign.db"))
 
 
 def _checksum(file: Path) -> str:

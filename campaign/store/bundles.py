@@ -7,7 +7,6 @@ group and its range of every bundle. Bundles are made anew from shards at any ti
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sqlalchemy import delete, select
 
 from campaign.store import models as m
 from campaign.store.masks import Masks
+from campaign.store.objects import Files
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
 from campaign.store.shards import feature_path, read_group, read_table, write_groups
@@ -42,8 +42,8 @@ class Plan:
 class Bundles:
     """Part of `Store`: a round's predictions on the pool, by class."""
 
-    def __init__(self, sessions: Sessions, rounds: Rounds, masks: Masks):
-        self._sessions, self._rounds, self._masks = sessions, rounds, masks
+    def __init__(self, sessions: Sessions, files: Files, rounds: Rounds, masks: Masks):
+        self._sessions, self._files, self._rounds, self._masks = sessions, files, rounds, masks
 
     def planned(self, round_number: int) -> list[Plan]:
         """The bundles that a round's finished shards make, by number; the same ones for the same shards."""
@@ -80,13 +80,13 @@ class Bundles:
         plan = plans[number]
         path, numbers = self.path(round_number, number), range(plan.first, plan.end)
         shards = [self._masks.shard_path(round_number, "pool", n) for n in numbers]
-        table = read_table(shards)
+        table = read_table(self._files.each(shards))
         class_ids = table["class_id"].to_numpy()
         order = np.argsort(class_ids, kind="stable")
-        write_whole(feature_path(path), lambda p: _write_features(p, shards, order, report))
+        write_whole(feature_path(path), lambda p: self._write_features(p, shards, order, report))
         classes, counts = np.unique(class_ids, return_counts=True)
         write_groups(path, table, order, counts.tolist())
-        with self._sessions() as session:
+        with self._files.published(path, feature_path(path)) as session:
             session.merge(
                 m.Bundle(
                     round=round_number, number=number, first=plan.first, end=plan.end, masks=plan.masks,
@@ -112,9 +112,9 @@ class Bundles:
     def _read(self, rows: list[m.Bundle], class_id: int, masks: bool) -> Predictions:
         holders = [row for row in rows if class_id in row.classes["ids"]]
         parts, sources = [], []
-        for row in holders:
+        paths = self._files.each((self.path(row.round, row.number) for row in holders), feature_path)
+        for row, path in zip(holders, paths, strict=True):
             place = row.classes["ids"].index(class_id)
-            path = self.path(row.round, row.number)
             parts.append(read_group(path, place, row.masks, masks))
             first = sum(row.classes["masks"][:place])
             features = np.load(feature_path(path), mmap_mode="r")
@@ -128,32 +128,31 @@ class Bundles:
         """Removes the bundles of a round."""
         with self._sessions() as session:
             session.execute(delete(m.Bundle).where(m.Bundle.round == round_number))
-        shutil.rmtree(self._folder(round_number), ignore_errors=True)
+        self._files.drop(self._folder(round_number))
+
+    def _write_features(self, path: Path, shards: list[Path], order: np.ndarray, report: Report | None) -> None:
+        """The features of shards in another order, written through a memory map."""
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        out: np.memmap | None = None
+        start = 0
+        for done, shard in enumerate(self._files.each(map(feature_path, shards)), 1):
+            features = np.load(shard, mmap_mode="r")
+            if len(features):
+                if out is None:
+                    shape = len(order), features.shape[1]
+                    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+                out[place[start : start + len(features)]] = features
+                start += len(features)
+            if report:
+                report("gather", done, len(shards))
+        if out is None:
+            np.save(path, np.zeros((0, 0), np.float16))
+        else:
+            out.flush()
 
     def _folder(self, round_number: int) -> Path:
         return self._rounds.folder(round_number) / "bundles"
-
-
-def _write_features(path: Path, shards: list[Path], order: np.ndarray, report: Report | None) -> None:
-    """The features of shards in another order, written through a memory map."""
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    out: np.memmap | None = None
-    start = 0
-    for done, shard in enumerate(shards, 1):
-        features = np.load(feature_path(shard), mmap_mode="r")
-        if len(features):
-            if out is None:
-                shape = len(order), features.shape[1]
-                out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            out[place[start : start + len(features)]] = features
-            start += len(features)
-        if report:
-            report("gather", done, len(shards))
-    if out is None:
-        np.save(path, np.zeros((0, 0), np.float16))
-    else:
-        out.flush()
 
 
 def _joined(parts: list[np.ndarray], folder: Path) -> np.ndarray:

@@ -16,12 +16,14 @@ from sqlalchemy.orm import Session
 
 from campaign.settings import Split
 from campaign.store import models as m
+from campaign.store.objects import Files
 from campaign.store.sessions import Sessions, portions
 from campaign.store.values import Key
 from ml_backend.errors import InputError
 from ml_backend.files import whole_file
 from ml_backend.masks.coco import CocoDataset, ImageRecord, SourceFields, write_json
 from ml_backend.masks.coco_stream import ImageStream
+from ml_backend.masks.fetched import file_of, place_of
 
 FIELDS_FILE, IMAGE_FIELDS_FILE = "pool-fields.json", "pool-image-fields.jsonl"
 Row = tuple[ImageRecord, dict[str, Any]]  # an image and what its file says further of it
@@ -41,8 +43,8 @@ class Batch:
 class Images:
     """Part of `Store`: the images of every split; their ids are the campaign's own."""
 
-    def __init__(self, sessions: Sessions, folder: Path):
-        self._sessions, self._folder = sessions, folder
+    def __init__(self, sessions: Sessions, files: Files, folder: Path):
+        self._sessions, self._files, self._folder = sessions, files, folder
         self._classes: dict[int, str] = {}
 
     def records(self, split: Split | None = None) -> list[ImageRecord]:
@@ -167,9 +169,9 @@ class Images:
         images = self.records(split)
         data = CocoDataset(images, self.classes())
         path = self._folder / f"{split}.json"
-        if images and path.exists():
+        if images and self._files.has(path):
             # File names may repeat between folders, so images keep the paths in the database.
-            data.annotations = CocoDataset.load_annotations(path, images, data.classes)
+            data.annotations = CocoDataset.load_annotations(self._files.local(path), images, data.classes)
         return data
 
     def add(
@@ -184,12 +186,12 @@ class Images:
         number = first
         with self._field_lines(split, first) as lines:
             for portion in _portions(rows):
-                values = []
-                for image, further in portion:
-                    path = str(Path(image.path).resolve())
-                    if path in elsewhere:
-                        got = f"it in {elsewhere[path]} and {split}"
+                values, places = [], [place_of(image.path) for image, _ in portion]
+                for (image, _), place in zip(portion, places, strict=True):
+                    if place in elsewhere:
+                        got = f"it in {elsewhere[place]} and {split}"
                         raise InputError(image.file_name, "an image in one split only", got)
+                for (image, further), path in zip(portion, self._files.shared(places, number), strict=True):
                     values.append(
                         {
                             "id": number, "split": split, "coco_id": image.id, "file_name": image.file_name,
@@ -201,6 +203,9 @@ class Images:
                         lines.write(json.dumps({"image": number, "fields": further}) + "\n")
                     number += 1
                 session.execute(insert(m.Image), values)
+        if split == "pool" and (said := self._folder / IMAGE_FIELDS_FILE).exists():
+            with self._files.published(said, within=session):
+                pass
         return number - first
 
     @contextmanager
@@ -213,18 +218,21 @@ class Images:
             yield None
             return
         path = self._folder / IMAGE_FIELDS_FILE
+        before = self._files.local(path) if self._files.has(path) else None
         with whole_file(path) as lines:
-            if path.exists():
-                with path.open(encoding="utf-8") as known:
+            if before is not None:
+                with before.open(encoding="utf-8") as known:
                     lines.writelines(line for line in known if json.loads(line)["image"] < first)
             yield lines
         if not path.stat().st_size:
             path.unlink()
 
-    def save_fields(self, fields: SourceFields) -> None:
-        """Keeps what the pool's file says of licences and categories, for the export."""
-        if fields.info or fields.licenses or fields.categories:
-            write_json(self._folder / FIELDS_FILE, asdict(replace(fields, images={})))
+    def save_fields(self, fields: SourceFields) -> list[Path]:
+        """Keeps what the pool's file says of licences and categories, for the export; returns what was written."""
+        if not (fields.info or fields.licenses or fields.categories):
+            return []
+        write_json(self._folder / FIELDS_FILE, asdict(replace(fields, images={})))
+        return [self._folder / FIELDS_FILE]
 
     def fields(self) -> SourceFields:
         """What the pool's file said, but of its images; nothing in campaigns of earlier releases."""
@@ -234,14 +242,14 @@ class Images:
 
     def _fields(self) -> dict[str, Any]:
         path = self._folder / FIELDS_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return json.loads(self._files.local(path).read_text(encoding="utf-8")) if self._files.has(path) else {}
 
     def with_fields(self) -> Iterator[tuple[m.Image, dict[str, Any]]]:
         """Each image of the pool with what its file said further of it, by id, in the memory of one page."""
         # Campaigns of before kept what was said of all images together.
         together = {int(k): v for k, v in self._fields().get("images", {}).items()}
         path = self._folder / IMAGE_FIELDS_FILE
-        with path.open(encoding="utf-8") if path.exists() else nullcontext(()) as lines:
+        with self._files.local(path).open(encoding="utf-8") if self._files.has(path) else nullcontext(()) as lines:
             said = (json.loads(line) for line in lines)
             newest = next(said, None)
             for row in self.in_pages("pool"):
@@ -265,4 +273,4 @@ def _portions(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _record(row: m.Image) -> ImageRecord:
-    return ImageRecord(row.id, row.file_name, row.width, row.height, Path(row.path), coco_id=row.coco_id)
+    return ImageRecord(row.id, row.file_name, row.width, row.height, file_of(row.path), coco_id=row.coco_id)

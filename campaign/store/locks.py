@@ -66,20 +66,27 @@ def campaign_lock(engine: Engine, folder: Path) -> Iterator[None]:
     It is a lock on a file, and on PostgreSQL an advisory lock of a session as well: that spans machines, but a server
     that is restarted forgets it while its holder goes on. Raises DatabaseUnavailable where PostgreSQL is away.
     """
-    with file_lock(folder / "decide.lock"):
-        if engine.dialect.name != "postgresql":
-            yield
-            return
-        with _advisory_lock(engine):
-            yield
+    with file_lock(folder / "decide.lock"), database_lock(engine, "label-studio-cluster-verification"):
+        yield
 
 
 @contextmanager
-def _advisory_lock(engine: Engine) -> Iterator[None]:
-    key, thing = zlib.crc32(b"label-studio-cluster-verification"), "lock in the database"
+def database_lock(engine: Engine, name: str, waits: Callable[[str], None] | None = None) -> Iterator[None]:
+    """On PostgreSQL the advisory lock of this name, which spans machines; on another database nothing.
+
+    Where it is waited for, `waits` is told of whom. Raises DatabaseUnavailable where PostgreSQL is away.
+    """
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    key, thing = zlib.crc32(name.encode()), "lock in the database"
     try:
-        connection = engine.connect()
+        # A step may take days: a transaction that long would keep PostgreSQL from tidying up.
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         while not connection.execute(text("SELECT pg_try_advisory_lock(:k)"), {"k": key}).scalar():
+            if waits:
+                waits("a process, perhaps of another machine,")
+                waits = None
             time.sleep(0.2)
     except SQLAlchemyError as error:
         raise DatabaseUnavailable(thing, "PostgreSQL to give it", reason_of(error)) from None

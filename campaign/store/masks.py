@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from sqlalchemy import func, select
 from campaign.settings import Split
 from campaign.store import models as m
 from campaign.store.drawings import Drawings
+from campaign.store.objects import Files
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
-from campaign.store.shards import arrays_of, read_shard, read_shards, read_table, write_shard
+from campaign.store.shards import arrays_of, feature_path, read_shard, read_table, write_shard
 from ml_backend.mask_ids import first_of_place, is_drawn, is_heldout, place_of, row_of, shard_number, split_mask_id
 from ml_backend.predictions import Predictions
 
@@ -21,11 +22,11 @@ from ml_backend.predictions import Predictions
 class Masks:
     """Part of `Store`: predictions of every round."""
 
-    def __init__(self, sessions: Sessions, rounds: Rounds, drawings: Drawings):
-        self._sessions, self._rounds, self._drawings = sessions, rounds, drawings
+    def __init__(self, sessions: Sessions, files: Files, rounds: Rounds, drawings: Drawings):
+        self._sessions, self._files, self._rounds, self._drawings = sessions, files, rounds, drawings
 
     def shard_path(self, round_number: int, split: Split, number: int) -> Path:
-        """Where a shard of predictions lies."""
+        """Where a shard of predictions lies on this machine, once it has been read here."""
         return self._rounds.folder(round_number) / "predictions" / f"{split}-{number:05d}.parquet"
 
     def save_shard(
@@ -33,8 +34,9 @@ class Masks:
     ) -> Predictions:
         """Stores a shard, returns it with its mask ids. Saving again replaces it."""
         stored = predictions.with_ids(round_number, shard_number(split == "pool", number))
-        write_shard(self.shard_path(round_number, split, number), stored)
-        with self._sessions() as session:
+        path = self.shard_path(round_number, split, number)
+        write_shard(path, stored)
+        with self._files.published(path, feature_path(path)) as session:
             session.merge(
                 m.Shard(
                     round=round_number, split=split, number=number,
@@ -72,7 +74,21 @@ class Masks:
     ) -> Predictions:
         """A round's predictions on a split, all classes or one, by mask id."""
         paths = [self.shard_path(round_number, split, s.number) for s in self.shards(round_number, split)]
-        return read_shards(paths, features, class_id)
+        there = self._files.each(paths, feature_path if features else None)
+        return Predictions.concatenate([read_shard(path, features, class_id) for path in there])
+
+    def shard(self, path: Path, features: bool = True, class_id: int | None = None) -> Predictions:
+        """A shard by its path; features (memory-mapped until selected) or none; one class or all.
+
+        Raises InputError where it is not there or not whole.
+        """
+        (path,) = self._files.each([path], feature_path if features else None)
+        return read_shard(path, features, class_id)
+
+    def features(self, path: Path) -> np.ndarray:
+        """The features of the shard of this path, (n, d), memory-mapped."""
+        features: np.ndarray = np.load(self._files.local(feature_path(path)), mmap_mode="r")
+        return features
 
     def scores(self, round_number: int, split: Split = "pool") -> dict[int, np.ndarray]:
         """{class: the scores of a round's predictions of it on a split, by mask id}, (n,) float32, in one pass.
@@ -81,7 +97,8 @@ class Masks:
         """
         names = "class_id", "confidence", "predicted_iou"
         finished = [number for own, number, _ in self.finished(round_number) if own == split]
-        parts = [arrays_of(read_table([self.shard_path(round_number, split, n)], names)) for n in finished]
+        paths = [self.shard_path(round_number, split, number) for number in finished]
+        parts = [arrays_of(read_table([path], names)) for path in self._files.each(paths)]
         if not parts:
             return {}
         class_id, confidence, predicted_iou = (np.concatenate([part[name] for part in parts]) for name in names)
@@ -103,9 +120,9 @@ class Masks:
             parts.append(self._drawings.replace(self.read(origins), ids[drawn]))
             positions.append(drawn)
         stored = np.flatnonzero(~is_drawn(ids)) if len(ids) else np.zeros(0, np.int64)
-        for here in (stored[rows] for rows in by_place(ids[stored])):
-            path, _ = self.place(first_of_place(place_of(int(ids[here[0]]))))
-            shard = read_shard(path, features=False) if path.exists() else Predictions.empty()
+        groups = [stored[rows] for rows in by_place(ids[stored])]
+        for here, path in zip(groups, self._holders([ids[here[0]] for here in groups]), strict=True):
+            shard = Predictions.empty() if path is None else read_shard(path, features=False)
             rows = row_of(ids[here])
             if rows.max() >= len(shard):
                 raise KeyError(int(ids[here][rows.argmax()]))
@@ -127,10 +144,10 @@ class Masks:
             "image_id": np.zeros(len(ids), np.int64), "class_id": np.zeros(len(ids), np.int32),
             "score": np.zeros(len(ids), np.float32),
         }  # fmt: skip
-        for here in by_place(ids):
-            path, _ = self.place(first_of_place(place_of(int(ids[here[0]]))))
+        groups = by_place(ids)
+        for here, path in zip(groups, self._holders([ids[here[0]] for here in groups]), strict=True):
             rows = row_of(ids[here])
-            if not path.exists():
+            if path is None:
                 raise KeyError(int(ids[here][0]))
             columns = arrays_of(read_table([path], ("image_id", "class_id", "confidence", "predicted_iou")))
             if rows.max() >= len(columns["image_id"]):
@@ -139,6 +156,13 @@ class Masks:
             for name, column in found.items():
                 column[here] = columns[name][rows]
         return found
+
+    def _holders(self, masks: Sequence[int]) -> Iterator[Path | None]:
+        """The shard files of masks that are each in another, one after the other; None where there is none."""
+        paths = [self.place(first_of_place(place_of(int(mask))))[0] for mask in masks]
+        there = self._files.there(paths)
+        files = self._files.each(path for path in paths if path in there)
+        return (next(files) if path in there else None for path in paths)
 
     def place(self, mask: int) -> tuple[Path, int]:
         """The shard file that a mask id names, and its row there; neither need exist."""

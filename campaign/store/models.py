@@ -303,6 +303,20 @@ class View(Base):
     file: Mapped[str | None] = mapped_column(Text)
 
 
+class Object(Base):
+    """A file of a campaign at a URL: the object that it is, and that object's length and BLAKE2b, 16 bytes in hex.
+
+    `name` is its path in a machine's folder. An object that no row names belongs to nobody.
+    """
+
+    __tablename__ = "object"
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    object: Mapped[str] = mapped_column(Text)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(String(32))
+    committed_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Point(Base):
     """A fact: what the campaign said of itself at the end of a turn; see `campaign.records.course.Point`.
 

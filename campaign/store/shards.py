@@ -79,7 +79,7 @@ def read_columns(path: Path, class_id: int | None = None) -> dict[str, np.ndarra
     return arrays_of(table)
 
 
-def read_table(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(paths: Iterable[Path], columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of several files, in order, as Arrow has them: no Python object for each.
 
     Raises InputError where a file is missing or no such file.
@@ -183,8 +183,3 @@ def arrays_of(table: pa.Table) -> dict[str, np.ndarray]:
 def feature_path(path: Path) -> Path:
     """Where the features of the shard at `path` lie."""
     return path.with_suffix(".features.npy")
-
-
-def read_shards(paths: Sequence[Path], features: bool = True, class_id: int | None = None) -> Predictions:
-    """All masks of several shards, in order."""
-    return Predictions.concatenate([read_shard(p, features, class_id) for p in paths])

@@ -9,28 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from campaign.dataset.duplicates import SIDE, Signatures
-from ml_backend.files import write_whole
+from campaign.store.objects import Files
 
 
 class SignatureFiles:
     """Part of `Store`: signatures of images, under `signatures/` in the campaign folder. They are never rewritten."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder / "signatures"
+    def __init__(self, files: Files, folder: Path):
+        self._files, self._folder = files, folder / "signatures"
 
     def has(self, split: str, number: int) -> bool:
         """Whether the images of a shard have theirs."""
-        return self._path(split, number).exists()
+        return self._files.has(self._path(split, number))
 
     def write(self, split: str, number: int, signatures: Signatures) -> None:
         """Stores those of a shard, whole."""
         buffer = io.BytesIO()
         np.savez(buffer, image_id=signatures.image_id, digest=signatures.digest, small=signatures.small)
-        write_whole(self._path(split, number), lambda p: p.write_bytes(buffer.getbuffer()))
+        self._files.write(self._path(split, number), lambda p: p.write_bytes(buffer.getbuffer()))
 
     def version(self) -> str | None:
         """Names what there is; None where no image has any."""
-        files = sorted((p.name, p.stat().st_size) for p in self._folder.glob("*.npz"))
+        files = sorted(self._files.sizes(self._folder, "*.npz").items())
         return hashlib.blake2b(repr(files).encode(), digest_size=16).hexdigest() if files else None
 
     def read(self) -> Signatures:
@@ -38,7 +38,7 @@ class SignatureFiles:
         parts = [
             (np.zeros(0, np.int64), np.zeros((0, 16), np.uint8), np.zeros((0, SIDE, SIDE), np.uint8)),
         ]
-        for path in sorted(self._folder.glob("*.npz")):
+        for path in self._files.each(self._files.listed(self._folder, "*.npz")):
             with np.load(path, allow_pickle=False) as stored:
                 parts.append((stored["image_id"], stored["digest"], stored["small"]))
         ids, digests, small = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from campaign.dataset.listed import PIECE, ListedMasks
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.store import models as m
+from campaign.store.objects import Files
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
 from campaign.store.shards import RowFile, read_columns, write_pieces
@@ -24,22 +25,23 @@ if TYPE_CHECKING:
 class Trees:
     """Part of `Store`: the tree of each class in each round."""
 
-    def __init__(self, sessions: Sessions, rounds: Rounds):
-        self._sessions, self._rounds = sessions, rounds
+    def __init__(self, sessions: Sessions, files: Files, rounds: Rounds):
+        self._sessions, self._files, self._rounds = sessions, files, rounds
 
     def folder(self, round_number: int, class_id: int) -> Path:
-        """Where a class's tree lies, with the mask ids of its leaves."""
+        """Where a class's tree lies on this machine, once read, with the mask ids of its leaves."""
         return self._rounds.folder(round_number) / "trees" / str(class_id)
 
     def read(self, round_number: int, class_id: int) -> tuple[Tree, np.ndarray]:
         """The tree of a class and the mask id of each of its leaves."""
         from campaign.clustering import Tree
 
-        return Tree.load(self.folder(round_number, class_id)), self.mask_ids(round_number, class_id)
+        folder = self._files.folder(self.folder(round_number, class_id))
+        return Tree.load(folder), np.load(folder / "mask_ids.npy")
 
     def mask_ids(self, round_number: int, class_id: int) -> np.ndarray:
         """The mask id of each leaf of a class's tree, (n,) int64."""
-        return np.load(self.folder(round_number, class_id) / "mask_ids.npy")
+        return np.load(self._files.local(self.folder(round_number, class_id) / "mask_ids.npy"))
 
     def save(self, round_number: int, class_id: int, mask_ids: np.ndarray, known: int, thresholds: dict) -> None:
         """Notes that a class's tree is whole in its folder, over the masks `mask_ids` (none: there is no tree).
@@ -47,8 +49,9 @@ class Trees:
         `known` masks were left out of it, the dataset having them already.
         """
         ids = np.asarray(mask_ids, np.int64)
-        write_whole(self.folder(round_number, class_id) / "mask_ids.npy", lambda p: np.save(p, ids))
-        with self._sessions() as session:
+        folder = self.folder(round_number, class_id)
+        write_whole(folder / "mask_ids.npy", lambda p: np.save(p, ids))
+        with self._files.published(*(path for path in folder.iterdir() if path.is_file())) as session:
             session.merge(
                 m.ClassTree(
                     round=round_number, class_id=class_id, masks=len(mask_ids), known=known,
@@ -71,28 +74,38 @@ class Trees:
 class Datasets:
     """Part of `Store`: the masks that each round obtained."""
 
-    def __init__(self, rounds: Rounds):
-        self._rounds = rounds
+    def __init__(self, files: Files, rounds: Rounds):
+        self._files, self._rounds = files, rounds
 
     def path(self, round_number: int) -> Path:
-        """Where the masks that a round obtained lie."""
+        """Where the masks that a round obtained lie on this machine, once read."""
         return self._rounds.folder(round_number) / "dataset.parquet"
+
+    def file(self, round_number: int) -> Path | None:
+        """The file of the masks that a round obtained, None where there is none."""
+        path = self.path(round_number)
+        return self._files.local(path) if self._files.has(path) else None
+
+    def remove(self, round_number: int) -> None:
+        """Removes the masks of a round that goes on."""
+        self._files.remove([self.path(round_number)])
 
     def save(self, round_number: int, masks: DatasetMasks | ListedMasks) -> None:
         """Stores the masks that a round obtained, which rise by mask id. Saving again replaces them."""
         pieces = masks.chunks(PIECE) if len(masks) else iter([DatasetMasks.empty()])
         columns = ({f.name: getattr(piece, f.name) for f in fields(piece)} for piece in pieces)
         write_pieces(self.path(round_number), columns)
+        self._files.publish(self.path(round_number))
 
     def read(self, before: int | None = None, class_id: int | None = None) -> DatasetMasks:
         """The masks obtained in all rounds, or in those before one, by round; of all classes or one."""
         numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]
-        paths = [path for n in numbers if (path := self.path(n)).exists()]
+        paths = [path for n in numbers if (path := self.file(n)) is not None]
         return DatasetMasks.concatenate([DatasetMasks(**read_columns(path, class_id)) for path in paths])
 
     def listed(self) -> list[ListedMasks]:
         """The masks obtained in each round, in outline. They stay readable where a round is stored anew."""
-        paths = [path for r in self._rounds.all() if (path := self.path(r.number)).exists()]
+        paths = [path for r in self._rounds.all() if (path := self.file(r.number)) is not None]
         return [_listed(RowFile(path)) for path in paths]
 
 

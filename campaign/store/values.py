@@ -28,6 +28,7 @@ class Key(Name):
     PEOPLE = "people"
     PRACTICE = "practice"
     PROMISE = "promise"
+    RELEASE = "release"
     QUALIFICATION_TESTS = "qualification_tests"
     TROUBLE = "trouble"
     WITHDRAWALS = "withdrawals"

@@ -17,8 +17,9 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from campaign.store import models as m
+from campaign.store.objects import Files
 from campaign.store.sessions import Sessions
-from ml_backend.files import write_whole
+from ml_backend.errors import Unavailable
 
 _TEXT = "__text__"
 
@@ -26,8 +27,8 @@ _TEXT = "__text__"
 class Views:
     """Part of `Store`: rows of the views, and their snapshots under `derived/` in the campaign folder."""
 
-    def __init__(self, sessions: Sessions, folder: Path):
-        self._sessions, self._folder = sessions, folder / "derived"
+    def __init__(self, sessions: Sessions, files: Files, folder: Path):
+        self._sessions, self._files, self._folder = sessions, files, folder / "derived"
 
     def row(self, name: str) -> m.View | None:
         """The row of one view, None where it was never saved or was dropped."""
@@ -52,7 +53,7 @@ class Views:
         text = np.frombuffer(json.dumps(values).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **{**arrays, _TEXT: text})  # type: ignore[arg-type]
-        write_whole(self._folder / file, lambda p: p.write_bytes(buffer.getbuffer()), durable=False)
+        self._files.write(self._folder / file, lambda p: p.write_bytes(buffer.getbuffer()), durable=False)
 
     def read(
         self, file: str, only: Collection[str] | None = None
@@ -62,10 +63,12 @@ class Views:
         Then the view is worked out anew.
         """
         try:
-            with np.load(self._folder / file, allow_pickle=False) as stored:
+            with np.load(self._files.local(self._folder / file), allow_pickle=False) as stored:
                 wanted = stored.files if only is None else [*only, _TEXT]
                 arrays = {name: stored[name] for name in wanted}
             return arrays, json.loads(arrays.pop(_TEXT).tobytes())
+        except Unavailable:
+            raise
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
@@ -86,8 +89,7 @@ class Views:
 
     def remove(self, files: Iterable[str]) -> None:
         """Removes snapshots that no row names any more."""
-        for file in files:
-            (self._folder / file).unlink(missing_ok=True)
+        self._files.remove(self._folder / file for file in files)
 
 
 def save_view(session: Session, name: str, version: str, cursor: dict, summary: dict, file: str | None) -> None:

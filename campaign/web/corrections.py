@@ -124,10 +124,10 @@ class CampaignSegmenter:
         named = self.store.settings.correct.checkpoint
         if named is not None:
             return Path(named)
-        made = sorted((self.store.folder / MODELS).glob("*.pt"), key=lambda path: path.stat().st_mtime)
-        if not made:
+        made = self.store.files.newest(self.store.folder / MODELS, "*.pt")
+        if made is None:
             raise InputError("model for clicks", "one that was trained, `campaign train-interactive`", "none yet")
-        return made[-1]
+        return self.store.files.local(made)
 
 
 def interactive(store: Store, mask: Callable[[int], MaskView], others: Subjects) -> Interactive:

@@ -22,7 +22,6 @@ from campaign.records.page import PageKind, Screen
 from campaign.records.stage import Stage
 from campaign.steps.rounds import Step, StepName, start_campaign
 from campaign.store import Store
-from campaign.store.shards import read_shard
 from campaign.web.corrections import interactive
 from ml_backend.detector import Detector
 from ml_backend.errors import InputError
@@ -97,9 +96,9 @@ class StoreCrops:
             if path in self._shards:
                 self._shards.move_to_end(path)
                 return self._shards[path]
-        if not path.exists():
+        if not self.store.files.has(path):
             raise KeyError(path.name)
-        shard = read_shard(path, features=False)
+        shard = self.store.masks.shard(path, features=False)
         with self._lock:
             self._shards[path] = shard
             while len(self._shards) > SHARDS_KEPT:
@@ -156,7 +155,8 @@ class CampaignModel:
             if self._loaded is None or self._loaded[0] != checkpoint:
                 options = self.store.settings.detector.options
                 device = {"device": options["device"]} if "device" in options else {}
-                loaded = load_detector_class(self.store.settings.detector.name).load(Path(checkpoint), **device)
+                path = self.store.checkpoint(row)
+                loaded = load_detector_class(self.store.settings.detector.name).load(path, **device)
                 self._loaded = checkpoint, loaded
             return self._loaded[1]
 
@@ -184,7 +184,7 @@ class StoredPredictions:
             if shard_number is not None and shard_number in finished:
                 wanted[shard_number].append((n, image))
         for number, asked in wanted.items():
-            shard = read_shard(self.store.masks.shard_path(row.number, "pool", number), features=False)
+            shard = self.store.masks.shard(self.store.masks.shard_path(row.number, "pool", number), features=False)
             for n, image in asked:
                 masks = shard.select(shard.image_id == image.id)
                 known[n] = StoredMasks(masks, self.store.classes(), image.height, image.width, row.model_version or "")
@@ -208,7 +208,7 @@ class CampaignBackend(Backend):
         return super().project(project)
 
 
-def build_app(folder: str | Path) -> Flask:
+def build_app(place: str | Path) -> Flask:
     """The campaign's web server as a WSGI application.
 
     Label Studio names itself by basic auth, user "campaign" and the secret `backend_password`. Programs on this machine
@@ -219,7 +219,7 @@ def build_app(folder: str | Path) -> Flask:
     from campaign.jobs.queues import enqueue_due, waiting
     from campaign.web.lead import mount
 
-    store = Store.open(folder)
+    store = Store.open(place)
     backend = CampaignBackend(CampaignModel(store), image_cache(), stored=StoredPredictions(store), store=store)
     backend.enqueue = PushThread(backend)
 
@@ -262,13 +262,13 @@ def build_app(folder: str | Path) -> Flask:
     return app
 
 
-def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, threads: int = 32) -> None:
+def serve(place: str | Path, host: str = "127.0.0.1", port: int | None = None, threads: int = 32) -> None:
     """Serves until it is stopped. Raises InputError where the port is taken or the folder no campaign."""
     import socket
 
     from campaign.web.gateway import Server
 
-    store = Store.open(folder)
+    store = Store.open(place)
     configure_logs(store.settings.jobs.json_logs)
     process_about(campaign=store.settings.name)
     port = port or urlparse(store.settings.page.public_url).port or 80
@@ -278,13 +278,13 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None, thread
             probe.bind((host, port))
         except OSError as error:
             raise InputError(f"{host}:{port}", "a free port (see page.public_url)", error.strerror) from None
-    Server(partial(build_app, Path(folder)), host, port, threads).run()
+    Server(partial(build_app, place), host, port, threads).run()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("place")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
-    serve(options.folder, options.host, options.port)
+    serve(options.place, options.host, options.port)

@@ -13,8 +13,10 @@ from typing import IO, Any
 import numpy as np
 from pycocotools import mask as mask_util
 
+from ml_backend.buckets import is_url
 from ml_backend.errors import InputError, brief
 from ml_backend.files import whole_file
+from ml_backend.masks.fetched import file_of, is_fetched, place_of
 from ml_backend.masks.limits import MAX_PIXELS, check_size, is_id
 from ml_backend.masks.polygons import fill
 from ml_backend.masks.rle import checked, packed
@@ -248,7 +250,7 @@ def classes_of(path: Path, coco: dict) -> dict[int, str]:
 
 
 def _images(path: Path, coco: dict, folder: Path | None) -> list[ImageRecord]:
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not folder.is_dir() and not is_fetched(folder):
         raise InputError(folder, "a folder of images", "no such folder")
     images: list[ImageRecord] = []
     seen: set[int] = set()
@@ -279,7 +281,14 @@ def images_of(path: Path, rows: Iterable[Any], folder: Path | None) -> Iterator[
 
 
 def _file(thing: str, folder: Path, name: str) -> Path:
-    """The file `name` below `folder`. Raises InputError where it is outside, or there is none."""
+    """The file `name` below `folder`. Raises InputError where it is outside, or there is none.
+
+    In an object store it is not looked for: who checks images reads them.
+    """
+    if is_fetched(folder):
+        if ".." in name.split("/") or is_url(name):
+            raise InputError(thing, f"an object below {place_of(folder)}", name)
+        return file_of(f"{place_of(folder)}/{name}")
     file = folder / name
     try:
         below, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()

@@ -12,6 +12,7 @@ import numpy as np
 
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import ImageRecord, SourceFields, classes_of, image_row, images_of, opened_coco
+from ml_backend.masks.fetched import is_fetched
 from ml_backend.masks.json_stream import JsonStream
 
 _KEPT = ("categories", "info", "licenses")
@@ -72,7 +73,7 @@ class CocoImages:
                     kept[key] = value
         if not has_images:
             raise InputError(path, "a COCO object with images", "none in it")
-        if not folder.is_dir():
+        if not folder.is_dir() and not is_fetched(folder):
             raise InputError(folder, "a folder of images", "no such folder")
         classes = classes_of(path, kept)
         return cls(path, folder, classes, SourceFields.parse(kept | {"images": []}))

@@ -30,6 +30,7 @@ from PIL import (  # noqa: F401
 
 from ml_backend.errors import InputError
 from ml_backend.masks.budgets import Budget, machine_share
+from ml_backend.masks.fetched import present
 from ml_backend.masks.limits import MAX_PIXELS
 
 # What is read, and what a browser may be told that it is. SVG is none of these, for it is a program too. Of several
@@ -74,6 +75,7 @@ _budget = Budget(machine_share())
 def read_rgb(path: str | Path) -> np.ndarray:
     """The image at `path` as (height, width, 3) uint8 RGB, turned upright by its EXIF orientation.
 
+    One that lies in an object store is fetched first, see `ml_backend.masks.fetched`.
     Of an animation the first picture; 16 bits are scaled to 8, transparent pixels are white. Raises InputError where
     the file is missing, of no format in `FORMATS`, unreadable, truncated, or over `MAX_PIXELS`.
     """
@@ -106,7 +108,7 @@ def media_type(path: str | Path) -> str:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     """The image at `path`, of a size that may be decoded; whatever its reader raises within becomes an InputError."""
-    path = Path(path)
+    path = present(path)
     try:
         # Pillow would map a file that it is given by name: wrongly where a TIFF lies on its side, and fatally where the
         # file grows shorter meanwhile.

@@ -12,9 +12,10 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import requests
-from platformdirs import user_cache_path
 
+from ml_backend.caches import KEPT_SHARE, Held, longest_unused
 from ml_backend.errors import FetchError, InputError
+from ml_backend.masks.fetched import BY_URL, cache_folder, cache_limit
 from ml_backend.server.addresses import ImageHosts
 from ml_backend.server.downloads import LimitedSession, is_plain_path
 
@@ -24,8 +25,6 @@ MAX_IMAGE_BYTES = 256 << 20
 FETCH_SECONDS = 60.0
 # Answers that speak of permissions and of a busy server, and nothing of the image.
 _PASSING = (401, 403, 407, 408, 425, 429)
-# After the limit was passed so much of it is kept, so that the next image does not pass it at once.
-_KEPT_SHARE = 0.9
 _PARTIAL = ".part"
 
 
@@ -146,19 +145,18 @@ class ImageFiles:
 
     def _shrink(self, keep: str) -> int:
         """Drops the longest unused images until the rest is within the limit; returns the bytes that are left."""
-        held: list[tuple[float, int, Path]] = []
+        held: list[Held] = []
         with contextlib.suppress(OSError):
             for folder in self.folder.iterdir():
                 with contextlib.suppress(OSError):
                     size = sum(p.stat().st_size for p in folder.iterdir())
-                    held.append((folder.stat().st_mtime, size, folder))
-        total = sum(size for _, size, _ in held)
-        for _, size, folder in sorted(held):
-            if total <= self.limit * _KEPT_SHARE:
-                break
-            if folder.name != keep:
-                self._drop(folder)
-                total -= size
+                    held.append(Held(folder.stat().st_mtime, size, folder))
+        total = sum(one.size for one in held)
+        for one in longest_unused(
+            (one for one in held if one.path.name not in (keep, BY_URL)), total - self.limit * KEPT_SHARE
+        ):
+            self._drop(one.path)
+            total -= one.size
         return total
 
 
@@ -183,5 +181,4 @@ def _shown(url: str) -> str:
 
 def image_cache() -> ImageFiles:
     """The cache in CAMPAIGN_IMAGE_CACHE or the user's cache folder, of at most CAMPAIGN_IMAGE_CACHE_BYTES (4 GiB)."""
-    folder = os.environ.get("CAMPAIGN_IMAGE_CACHE") or user_cache_path("label-studio-cluster-verification") / "images"
-    return ImageFiles(folder, int(os.environ.get("CAMPAIGN_IMAGE_CACHE_BYTES", 4 << 30)))
+    return ImageFiles(cache_folder(), cache_limit())

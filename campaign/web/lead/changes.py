@@ -89,7 +89,7 @@ def decide(store: Store, round_number: int, class_id: int, cluster: int, kind: s
         if reopens:
             store.rounds.update(round_number, stage=Stage.VERIFY, ended_at=None)
             # Its masks are those decided so far again, until it ends anew.
-            store.datasets.path(round_number).unlink(missing_ok=True)
+            store.datasets.remove(round_number)
             live(store).refold(round_number)
             live(store).save()
         elif store.rounds.get(round_number).stage == Stage.DONE:

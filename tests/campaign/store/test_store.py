@@ -121,7 +121,7 @@ def test_bad_splits_leave_no_folder(splits, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("", "the settings of a campaign"), ("[]", "format 1, got list"), ('{"format": 2}', "format 1, got 2")],
+    [("", "the settings of a campaign"), ("[]", "a campaign, got list"), ('{"format": 2}', "format 1, got 2")],
 )
 def test_bad_settings_files_get_one_line(tmp_path, content, told):
     (tmp_path / "campaign.json").write_text(content)

@@ -1,0 +1,201 @@
+"""Where a campaign lives: in a folder, or at a URL of an object store, with a folder of each machine for its files.
+
+What lies there by a fixed name is little: settings and secrets. All else is named by the database, see `objects`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from platformdirs import user_cache_path
+
+from campaign.store.locks import file_lock
+from ml_backend.buckets import Bucket, is_url
+from ml_backend.errors import InputError
+from ml_backend.files import write_whole
+
+SETTINGS_FILE = "campaign.json"
+SECRETS_FILE = "secrets.json"
+_WHAT = {SETTINGS_FILE: "the settings of a campaign", SECRETS_FILE: "the secrets of a campaign"}
+IMAGES = "images"  # copies of images that no other machine would reach
+CACHE = "CAMPAIGN_CACHE"
+CACHE_LIMIT = "CAMPAIGN_CACHE_GIB"
+SECRETS_SECONDS = 30.0
+_MADE = "made"  # false in the settings of a campaign at a URL as long as it is being made
+
+
+class Place(Protocol):
+    """Where a campaign lives. `name` is what commands, jobs and messages call it, `folder` where its files are here."""
+
+    name: str
+    folder: Path
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The settings or the secrets, None where there are none. Raises InputError where they are something else."""
+        ...
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Puts settings or secrets there, whole or not at all. Only the owner of a folder reads its secrets."""
+        ...
+
+    def claimed(self, key: str) -> Any:
+        """A context in which a campaign is made here. What it leaves where it fails is removed.
+
+        Raises InputError where a campaign or something else is here already, or another process makes one.
+        """
+        ...
+
+
+def place_of(place: str | Path) -> Place:
+    """The place that a path or a URL names."""
+    return Prefix(str(place)) if is_url(place) else Folder(Path(place))
+
+
+class Folder:
+    """A folder that holds all of a campaign."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        self.name = str(self.folder)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """See `Place`."""
+        path = self.folder / name
+        try:
+            return _parsed(path, name, path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(path, _WHAT[name], error.strerror or error) from None
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """See `Place`."""
+
+        def fill(partial: Path) -> None:
+            if name == SECRETS_FILE:
+                partial.touch(mode=0o600)
+            partial.write_text(json.dumps(content, indent=2) + "\n")
+
+        write_whole(self.folder / name, fill)
+
+    @contextmanager
+    def claimed(self, _key: str) -> Iterator[None]:
+        """See `Place`."""
+        folder, fresh = self.folder, not self.folder.exists()
+        if (folder / SETTINGS_FILE).exists():
+            raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
+        if not fresh and any(p.name != ".init.lock" for p in folder.iterdir()):
+            raise InputError(folder, "an empty or new folder", "a folder that holds other files")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with file_lock(folder / ".init.lock", wait=False, thing=str(folder)):
+                yield
+        except BaseException as error:
+            _clear(folder, remove=fresh)
+            if isinstance(error, OSError):
+                raise InputError(folder, "a folder that can be written", error.strerror or str(error)) from None
+            raise
+
+
+class Prefix:
+    """All objects below a URL of an object store, and a folder of this machine where they are worked on and cached."""
+
+    def __init__(self, url: str):
+        self.bucket = Bucket(url)
+        self.name = self.bucket.url
+        self.folder = cache_folder() / _folder_name(self.name)
+        self._secrets: tuple[float, dict[str, Any] | None] = -SECRETS_SECONDS, None
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """See `Place`. Secrets, which servers ask for at every request, are asked for anew after some seconds."""
+        if name == SECRETS_FILE and time.monotonic() - self._secrets[0] < SECRETS_SECONDS:
+            return self._secrets[1]
+        text = self.bucket.read(name)
+        content = None if text is None else _parsed(f"{self.name}/{name}", name, text)
+        if name == SECRETS_FILE:
+            self._secrets = time.monotonic(), content
+        return content
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """See `Place`."""
+        self.bucket.write(name, _text(content))
+        if name == SECRETS_FILE:
+            self._secrets = time.monotonic(), content
+
+    @contextmanager
+    def claimed(self, key: str) -> Iterator[None]:
+        """See `Place`."""
+        if self.bucket.has(SETTINGS_FILE):
+            raise InputError(self.name, "a URL without a campaign", "one that holds a campaign already")
+        if not self.bucket.is_empty():
+            raise InputError(self.name, "a URL without objects", "one that holds other objects")
+        if not self.bucket.create(SETTINGS_FILE, _text({_MADE: False, "key": key})):
+            raise InputError(self.name, "a URL without a campaign", "one that another process is making one at")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:
+            self.bucket.clear()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+
+def is_being_made(content: dict[str, Any]) -> bool:
+    """Whether these are the settings of a campaign that is not whole yet."""
+    return content.get(_MADE) is False
+
+
+def cache_folder() -> Path:
+    """Where campaigns at URLs have their folders on this machine: $CAMPAIGN_CACHE, or below the user's cache folder."""
+    named = os.environ.get(CACHE)
+    return Path(named).resolve() if named else user_cache_path("label-studio-cluster-verification") / "campaigns"
+
+
+def cache_limit() -> int:
+    """Bytes that such a folder may hold of what the object store has too: $CAMPAIGN_CACHE_GIB, 50 where it is unset."""
+    text = os.environ.get(CACHE_LIMIT) or "50"
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise InputError(f"${CACHE_LIMIT}", "a number above 0", text)
+    return int(limit * 2**30)
+
+
+def _folder_name(url: str) -> str:
+    """A name that tells people which campaign it is of, and is another for each URL."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", url).strip("-")[-40:].strip("-")
+    return f"{words}-{hashlib.blake2b(url.encode(), digest_size=6).hexdigest()}"
+
+
+def _text(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _parsed(thing: object, name: str, text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(thing, _WHAT[name], type(error).__name__) from None
+    if not isinstance(content, dict):
+        raise InputError(thing, _WHAT[name], type(content).__name__)
+    return content
+
+
+def _clear(folder: Path, remove: bool) -> None:
+    """Takes back what was written. It only ever starts in an empty folder, so all in it is its own."""
+    if remove:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir() if folder.is_dir() else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
