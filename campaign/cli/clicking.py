@@ -64,6 +64,11 @@ def simulate_clicks(
     ] = None,
     detections: Annotated[Path | None, typer.Option(help="COCO results whose masks are corrected.")] = None,
     studies: Annotated[bool, typer.Option("--studies", help="Also other annotators, rounds and encodings.")] = False,
+    campaign: Annotated[
+        Path | None,
+        typer.Option(help="A campaign that has predictions, to be verified first and then corrected by clicks."),
+    ] = None,
+    truth: Annotated[str, typer.Option(help="COCO file in --data with the true masks of its pool.")] = "pool.json",
     plot: Annotated[
         Path | None, typer.Option(help="Mean IoU by clicks and the best masks, as PNG, SVG or PDF.")
     ] = None,
@@ -83,6 +88,7 @@ def simulate_clicks(
     study = ClickStudy(
         data=data, train=train, test=test, out=out, model=model, seed=seed, objects=objects, checkpoint=checkpoint,
         detector=detector, detections=detections, studies=studies, training=_options(option),
+        campaign=campaign, truth=truth,
     )  # fmt: skip
     display = Display()
     with display.live():

@@ -23,6 +23,8 @@ from campaign.simulation.clicks import (
     mean_iou,
     with_starts,
 )
+from campaign.simulation.joined import joined_campaign
+from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
 from ml_backend.errors import InputError
 from ml_backend.interactive.annotators import Annotator, Place
@@ -52,6 +54,7 @@ class ClickStudy:
     of the annotators. objects: most of the test set's. training: options of the segmenter. out: folder of what is
     trained. checkpoint: of a segmenter that is trained already. detector: checkpoint of a detector whose masks are
     corrected; detections: or COCO results of one. studies: also annotators of other kinds, and other encodings.
+    campaign: one whose first round has predictions, for the joined campaign; truth: COCO file of its pool, in `data`.
     """
 
     data: Path
@@ -66,6 +69,8 @@ class ClickStudy:
     detector: Path | None = None
     detections: Path | None = None
     studies: bool = False
+    campaign: Path | None = None
+    truth: str = "pool.json"
     k_iou: float = 0.75
 
 
@@ -95,6 +100,11 @@ def simulate_clicks(study: ClickStudy, progress: Progress | None = None) -> dict
     result |= _latency(segmenter, [c.image.path for c in cases])
     if study.studies:
         result["studies"] = _studies(study, cases, bench, annotator)
+    if study.campaign is not None:
+        store = Store.open(study.campaign, read_only=True)
+        result["joined"] = joined_campaign(
+            store, study.data / study.truth, segmenter, seed=study.seed, progress=progress
+        )
     result["seconds"] = {"training": round(trained - began, 1), "simulation": round(time.monotonic() - trained, 1)}
     return result
 

@@ -74,25 +74,30 @@ class Course:
 
 @dataclass
 class Dataset:
-    """What a class has obtained so far, kept up mask by mask; `totals` are shared by all classes of a campaign."""
+    """What a class has obtained so far, kept up mask by mask; `totals` are shared by all classes of a campaign.
+
+    `since` of each mask is how many masks of all classes were in before it, −1 where it is not in.
+    """
 
     iou: np.ndarray
     correct: np.ndarray
     inside: np.ndarray
     refused: np.ndarray
+    since: np.ndarray
     totals: list[float]  # masks, correct, matched, iou
 
     @classmethod
     def empty(cls, iou: np.ndarray, k_iou: float, totals: list[float] | None = None) -> Dataset:
         """No masks yet, of those with these true IoUs."""
         totals = [0, 0, 0, 0.0] if totals is None else totals
-        return cls(iou, iou >= k_iou, np.zeros(len(iou), bool), np.zeros(len(iou), bool), totals)
+        inside, refused = np.zeros(len(iou), bool), np.zeros(len(iou), bool)
+        return cls(iou, iou >= k_iou, inside, refused, np.full(len(iou), -1, np.int64), totals)
 
     def vote(self, mask: int, verdict: int) -> None:
         """A verdict: a mask voted yes is in whatever becomes of its cluster, one voted no never."""
         if verdict == Verdict.YES:
             if not self.inside[mask]:
-                self.inside[mask] = True
+                self.inside[mask], self.since[mask] = True, int(self.totals[0])
                 value = float(self.iou[mask])
                 self.totals[0] += 1
                 self.totals[1] += bool(self.correct[mask])
@@ -105,7 +110,7 @@ class Dataset:
     def accept(self, masks: np.ndarray) -> None:
         """Takes in all of `masks` that were not voted down."""
         new = masks[~self.inside[masks] & ~self.refused[masks]]
-        self.inside[new] = True
+        self.inside[new], self.since[new] = True, int(self.totals[0]) + np.arange(len(new))
         matched = self.iou[new] >= MATCHED_IOU
         self.totals[0] += len(new)
         self.totals[1] += int(self.correct[new].sum())

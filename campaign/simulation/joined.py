@@ -1,0 +1,323 @@
+"""The joined campaign: clusters are verified first, and what that leaves over is corrected by clicks.
+
+On the predictions of a campaign whose pool's truth is known: how many objects have a correct mask after so many hours
+of people, by verification alone, by verification and then clicks, by a box and clicks for every object, and by drawing.
+The search is production's (policy `adaptive`), and where it ends verification alone goes on with single masks, the best
+scores first. Corrected is what production offers for it: masks voted no whose object is missing, and, as in classes of
+`page.single_classes`, masks that nobody was asked about, those worth most first. Nothing is trained anew.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from campaign.dataset.propagation import drop_known
+from campaign.simulation.clicks import Begin, Case, count_progress, courses, from_box, from_mask
+from campaign.simulation.populations import ClassPopulation
+from campaign.simulation.predictions import campaign_population, pool_of_round
+from campaign.simulation.runs import MATCHED_IOU, Run
+from campaign.simulation.study import SimulationOptions, learn, run_policy
+from campaign.store import Store
+from ml_backend.detector import Progress
+from ml_backend.interactive.annotators import Annotator
+from ml_backend.interactive.segmenter import Segmenter
+from ml_backend.masks.coco import CocoDataset
+from ml_backend.predictions import Predictions
+
+LEAST_OBJECT = 0.3  # IoU with every true mask below which people say that there is no object to correct
+ENOUGH = 0.9  # IoU at which people see no error any more
+MOST_CLICKS = 9
+POINTS = 200  # of a curve
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of people: for an answer, to look at one object, for a click, a box, and a mask drawn by hand."""
+
+    answer: float = 1.5
+    look: float = 4.0
+    click: float = 1.5
+    box: float = 7.0
+    drawing: float = 80.0
+
+
+@dataclass
+class Growth:
+    """Objects that have a correct mask after so many hours, both rising, (n,); `quality` is the mean IoU of matched."""
+
+    hours: np.ndarray
+    correct: np.ndarray
+    quality: np.ndarray
+
+    def at(self, hours: float) -> float:
+        """Correct masks after so many hours; as many as at the end where these are past it."""
+        row = int(np.searchsorted(self.hours, hours + 1e-9, side="right")) - 1
+        return float(self.correct[row]) if row >= 0 else 0.0
+
+    def as_dict(self) -> dict[str, list[float]]:
+        """For JSON, thinned."""
+        rows = np.unique(np.linspace(0, len(self.hours) - 1, min(len(self.hours), POINTS)).round().astype(int))
+        return {name: np.round(column[rows], 4).tolist() for name, column in vars(self).items()}
+
+
+def joined_campaign(
+    store: Store,
+    truth: Path,
+    segmenter: Segmenter,
+    *,
+    seed: int = 0,
+    simulated: int = 400,
+    pace: Pace | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The growth of each way, `{name: Growth.as_dict()}` under `curves`, and what clicks add.
+
+    Args:
+        store: a campaign whose first round has predictions; settings give K_iou and what counts as one object twice.
+        truth: COCO file of the pool; its images lie in images/ beside it.
+        segmenter: answers the clicks.
+        seed: of search and annotators.
+        simulated: corrections that are played of those that are made, evenly spread over their order: each of them
+            stands for as many as there are to one. As many objects are begun from a box.
+        pace: seconds of people.
+        progress: called while it clicks.
+
+    `gain` is what verification and clicks obtain over verification alone in the same hours: at the hour when the search
+    ended and single masks have been asked about for as long again (`at_hours`), and at most (`most`, `most_at_hours`).
+    """
+    clicking = _Clicking(segmenter, pace or Pace(), seed, simulated, progress)
+    pace, k_iou, twice = clicking.pace, store.settings.search.k_iou, store.settings.rounds.dedupe_iou
+    masks, data = pool_of_round(store, truth, truth.parent / "images", 1)
+    objects, iou = best_objects(masks, data)
+    population = campaign_population(store, truth, truth.parent / "images")
+    options = SimulationOptions(policy="adaptive", seed=seed, k_iou=k_iou, seconds_per_answer=pace.answer)
+    run = run_policy(population, learn(population, options), options)
+    rows = {c.class_id: np.flatnonzero(masks.class_id == c.class_id) for c in population}
+    inside, refused, since = _outcome(run, rows, len(masks))
+
+    searched = _Account(objects, iou, k_iou)
+    order = np.flatnonzero(inside)[np.argsort(since[inside], kind="stable")]
+    seconds = run.course.seconds[np.searchsorted(run.course.masks, np.arange(len(order)), side="right")]
+    for row, spent in zip(order.tolist(), seconds.tolist(), strict=True):
+        searched.obtain(spent, row)
+    end = float(run.course.seconds[-1])
+    searched.note(end)
+
+    alone, left = searched.copy(), np.flatnonzero(~inside & ~refused)
+    for number, row in enumerate(left[np.argsort(-masks.score[left], kind="stable")].tolist(), 1):
+        if iou[row] >= k_iou:
+            alone.obtain(end + number * pace.answer, row)
+    alone.note(end + len(left) * pace.answer)
+
+    wanted = _left_over(masks, inside, refused, _chances(run, population, rows, len(masks), k_iou), twice)
+    together = _corrected(searched.copy(), end, masks, iou, objects, data, wanted, clicking)
+    boxed = _boxed(data, clicking, k_iou, seed)
+    most = max(alone.growth().hours[-1], together.growth().hours[-1], boxed.hours[-1])
+    drawn = np.linspace(0, most, POINTS)
+    count = np.minimum(np.floor(drawn * 3600 / pace.drawing), len(data.annotations))
+    curves = {
+        "verification": alone.growth(),
+        "verification, then clicks": together.growth(),
+        "box and clicks": boxed,
+        "drawing": Growth(drawn, count, np.ones(POINTS)),
+    }
+    return {
+        "objects": len(data.annotations),
+        "masks": len(masks),
+        "searched_hours": round(end / 3600, 3),
+        "searched_correct": searched.correct,
+        "offered": len(wanted),
+        "gain": _gain(curves["verification"], curves["verification, then clicks"], end / 3600),
+        "curves": {name: growth.as_dict() for name, growth in curves.items()},
+        "pace": vars(pace),
+    }
+
+
+def best_objects(masks: Predictions, truth: CocoDataset) -> tuple[np.ndarray, np.ndarray]:
+    """The true mask of its image and class that each mask overlaps most, as a row of `truth.annotations`, and the IoU.
+
+    (n,) int64, −1 where there is none, and (n,) float64.
+    """
+    known: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, annotation in enumerate(truth.annotations):
+        known[annotation.image_id, annotation.class_id].append(number)
+    best, iou = np.full(len(masks), -1, np.int64), np.zeros(len(masks))
+    own: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(masks.image_id.tolist(), masks.class_id.tolist(), strict=True)):
+        own[key].append(row)
+    rles = masks.rles()
+    for key, rows in own.items():
+        if numbers := known.get(key):
+            there = [truth.annotations[n].rle for n in numbers]
+            table = np.asarray(mask_util.iou([rles[r] for r in rows], there, [0] * len(there)))
+            best[rows], iou[rows] = np.array(numbers)[table.argmax(1)], table.max(1)
+    return best, iou
+
+
+class _Account:
+    """Which objects have a correct mask, and when they got it."""
+
+    def __init__(self, objects: np.ndarray, iou: np.ndarray, k_iou: float):
+        self._objects, self._iou, self._k_iou = objects, iou, k_iou
+        self._done: set[int] = set()
+        self._weight, self._quality, self._matched = 0.0, 0.0, 0.0
+        self._rows: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
+
+    @property
+    def correct(self) -> int:
+        """Objects with a correct mask."""
+        return round(self._weight)
+
+    def copy(self) -> _Account:
+        """The same, to go on with otherwise."""
+        other = _Account(self._objects, self._iou, self._k_iou)
+        other._done, other._rows = set(self._done), list(self._rows)
+        other._weight, other._quality, other._matched = self._weight, self._quality, self._matched
+        return other
+
+    def has(self, object_: int) -> bool:
+        """Whether the object has a correct mask."""
+        return object_ in self._done
+
+    def obtain(self, seconds: float, row: int) -> None:
+        """A predicted mask is in from then on."""
+        self.add(seconds, int(self._objects[row]), float(self._iou[row]), 1.0)
+
+    def add(self, seconds: float, object_: int, iou: float, stands_for: float) -> None:
+        """A mask of an object is in from then on, and stands for so many."""
+        if iou >= MATCHED_IOU:
+            self._quality, self._matched = self._quality + iou * stands_for, self._matched + stands_for
+        if iou >= self._k_iou and object_ >= 0 and object_ not in self._done:
+            self._done.add(object_)
+            self._weight += stands_for
+        self.note(seconds)
+
+    def note(self, seconds: float) -> None:
+        """A point of the curve."""
+        self._rows.append((seconds / 3600, self._weight, self._quality / self._matched if self._matched else 0.0))
+
+    def growth(self) -> Growth:
+        """The curve so far."""
+        return Growth(*np.array(self._rows).T)
+
+
+def _outcome(run: Run, rows: dict[int, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all masks: which are in, which were voted no, and how many were in before."""
+    inside, refused, at = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
+    for class_id, own in rows.items():
+        dataset = run.datasets[class_id]
+        inside[own], refused[own], at[own] = dataset.inside, dataset.refused, dataset.since
+    return inside, refused, at
+
+
+def _chances(
+    run: Run, population: Sequence[ClassPopulation], rows: dict[int, np.ndarray], count: int, k_iou: float
+) -> np.ndarray:
+    """How likely each mask is correct, by its score, as held-out masks say; 0 where it was voted no."""
+    from sklearn.isotonic import IsotonicRegression
+
+    chance = np.zeros(count)
+    for c in population:
+        fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        fitted.fit(c.heldout_score, (c.heldout_iou >= k_iou).astype(float))
+        chance[rows[c.class_id]] = fitted.predict(c.score)
+        chance[rows[c.class_id][run.datasets[c.class_id].refused]] = 0.0
+    return chance
+
+
+def _left_over(
+    masks: Predictions, inside: np.ndarray, refused: np.ndarray, chance: np.ndarray, twice: float
+) -> list[int]:
+    """Rows of the masks to be corrected, those worth most first: each of an object that the data set does not have."""
+    value = masks.score * (1 - chance)
+    left = np.flatnonzero(~inside)
+    new = set(drop_known(masks.select(left), masks.select(np.flatnonzero(inside)), twice).mask_id.tolist())
+    rles, chosen = masks.rles(), list[int]()
+    there: dict[tuple[int, int], list[dict]] = defaultdict(list)
+    for row in left[np.lexsort((left, -value[left]))].tolist():
+        if int(masks.mask_id[row]) not in new:
+            continue
+        same = there[int(masks.image_id[row]), int(masks.class_id[row])]
+        if not same or mask_util.iou([rles[row]], same, [0] * len(same)).max() <= twice:
+            chosen.append(row)
+            same.append(rles[row])
+    return chosen
+
+
+def _corrected(
+    account: _Account, end: float, masks: Predictions, iou: np.ndarray, objects: np.ndarray, data: CocoDataset,
+    wanted: list[int], clicking: _Clicking,
+) -> _Account:  # fmt: skip
+    """What corrections add from the second `end` on."""
+    each = max(len(wanted) / clicking.simulated, 1.0)
+    played = [wanted[int(n * each)] for n in range(min(len(wanted), clicking.simulated))]
+    images, rles = {i.id: i for i in data.images}, masks.rles()
+    cases = {
+        row: Case(row, images[int(masks.image_id[row])], data.annotations[int(objects[row])].rle, rles[row])
+        for row in played
+        if iou[row] >= LEAST_OBJECT and not account.has(int(objects[row]))
+    }
+    done = dict(zip(cases, clicking.play("corrections", list(cases.values()), from_mask), strict=True))
+    spent = end
+    for row in played:
+        if row in done:
+            clicks, reached = done[row]
+            spent += each * (clicking.pace.look + clicks * clicking.pace.click)
+            account.add(spent, int(objects[row]), reached, each)
+        else:
+            spent += each * clicking.pace.look
+            account.note(spent)
+    return account
+
+
+def _boxed(data: CocoDataset, clicking: _Clicking, k_iou: float, seed: int) -> Growth:
+    """A box and clicks for every true object."""
+    own = [n for n, a in enumerate(data.annotations) if not a.iscrowd]
+    drawn = np.sort(np.random.default_rng([seed, 7]).permutation(own)[: clicking.simulated])
+    images = {i.id: i for i in data.images}
+    cases = [Case(int(n), images[data.annotations[n].image_id], data.annotations[n].rle) for n in drawn]
+    account, spent, each = _Account(np.zeros(0, np.int64), np.zeros(0), k_iou), 0.0, len(own) / max(len(cases), 1)
+    for case, (clicks, reached) in zip(cases, clicking.play("boxes", cases, from_box), strict=True):
+        spent += each * (clicking.pace.box + clicks * clicking.pace.click)
+        account.add(spent, case.number, reached, each)
+    return account.growth()
+
+
+@dataclass(frozen=True)
+class _Clicking:
+    """Simulated annotators at a segmenter."""
+
+    segmenter: Segmenter
+    pace: Pace
+    seed: int
+    simulated: int
+    progress: Progress | None
+
+    def play(self, name: str, cases: list[Case], begin: Begin) -> list[tuple[int, float]]:
+        """Clicks and final IoU of each case, in order; the cases of a picture are played after each other."""
+        order = sorted(range(len(cases)), key=lambda n: cases[n].image.id)
+        one = count_progress(self.progress, name, len(cases))
+        plan = (1,) * MOST_CLICKS
+        played = courses(self.segmenter, [cases[n] for n in order], begin, Annotator(), plan, self.seed, ENOUGH, one)
+        done = {n: (sum(course.clicks), course.iou[-1]) for n, course in zip(order, played, strict=True)}
+        return [done[n] for n in range(len(cases))]
+
+
+def _gain(alone: Growth, together: Growth, searched: float) -> dict[str, float]:
+    """How much more is obtained with clicks in the same hours, as a share."""
+    hours = together.hours[together.hours >= searched]
+    more = np.array([together.at(h) / max(alone.at(h), 1.0) - 1 for h in hours])
+    most = int(more.argmax())
+    return {
+        "at_hours": round(2 * searched, 3),
+        "at": round(together.at(2 * searched) / max(alone.at(2 * searched), 1.0) - 1, 4),
+        "most": round(float(more[most]), 4),
+        "most_at_hours": round(float(hours[most]), 3),
+    }
