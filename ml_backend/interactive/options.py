@@ -24,7 +24,7 @@ class SegmenterOptions(LearningOptions):
     seed: int = Field(0, ge=0, description="seed of all random choices")
     device: str | None = Field(None, description="torch device; None is cuda where there is one, else cpu")
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
-    steps: int = Field(600, ge=1, description="training steps")
+    steps: int = Field(800, ge=1, description="training steps")
     minutes: float | None = Field(
         None, gt=0, description="minutes of training after which it is about to be over; None is no limit"
     )
@@ -59,7 +59,7 @@ class ClickOptions(SegmenterOptions):
     regions: int = Field(2, ge=1, description="parts of pictures per step")
     crop: int = Field(160, ge=64, multiple_of=32, description="side of such a part, network pixels")
     objects: int = Field(5, ge=1, description="objects learnt from in each part")
-    passes: int = Field(2, ge=1, description="times that each is segmented in a step, with new clicks in between")
+    passes: int = Field(4, ge=1, description="times that each is segmented in a step, with new clicks in between")
     scale_jitter: float = Field(1.4, ge=1, description="parts are scaled by 1/this to this")
     flips: int = Field(2, ge=1, le=4, description="mirrored views whose mean is the answer: 1, 2 or 4")
     tile: int = Field(1024, ge=256, multiple_of=32, description="larger pictures are encoded in tiles, network pixels")

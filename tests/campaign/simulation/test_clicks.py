@@ -19,6 +19,7 @@ from campaign.simulation.clicks import (
 from campaign.simulation.clickstudy import ClickStudy, simulate_clicks
 from ml_backend.errors import InputError
 from ml_backend.interactive.annotators import Annotator, Place
+from ml_backend.interactive.encodings import ClickEncoding
 from ml_backend.interactive.segmenter import Proposal
 from tests.ml_backend.detectors.drawn import draw
 
@@ -128,6 +129,17 @@ def test_the_whole_study(data, tmp_path):
     again = simulate_clicks(study(data, tmp_path))
     same = ("miou_by_clicks", "noc85_from_nothing", "noc85_from_mask", "version")
     assert [again[key] for key in same] == [result[key] for key in same]
+
+
+def test_the_studies_change_one_thing_at_a_time(data, tmp_path):
+    studies = simulate_clicks(study(data, tmp_path, objects=4, studies=True))["studies"]
+    assert set(studies["rounds"]) == {"1x9", "3x3", "4x2", "5x2"} and studies["noise"]["3"] == studies["rounds"]["3x3"]
+    assert set(studies["encoding"]) == {e.value for e in ClickEncoding} and set(studies["clicks"]) == {
+        "region",
+        "boundary",
+    }
+    assert studies["encoding"]["disc"] == studies["rounds"]["3x3"]  # the same model, found again
+    assert {p.name for p in tmp_path.iterdir()} >= {"click", "gaussian", "distance", "boundary"}
 
 
 def test_masks_of_coco_results_are_corrected(data, tmp_path):
