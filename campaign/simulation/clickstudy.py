@@ -228,27 +228,43 @@ def _ranked(study: ClickStudy, cases: list[Case], bench: _Bench, annotator: Anno
     iou = np.array([c.iou[-1] for c in done])
     image = np.array([c.image.id for c in cases])
     second = np.isin(image, np.random.default_rng([study.seed, 4]).permutation(np.unique(image))[::2])
-    table = np.array([c.table[-1] for c in done])
     result: dict[str, Any] = {"miou_3x3": round(float(iou.mean()), 4), "ranked_top70_gain": None}
     if min(second.sum(), (~second).sum()) < LEAST_MASKS:
         return result
-    expected, correct = np.zeros(len(iou)), np.zeros(len(iou))
+    rankers = []
     for half in (second, ~second):
         # Masks as they were before and in between teach as well, but other rounds of the ranked ones are not shown.
         rows = np.concatenate([np.array(c.table) for c, own in zip(done, half, strict=True) if not own])
         truth = np.concatenate([np.array(c.iou) for c, own in zip(done, half, strict=True) if not own])
-        judged = Ranker(rows, truth, study.k_iou, study.seed).judge(table[half])
-        expected[half], correct[half] = judged.expected_iou, judged.correct
-    order = np.argsort(-expected, kind="stable")
-    best = {share: round(float(iou[order[: max(len(order) * share // 100, 1)]].mean()), 4) for share in TOP}
-    oracle = np.sort(iou)[::-1][: max(len(iou) * 7 // 10, 1)].mean() - iou.mean()
+        rankers.append((half, Ranker(rows, truth, study.k_iou, study.seed)))
+    by_round = [_ranked_after(n, done, rankers) for n in range(len(PLANS[RANKED_PLAN]) + 1)]
+    last = by_round[-1]
     return result | {
-        "ranked_miou": {str(share): value for share, value in best.items()},
-        "ranked_top70_gain": round(best[70] - float(iou.mean()), 4),
-        "ranked_top70_gain_at_most": round(float(oracle), 4),
-        "correct_expected": round(float(correct.mean()), 4),
+        "ranked_miou": {str(share): round(_best(*last[:2], share), 4) for share in TOP},
+        "ranked_top70_gain": round(_best(*last[:2], 70) - float(iou.mean()), 4),
+        "ranked_top70_gain_by_round": [round(_best(now, said, 70) - float(now.mean()), 4) for now, said, _ in by_round],
+        "ranked_top70_gain_at_most": [round(_best(now, now, 70) - float(now.mean()), 4) for now, _, _ in by_round],
+        "correct_expected": round(float(last[2].mean()), 4),
         "correct_true": round(float((iou >= study.k_iou).mean()), 4),
     }
+
+
+def _ranked_after(
+    number: int, done: list[Course], rankers: list[tuple[np.ndarray, Ranker]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the masks after so many rounds: IoU, the IoU that is expected, and how likely they are correct."""
+    iou = np.array([c.iou[min(number, len(c.iou) - 1)] for c in done])
+    table = np.array([c.table[min(number, len(c.table) - 1)] for c in done])
+    expected, correct = np.zeros(len(iou)), np.zeros(len(iou))
+    for half, ranker in rankers:
+        judged = ranker.judge(table[half])
+        expected[half], correct[half] = judged.expected_iou, judged.correct
+    return iou, expected, correct
+
+
+def _best(iou: np.ndarray, said: np.ndarray, share: int) -> float:
+    """Mean IoU of the best `share` percent by what is said of them."""
+    return float(iou[np.argsort(-said, kind="stable")[: max(len(iou) * share // 100, 1)]].mean())
 
 
 def _latency(segmenter: Segmenter, paths: Sequence[Path], side: int = 1024, annotators: int = 4) -> dict[str, Any]:
