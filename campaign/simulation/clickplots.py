@@ -36,6 +36,6 @@ def _draw_joined(axis: Any, joined: dict[str, Any]) -> None:
     most = 1.1 * max(curves[name]["hours"][-1] for name in ("verification", "verification, then clicks"))
     for number, (name, curve) in enumerate(curves.items()):
         axis.plot(curve["hours"], curve["correct"], label=name, **style(number))
-    axis.axvline(joined["searched_hours"], color="0.6", lw=1)
+    axis.axvline(joined["clicks_from_hours"], color="0.6", lw=1)
     axis.set(xlabel="hours of people", ylabel="objects with a correct mask", xlim=(0, most))
     axis.legend(fontsize=7, frameon=False)

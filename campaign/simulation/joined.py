@@ -34,6 +34,8 @@ from ml_backend.predictions import Predictions
 LEAST_OBJECT = 0.3  # IoU with every true mask below which people say that there is no object to correct
 ENOUGH = 0.9  # IoU at which people see no error any more
 MOST_CLICKS = 9
+USUAL_CLICKS = 4  # of a correction, as a lead would reckon
+WORTH_IT = 0.15  # more correct masks in the same hours
 POINTS = 200  # of a curve
 
 
@@ -62,8 +64,10 @@ class Growth:
         return float(self.correct[row]) if row >= 0 else 0.0
 
     def as_dict(self) -> dict[str, list[float]]:
-        """For JSON, thinned."""
-        rows = np.unique(np.linspace(0, len(self.hours) - 1, min(len(self.hours), POINTS)).round().astype(int))
+        """For JSON, thinned: evenly over what happened, and over the hours."""
+        events = np.linspace(0, len(self.hours) - 1, POINTS).round()
+        hours = np.searchsorted(self.hours, np.linspace(0, self.hours[-1], POINTS), side="right") - 1
+        rows = np.unique(np.concatenate([events, hours]).astype(int))
         return {name: np.round(column[rows], 4).tolist() for name, column in vars(self).items()}
 
 
@@ -89,8 +93,9 @@ def joined_campaign(
         pace: seconds of people.
         progress: called while it clicks.
 
-    `gain` is what verification and clicks obtain over verification alone in the same hours: at the hour when the search
-    ended and single masks have been asked about for as long again (`at_hours`), and at most (`most`, `most_at_hours`).
+    `gain` is what verification and clicks obtain over verification alone in the same hours: where clicks have taken as
+    long as all before (`at_hours`), at most (`most`, `most_at_hours`), and the hour from which on it is 15 % or more
+    (`worth_it_from_hours`, None where it never is).
     """
     clicking = _Clicking(segmenter, pace or Pace(), seed, simulated, progress)
     pace, k_iou, twice = clicking.pace, store.settings.search.k_iou, store.settings.rounds.dedupe_iou
@@ -110,14 +115,19 @@ def joined_campaign(
     end = float(run.course.seconds[-1])
     searched.note(end)
 
+    chance = _chances(run, population, rows, len(masks), k_iou)
     alone, left = searched.copy(), np.flatnonzero(~inside & ~refused)
-    for number, row in enumerate(left[np.argsort(-masks.score[left], kind="stable")].tolist(), 1):
-        if iou[row] >= k_iou:
-            alone.obtain(end + number * pace.answer, row)
-    alone.note(end + len(left) * pace.answer)
-
-    wanted = _left_over(masks, inside, refused, _chances(run, population, rows, len(masks), k_iou), twice)
-    together = _corrected(searched.copy(), end, masks, iou, objects, data, wanted, clicking)
+    left = left[np.argsort(-masks.score[left], kind="stable")]
+    _verify(alone, left, end, iou >= k_iou, pace)
+    # Clicks begin where an answer brings less than a correction does in the same time.
+    dear = pace.answer / (pace.look + USUAL_CLICKS * pace.click)
+    asked = left[chance[left] >= dear]
+    together = searched.copy()
+    switched = _verify(together, asked, end, iou >= k_iou, pace)
+    inside[asked], refused[asked] = iou[asked] >= k_iou, iou[asked] < k_iou
+    chance[asked] = 0.0
+    wanted = _left_over(masks, inside, refused, chance, twice)
+    together = _corrected(together, switched, masks, iou, objects, data, wanted, clicking)
     boxed = _boxed(data, clicking, k_iou, seed)
     most = max(alone.growth().hours[-1], together.growth().hours[-1], boxed.hours[-1])
     drawn = np.linspace(0, most, POINTS)
@@ -133,8 +143,9 @@ def joined_campaign(
         "masks": len(masks),
         "searched_hours": round(end / 3600, 3),
         "searched_correct": searched.correct,
+        "clicks_from_hours": round(switched / 3600, 3),
         "offered": len(wanted),
-        "gain": _gain(curves["verification"], curves["verification, then clicks"], end / 3600),
+        "gain": _gain(curves["verification"], curves["verification, then clicks"], switched / 3600),
         "curves": {name: growth.as_dict() for name, growth in curves.items()},
         "pace": vars(pace),
     }
@@ -206,6 +217,15 @@ class _Account:
     def growth(self) -> Growth:
         """The curve so far."""
         return Growth(*np.array(self._rows).T)
+
+
+def _verify(account: _Account, rows: np.ndarray, begun: float, correct: np.ndarray, pace: Pace) -> float:
+    """One answer of each of these masks in turn, from the second `begun` on; returns when the last is given."""
+    for number, row in enumerate(rows.tolist(), 1):
+        if correct[row]:
+            account.obtain(begun + number * pace.answer, row)
+    account.note(begun + len(rows) * pace.answer)
+    return begun + len(rows) * pace.answer
 
 
 def _outcome(run: Run, rows: dict[int, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -310,14 +330,15 @@ class _Clicking:
         return [done[n] for n in range(len(cases))]
 
 
-def _gain(alone: Growth, together: Growth, searched: float) -> dict[str, float]:
+def _gain(alone: Growth, together: Growth, switched: float) -> dict[str, float | None]:
     """How much more is obtained with clicks in the same hours, as a share."""
-    hours = together.hours[together.hours >= searched]
+    hours = together.hours[together.hours >= switched]
     more = np.array([together.at(h) / max(alone.at(h), 1.0) - 1 for h in hours])
-    most = int(more.argmax())
+    most, enough = int(more.argmax()), np.flatnonzero(more >= WORTH_IT)
     return {
-        "at_hours": round(2 * searched, 3),
-        "at": round(together.at(2 * searched) / max(alone.at(2 * searched), 1.0) - 1, 4),
+        "at_hours": round(2 * switched, 3),
+        "at": round(together.at(2 * switched) / max(alone.at(2 * switched), 1.0) - 1, 4),
         "most": round(float(more[most]), 4),
         "most_at_hours": round(float(hours[most]), 3),
+        "worth_it_from_hours": round(float(hours[enough[0]]), 3) if len(enough) else None,
     }

@@ -93,7 +93,8 @@ def test_clicks_obtain_what_verification_cannot(campaign, tmp_path):
     assert together.correct[-1] > alone.correct[-1] * 1.2
     assert result["gain"]["most"] == pytest.approx(together.correct[-1] / alone.correct[-1] - 1, abs=0.02)
     rounding = 0.0005
-    assert together.at(result["searched_hours"] + rounding) >= result["searched_correct"]
+    assert together.at(result["clicks_from_hours"] + rounding) >= result["searched_correct"]
+    assert result["gain"]["worth_it_from_hours"] <= result["gain"]["most_at_hours"]
     shown = draw_study({"model": "seer", "miou_by_clicks": [0.5, 0.9], "joined": result}, tmp_path / "joined.png")
     assert shown.stat().st_size > 0
     json.dumps(result, allow_nan=False)
