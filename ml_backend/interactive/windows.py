@@ -84,16 +84,40 @@ def seen(picture: Tensor, windows: Sequence[Window], cells: int, scale: float = 
     return roi_align(picture[None], [boxes], cells, spatial_scale=scale, sampling_ratio=0, aligned=True)
 
 
-def mask_on_grid(mask: np.ndarray, window: Window, grid: int) -> np.ndarray:
-    """The share of each cell of a window that a mask (height, width) covers, (grid, grid) float32."""
-    # The part of the mask under the window: the whole of a large picture need not become floats.
+def cell_weights(low: float, side: float, cells: int, length: int) -> np.ndarray:
+    """What each of `length` values along an axis counts in each cell of a window there, (cells, length) float32.
+
+    `seen` is the rows' weights times the picture times the columns': its samples lie on a grid, and so the mean over
+    them is one of means. That takes a tenth of the time where a window is large.
+    """
+    samples = max(int(np.ceil(side / cells)), 1)
+    places = low - 0.5 + (np.arange(cells * samples) + 0.5) * (side / (cells * samples))
+    known = (places >= -1) & (places <= length)
+    places = np.clip(places, 0, length - 1)
+    first = np.minimum(places.astype(np.int64), max(length - 2, 0))
+    second = np.minimum(first + 1, length - 1)
+    share = places - first
+    weights, cell = np.zeros((cells, length), np.float64), np.arange(cells * samples) // samples
+    np.add.at(weights, (cell, first), known * (1 - share) / samples)
+    np.add.at(weights, (cell, second), known * share / samples)
+    return weights.astype(np.float32)
+
+
+def _part(picture: np.ndarray, window: Window) -> tuple[np.ndarray, Window]:
+    """The part of a picture (h, w, ...) under a window, and the window in it: the whole need not become floats."""
     x0, y0 = max(int(np.floor(window.x0)) - 1, 0), max(int(np.floor(window.y0)) - 1, 0)
     x1, y1 = int(np.ceil(window.x0 + window.side)) + 1, int(np.ceil(window.y0 + window.side)) + 1
-    part = mask[y0 : max(y1, 0), x0 : max(x1, 0)]
+    return picture[y0 : max(y1, 0), x0 : max(x1, 0)], Window(window.x0 - x0, window.y0 - y0, window.side)
+
+
+def mask_on_grid(mask: np.ndarray, window: Window, grid: int) -> np.ndarray:
+    """The share of each cell of a window that a mask (height, width) covers, (grid, grid) float32."""
+    part, moved = _part(mask, window)
     if not part.size:
         return np.zeros((grid, grid), np.float32)
-    moved = Window(window.x0 - x0, window.y0 - y0, window.side)
-    return seen(torch.from_numpy(np.ascontiguousarray(part, np.float32))[None], [moved], grid)[0, 0].numpy()
+    rows = cell_weights(moved.y0, moved.side, grid, part.shape[0])
+    columns = cell_weights(moved.x0, moved.side, grid, part.shape[1])
+    return rows @ part.astype(np.float32) @ columns.T
 
 
 def in_picture(values: np.ndarray, window: Window, height: int, width: int) -> tuple[np.ndarray, slice, slice]:
@@ -106,14 +130,17 @@ def pixels_in(
     pixels: np.ndarray, mean: np.ndarray, deviation: float | np.ndarray, window: Window, cells: int
 ) -> Tensor:
     """What a picture (h, w, 3) uint8 shows in a window, normalised, (1, 3, cells, cells); its mean outside of it."""
-    x0, y0 = max(int(np.floor(window.x0)) - 1, 0), max(int(np.floor(window.y0)) - 1, 0)
-    x1, y1 = (int(np.ceil(v + window.side)) + 1 for v in (window.x0, window.y0))
-    part = pixels[y0 : max(y1, 0), x0 : max(x1, 0)]
+    part, moved = _part(pixels, window)
     if not part.size:
         return torch.zeros(1, 3, cells, cells)
-    normal = ((part.astype(np.float32) - mean) / deviation).astype(np.float32)
-    moved = Window(window.x0 - x0, window.y0 - y0, window.side)
-    return seen(torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1))), [moved], cells)
+    rows = cell_weights(moved.y0, moved.side, cells, part.shape[0])
+    columns = cell_weights(moved.x0, moved.side, cells, part.shape[1])
+    lines = (rows @ part.reshape(len(part), -1).astype(np.float32)).reshape(cells, -1, 3)
+    shown = (columns @ lines).transpose(2, 0, 1)
+    # Outside of the picture nothing counts, which is its mean.
+    counted = np.outer(rows.sum(1), columns.sum(1))
+    normal = (shown - np.reshape(mean, (-1, 1, 1)) * counted) / np.reshape(deviation, (-1, 1, 1))
+    return torch.from_numpy(normal.astype(np.float32))[None]
 
 
 def clicks_on_grid(clicks: Sequence[Click], window: Window, grid: int) -> list[Click]:

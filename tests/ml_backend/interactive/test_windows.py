@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_backend.interactive.encodings import ClickEncoding, box_channel, drawn, nearest
-from ml_backend.interactive.windows import Window, extent_of, in_picture, joined, mask_on_grid, seen, window_around
+from ml_backend.interactive.windows import (
+    Window,
+    extent_of,
+    in_picture,
+    joined,
+    mask_on_grid,
+    pixels_in,
+    seen,
+    window_around,
+)
 
 
 @given(st.floats(-50, 50), st.floats(-50, 50), st.floats(1, 200), st.integers(8, 64))
@@ -40,6 +49,20 @@ def test_a_mask_goes_to_a_window_and_comes_back(window):
     shares = mask_on_grid(mask, window, 64)
     part, rows, columns = in_picture(shares, window, 50, 60)
     assert ((part > 0.5) == mask[rows, columns]).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "window", [Window(2.0, 3.0, 32.0), Window(-9.5, 4.2, 70.0), Window(20.3, 30.0, 5.7), Window(-300.0, -200.0, 700.0)]
+)
+def test_pixels_and_masks_are_seen_alike_where_windows_are_many_and_where_one_is(window):
+    rng = np.random.default_rng(0)
+    pixels, mean, deviation = rng.integers(0, 256, (50, 60, 3)).astype(np.uint8), np.array([90.0, 100.0, 130.0]), 40.0
+    normal = torch.from_numpy(((pixels - mean) / deviation).astype(np.float32).transpose(2, 0, 1).copy())
+    shown = pixels_in(pixels, mean, deviation, window, 16)
+    torch.testing.assert_close(shown, seen(normal, [window], 16), atol=1e-4, rtol=1e-4)
+    mask = rng.random((50, 60)) < 0.5
+    expected = seen(torch.from_numpy(mask.astype(np.float32))[None], [window], 16)[0, 0]
+    torch.testing.assert_close(torch.from_numpy(mask_on_grid(mask, window, 16)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_window_far_from_the_mask_shows_none():
