@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ml_backend.errors import InputError, Unavailable
 
@@ -69,6 +69,12 @@ class Bucket:
         """Fetches an object to a file, which is not whole where it raises. FileNotFoundError where there is none."""
         with self._asked(name) as (files, path):
             files.get_file(path, str(file))
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """An object to be read in parts, each of which is asked for. Raises FileNotFoundError where there is none."""
+        with self._asked(name) as (files, path), files.open(path, "rb", cache_type="none") as file:
+            yield file
 
     def has(self, name: str) -> bool:
         """Whether there is an object of that name."""

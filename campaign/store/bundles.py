@@ -7,6 +7,7 @@ group and its range of every bundle. Bundles are made anew from shards at any ti
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from campaign.store.masks import Masks
 from campaign.store.objects import Files
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
-from campaign.store.shards import feature_path, read_group, read_table, write_groups
+from campaign.store.shards import feature_path, read_features, read_group, read_table, write_groups
 from ml_backend.errors import InputError
 from ml_backend.files import write_whole
 from ml_backend.predictions import Predictions
@@ -85,12 +86,16 @@ class Bundles:
         order = np.argsort(class_ids, kind="stable")
         write_whole(feature_path(path), lambda p: self._write_features(p, shards, order, report))
         classes, counts = np.unique(class_ids, return_counts=True)
-        write_groups(path, table, order, counts.tolist())
+        write_groups(path, table, order, counts.tolist(), checksums=self._files.apart)
+        held = {"ids": classes.tolist(), "masks": counts.tolist()}
+        if self._files.apart:
+            features = np.load(feature_path(path), mmap_mode="r")
+            held["digests"] = [_digest(own) for own in np.split(features, np.cumsum(counts)[:-1])]
         with self._files.published(path, feature_path(path)) as session:
             session.merge(
                 m.Bundle(
                     round=round_number, number=number, first=plan.first, end=plan.end, masks=plan.masks,
-                    classes={"ids": classes.tolist(), "masks": counts.tolist()},
+                    classes=held,
                 )
             )  # fmt: skip
 
@@ -110,19 +115,29 @@ class Bundles:
         return self._masks.predictions(round_number, "pool", class_id)
 
     def _read(self, rows: list[m.Bundle], class_id: int, masks: bool) -> Predictions:
+        def part(row: m.Bundle) -> tuple[Predictions, np.ndarray]:
+            return self._part(row, row.classes["ids"].index(class_id), masks)
+
         holders = [row for row in rows if class_id in row.classes["ids"]]
-        parts, sources = [], []
-        paths = self._files.each((self.path(row.round, row.number) for row in holders), feature_path)
-        for row, path in zip(holders, paths, strict=True):
-            place = row.classes["ids"].index(class_id)
-            parts.append(read_group(path, place, row.masks, masks))
-            first = sum(row.classes["masks"][:place])
-            features = np.load(feature_path(path), mmap_mode="r")
-            if len(features) != row.masks:
-                raise InputError(feature_path(path), f"{row.masks} features", len(features))
-            sources.append(features[first : first + len(parts[-1])])
-        whole = Predictions.concatenate(parts)
+        parts = self._files.parallel(part, holders)
+        whole = Predictions.concatenate([own for own, _ in parts])
+        sources = [features for _, features in parts]
         return whole.with_features(_joined(sources, self._folder(rows[0].round)) if sources else whole.features)
+
+    def _part(self, row: m.Bundle, place: int, masks: bool) -> tuple[Predictions, np.ndarray]:
+        """The predictions of a class that has this place in a bundle, and their features on disk; the others stay."""
+        path, first = self.path(row.round, row.number), sum(row.classes["masks"][:place])
+        with self._files.opened(path) as source:
+            part = read_group(source, place, row.masks, masks)
+        with self._files.opened(feature_path(path)) as source:
+            features = read_features(source, first, len(part), row.masks)
+            if not isinstance(source, Path):
+                if _digest(features) != row.classes["digests"][place]:
+                    thing = f"features of bundle {row.round}/{row.number}"
+                    raise InputError(thing, "those that were put there", "others")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                features = _on_disk([features], path.parent)
+        return part, features
 
     def drop(self, round_number: int) -> None:
         """Removes the bundles of a round."""
@@ -155,10 +170,17 @@ class Bundles:
         return self._rounds.folder(round_number) / "bundles"
 
 
+def _digest(features: np.ndarray) -> str:
+    return hashlib.blake2b(features.tobytes(), digest_size=16).hexdigest()
+
+
 def _joined(parts: list[np.ndarray], folder: Path) -> np.ndarray:
-    """Arrays one after the other: the only one as it is, several in a file that is gone when it is no longer used."""
-    if len(parts) == 1:
-        return parts[0]
+    """Arrays one after the other: the only one as it is, several on disk."""
+    return parts[0] if len(parts) == 1 else _on_disk(parts, folder)
+
+
+def _on_disk(parts: list[np.ndarray], folder: Path) -> np.ndarray:
+    """Arrays one after the other, in a file that is gone when it is no longer used."""
     shape = sum(len(part) for part in parts), parts[0].shape[1]
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(max(1, shape[0] * shape[1] * 2))

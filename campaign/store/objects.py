@@ -19,8 +19,10 @@ from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from typing import IO, Any, TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import Executable, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from campaign.store import models as m
@@ -35,9 +37,15 @@ TRANSFERS = 8  # at a time
 _TRIES = 3  # of a file that is replaced while it is fetched
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
 
 class Files:
     """Part of `Store`: the files of a campaign in a folder. They are where they were written."""
+
+    # Whether parts of files are read from elsewhere, so that they should bear checksums of their own.
+    apart = False
 
     def __init__(self, sessions: Sessions):
         self._sessions = sessions
@@ -56,6 +64,15 @@ class Files:
     def folder(self, path: Path) -> Path:
         """The path of a folder, where all files below it are now."""
         return path
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[Path | IO[bytes]]:
+        """A file of which parts are to be read: its path, or where it is not here what asks for each part."""
+        yield path
+
+    def parallel(self, work: Callable[[_Given], _Made], given: Iterable[_Given]) -> list[_Made]:
+        """What work makes of each, in order; side by side where it has to be fetched."""
+        return list(map(work, given))
 
     def there(self, paths: Iterable[Path]) -> set[Path]:
         """Those of the paths at which there are files."""
@@ -113,6 +130,8 @@ class Files:
 class Objects(Files):
     """Part of `Store`: the files of a campaign at a URL; `root` is the folder that this machine has for them."""
 
+    apart = True
+
     def __init__(self, sessions: Sessions, root: Path, bucket: Bucket, limit: int):
         super().__init__(sessions)
         self._root, self._bucket = root, bucket
@@ -134,6 +153,27 @@ class Objects(Files):
         """See `Files`."""
         self._fetch([self._root / row.name for row in self._below(path)])
         return path
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[Path | IO[bytes]]:
+        """See `Files`. Of a file that is not here only the length is held against its row."""
+        row = self._row(path)
+        if _is(path, row):
+            self._cache.use(path)
+            yield path
+            return
+        try:
+            with self._bucket.opened(row.object) as file:
+                if (size := file.seek(0, os.SEEK_END)) != row.bytes:
+                    raise InputError(f"{self._bucket.url}/{row.object}", f"{row.bytes} bytes", f"{size}")
+                yield file
+        except FileNotFoundError:
+            raise InputError(f"{self._bucket.url}/{row.object}", f"an object of {row.bytes} bytes", "none") from None
+
+    def parallel(self, work: Callable[[_Given], _Made], given: Iterable[_Given]) -> list[_Made]:
+        """See `Files`."""
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            return list(pool.map(work, given))
 
     def there(self, paths: Iterable[Path]) -> set[Path]:
         """See `Files`."""
@@ -163,8 +203,8 @@ class Objects(Files):
         before = self._rows([self._name(path) for path in paths])
         rows = _side_by_side(self._upload, [(path, before.get(self._name(path))) for path in paths])
         with self._sessions() if within is None else nullcontext(within) as session:
-            for row in rows:
-                session.merge(row)
+            for row in sorted(rows, key=lambda row: row.name):  # one order for all, or two would wait for each other
+                session.execute(_upsert(session, row))
             yield session
         for row, path in zip(rows, paths, strict=True):
             _mark(path, row)
@@ -198,11 +238,19 @@ class Objects(Files):
         self._bucket.upload(Path(image), name)
         return f"{self._bucket.url}/{name}"
 
+    def _row(self, path: Path) -> m.Object:
+        return self._named([self._name(path)])[self._name(path)]
+
+    def _named(self, names: Sequence[str]) -> dict[str, m.Object]:
+        """The rows of files that have to be there."""
+        rows = self._rows(names)
+        if missing := next((name for name in names if name not in rows), None):
+            raise InputError(f"{self._bucket.url} {missing}", "a file that the database names", "none of that name")
+        return rows
+
     def _fetch(self, paths: Sequence[Path]) -> None:
         wanted = {self._name(path): path for path in paths}
-        rows = self._rows(list(wanted))
-        if missing := next((name for name in wanted if name not in rows), None):
-            raise InputError(f"{self._bucket.url} {missing}", "a file that the database names", "none of that name")
+        rows = self._named(list(wanted))
         _side_by_side(self._have, [(rows[name], path) for name, path in wanted.items()])
 
     def _name(self, path: Path) -> str:
@@ -286,6 +334,15 @@ class Objects(Files):
         """Those of the cache's files that the object store has as they are."""
         rows = self._rows([self._name(path) for path in paths])
         return {path for path in paths if (row := rows.get(self._name(path))) is not None and _is(path, row)}
+
+
+def _upsert(session: Session, row: m.Object) -> Executable:
+    """Adds or replaces a row. Another machine may be adding one of that name."""
+    dialect: Any = {"postgresql": postgresql, "sqlite": sqlite}[session.get_bind().dialect.name]
+    values = {name: getattr(row, name) for name in ("object", "bytes", "digest", "committed_at")}
+    added = dialect.insert(m.Object).values(name=row.name, **values)
+    changed: Executable = added.on_conflict_do_update(index_elements=["name"], set_=values)
+    return changed
 
 
 def _side_by_side(work: Callable, arguments: list[tuple]) -> list:

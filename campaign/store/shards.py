@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -127,14 +128,19 @@ class RowFile:
         return arrays_of(table)
 
 
-def write_groups(path: Path, table: pa.Table, order: np.ndarray, counts: Sequence[int]) -> None:
-    """Writes rows in another order as Parquet, whole, in row groups of so many rows each."""
+def write_groups(
+    path: Path, table: pa.Table, order: np.ndarray, counts: Sequence[int], checksums: bool = False
+) -> None:
+    """Writes rows in another order as Parquet, whole, in row groups of so many rows each.
+
+    With `checksums` parts of the file can be verified.
+    """
     # Run lengths of many masks may be more than 32 bits count.
     schema = pa.schema([f.with_type(pa.large_binary()) if pa.types.is_binary(f.type) else f for f in table.schema])
     table = table.cast(schema)
 
     def write(partial: Path) -> None:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=checksums) as writer:
             start = 0
             for count in counts:
                 writer.write_table(table.take(pa.array(order[start : start + count])), row_group_size=max(count, 1))
@@ -143,20 +149,43 @@ def write_groups(path: Path, table: pa.Table, order: np.ndarray, counts: Sequenc
     write_whole(path, write)
 
 
-def read_group(path: Path, group: int, rows: int, masks: bool = True) -> Predictions:
+def read_group(source: Path | IO[bytes], group: int, rows: int, masks: bool = True) -> Predictions:
     """The predictions of one row group of a file of `rows` rows in all, without features.
+
+    What is no path of this machine is verified by the checksums in it.
 
     Without `masks` their run lengths are not read, and are empty. Raises InputError where the file is not whole.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(source, page_checksum_verification=not isinstance(source, Path))
         if file.metadata.num_rows != rows:
-            raise InputError(path, f"{rows} masks", file.metadata.num_rows)
+            raise InputError(source, f"{rows} masks", file.metadata.num_rows)
         columns = arrays_of(file.read_row_group(group, columns=[c for c in COLUMNS if masks or c != "rle"]))
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(path, "a Parquet file of the campaign", error) from None
+        raise InputError(source, "a Parquet file of the campaign", error) from None
     n = len(columns["mask_id"])
     return Predictions(**({"rle": np.full(n, b"", object)} | columns), features=np.zeros((n, 0), np.float16))
+
+
+def read_features(source: Path | IO[bytes], first: int, count: int, rows: int) -> np.ndarray:
+    """`count` rows from `first` on of an array of `rows` features: on disk of a file, else in memory.
+
+    Raises InputError where the array is not whole.
+    """
+    if isinstance(source, Path):
+        features = np.load(source, mmap_mode="r")
+        if len(features) != rows:
+            raise InputError(source, f"{rows} features", len(features))
+        return features[first : first + count]
+    source.seek(0)
+    shape: tuple[int, ...] = ()
+    dtype = None
+    if np.lib.format.read_magic(source) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(source)
+    if len(shape) != 2 or shape[0] != rows or dtype != np.float16:
+        raise InputError("features of a bundle", f"{rows} rows in 16 bits", f"{shape}, {dtype}")
+    source.seek(source.tell() + first * shape[1] * 2)
+    return np.frombuffer(source.read(count * shape[1] * 2), np.float16).reshape(count, shape[1])
 
 
 def arrays_of(table: pa.Table) -> dict[str, np.ndarray]:

@@ -14,12 +14,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from campaign.store import models as m
 from campaign.store.objects import Files
 from campaign.store.sessions import Sessions
-from ml_backend.errors import Unavailable
+from ml_backend.errors import InputError, Unavailable
 
 _TEXT = "__text__"
 
@@ -82,8 +83,13 @@ class Views:
         """Writes arrays that follow from what `version` names, in place of those of another version."""
         old, file = self.row(name), f"{name.replace('/', '-')}-{version[:12]}.npz"
         self.write(file, arrays, {})
-        with self._sessions() as session:
-            save_view(session, name, version, {}, {}, file)
+        try:
+            with self._sessions() as session:
+                save_view(session, name, version, {}, {}, file)
+        except InputError as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+            return  # another process has just kept the same
         if old is not None and old.file not in (None, file):
             self.remove([str(old.file)])
 

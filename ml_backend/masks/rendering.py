@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ml_backend.kept import Kept
+from ml_backend.masks.fetched import present
 from ml_backend.masks.images import read_rgb
 from ml_backend.masks.rle import decode_window
 
@@ -64,8 +65,9 @@ class ImageCache:
 
     def get(self, path: str | Path) -> np.ndarray:
         """The image at `path` as (height, width, 3) uint8; read again when the file has changed. Raises InputError."""
+        path = present(path)
         try:
-            key = (str(path), Path(path).stat().st_mtime_ns)
+            key = (str(path), path.stat().st_mtime_ns)
         except OSError:
             return read_rgb(path)  # which says what is wrong
         return self._images.get(key, lambda: _unchangeable(read_rgb(path)))

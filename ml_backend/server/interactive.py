@@ -34,6 +34,7 @@ from ml_backend.interactive.protocol import (
 )
 from ml_backend.interactive.segmenter import Click, Prompt, Segmenter
 from ml_backend.interactive.steps import Step, StepLog, digest_of, new_step
+from ml_backend.masks.fetched import present
 from ml_backend.masks.images import image_size, read_rgb
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class TaskPictures:
 
 def file_key(path: Path, window: Sequence[int] = ()) -> str:
     """What names a picture in a file, or its part x0, y0, x1, y1: another content has another key."""
-    stat = path.stat()
+    stat = present(path).stat()
     return f"{path} {stat.st_mtime_ns} {stat.st_size} {list(window)}"
 
 

@@ -19,6 +19,7 @@ from flask import Flask, Response, abort, request, send_file
 from label_config.configs import PALETTE
 from ml_backend.errors import InputError
 from ml_backend.masks.editing import cut_image, edit_window, whole_image
+from ml_backend.masks.fetched import present
 from ml_backend.masks.images import media_type
 from ml_backend.masks.rendering import CropStyle, ImageCache, render_part
 from ml_backend.server.sheets import SIDES, MaskView, PageSource, Sheets
@@ -88,7 +89,7 @@ def add_pictures(
 
     @app.get("/images/<token>")
     def image(token: str) -> Response:
-        path = Path(_found(source.image, _grant(secret, "image", token).key))
+        path = present(_found(source.image, _grant(secret, "image", token).key))
         if not path.is_file():
             abort(404)
         if request.args.get("bright") == "1":

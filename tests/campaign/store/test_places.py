@@ -95,6 +95,35 @@ def test_a_campaign_is_the_same_on_every_machine(bucket_url, machines, settings,
     again.engine.dispose()
 
 
+def test_a_class_is_read_from_bundles_in_parts(bucket_url, machines, settings, splits):
+    machines("one")
+    store = Store.create(bucket_url, settings(), splits)
+    store.rounds.start(1, "cluster")
+    for number in range(2):
+        shown = replace(some(6), class_id=np.array([1, 2, 1, 2, 2, 2], np.int32), features=np.random.rand(6, 4))
+        store.masks.save_shard(1, "pool", number, shown, 1, 0.5)
+    store.bundles.gather(1, 0)
+    store.engine.dispose()
+    machines("two")
+    other = Store.open(bucket_url)
+    path, want = other.bundles.path(1, 0), other.masks.predictions(1, "pool", 2)
+    for _ in range(2):
+        read = other.bundles.read(1, 2)
+        assert read.mask_id.tolist() == want.mask_id.tolist() and read.rle.tolist() == want.rle.tolist()
+        assert np.array_equal(read.features, want.features) and not list(path.parent.glob("*.*"))
+        # What was changed is noticed: then the shards are read, which hold the same.
+        name = next(name for name in names(bucket_url) if name.startswith("rounds/001/bundles/00000.features.npy"))
+        files, place = fsspec.url_to_fs(f"{bucket_url}/{name}")
+        content = bytearray(files.cat_file(place))
+        content[-4:] = b"\0\0\0\0"
+        files.pipe_file(place, bytes(content))
+        with pytest.raises(InputError, match="expected those that were put there, got others"):
+            other.bundles._read(other.bundles.rows(1), 2, True)
+    other.bundles.drop(1)
+    assert not [name for name in names(bucket_url) if "bundles" in name]
+    other.engine.dispose()
+
+
 def test_a_pool_grows_at_a_url(bucket_url, machines, settings, splits, tmp_path):
     machines("one")
     store = Store.create(bucket_url, settings(), splits)
