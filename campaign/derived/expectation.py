@@ -84,13 +84,13 @@ def _passing(store: Store, known: Heldout) -> Passing:
 
 def _before(store: Store, round_number: int) -> tuple[np.ndarray, int]:
     """Of the masks that earlier rounds brought: (the chances of those chosen by them, how many others)."""
-    masks = store.datasets.read(before=round_number)
-    if not len(masks):
-        return np.zeros(0), 0
-    rules = Counter(masks.rule[~masks.voted].tolist())
+    rules, masks = Counter[str](), 0
+    for columns in store.datasets.columns(["rule", "voted"], before=round_number):
+        rules.update(columns["rule"][~columns["voted"]].tolist())
+        masks += len(columns["voted"])
     by_chance = {rule: chance for rule in rules if (chance := chance_of(rule)) is not None}
     chances = np.repeat(list(by_chance.values()), [rules[rule] for rule in by_chance]).astype(np.float64)
-    return chances, len(masks) - len(chances)
+    return chances, masks - len(chances)
 
 
 def _ground(store: Store, round_number: int, chosen: RoundSelection) -> _Ground:

@@ -59,7 +59,7 @@ def work_out(store: Store, round_number: int) -> dict[str, Any] | None:
 
 def is_due(store: Store, round_number: int) -> bool:
     """Whether a round that opens is to be forecast: under the policy of a target, before anything was obtained."""
-    return store.settings.search.policy == "target" and not len(store.datasets.read(before=round_number))
+    return store.settings.search.policy == "target" and not store.datasets.count(before=round_number)
 
 
 def go_on(store: Store) -> None:

@@ -96,7 +96,7 @@ def follows(store: Store, round_number: int, masks: int) -> bool:
     if round_number >= settings.rounds:
         return False
     spent, budget = questions_asked(store), questions_allowed(store)
-    enough = masks > 0 and masks >= settings.least_new * len(store.datasets.read(before=round_number))
+    enough = masks > 0 and masks >= settings.least_new * store.datasets.count(before=round_number)
     return enough and (budget is None or spent < budget)
 
 

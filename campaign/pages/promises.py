@@ -181,8 +181,9 @@ def _universe(store: Store, round_number: int) -> tuple[np.ndarray, tuple[np.nda
     (mask ids, pairs of rivals, the verifier on them, which ones go by an order of the lead.)
     """
     chosen, fit = round_selection(store, round_number), last_fit(store, round_number)
-    before = store.datasets.read(before=round_number).mask_id.astype(np.int64)
-    before = np.sort(before[~is_drawn(before)]) if len(before) else before
+    ids = [columns["mask_id"] for columns in store.datasets.columns(["mask_id"], before=round_number)]
+    before = np.sort(np.concatenate([np.zeros(0, np.int64), *ids]))
+    before = before[~is_drawn(before)]
     known: list[Heldout] = [fit]
     known += [round_selection(store, n) for n in np.unique(round_of(before)).tolist()] if len(before) else []
     own = np.concatenate([fit.chance, fit.unseen]).reshape(2, -1)

@@ -107,11 +107,28 @@ class RowFile:
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(path, "a Parquet file of the campaign", error) from None
         groups = range(self._file.num_row_groups)
-        self._ends = np.cumsum([self._file.metadata.row_group(n).num_rows for n in groups])
+        self._ends = np.cumsum([self._file.metadata.row_group(n).num_rows for n in groups], dtype=np.int64)
 
-    def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Some columns of all rows."""
-        return arrays_of(self._file.read(columns=list(names)))
+    def __len__(self) -> int:
+        """The number of rows."""
+        return self._file.metadata.num_rows  # type: ignore[no-any-return]
+
+    def where(self, name: str, value: int) -> np.ndarray:
+        """The rows in which a column has this value, rising; only row groups that may have it are looked into."""
+        column = self._file.schema.names.index(name)
+        found = [np.zeros(0, np.int64)]
+        for number, end in enumerate(self._ends.tolist()):
+            about = self._file.metadata.row_group(number)
+            known = about.column(column).statistics if about.num_rows else None
+            if known is not None and known.has_min_max and not known.min <= value <= known.max:
+                continue
+            values = self._file.read_row_group(number, columns=[name])[name].to_numpy()
+            found.append(np.flatnonzero(values == value) + end - about.num_rows)
+        return np.concatenate(found)
+
+    def columns(self, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Some columns of all rows, or all columns."""
+        return arrays_of(self._file.read(columns=None if names is None else list(names)))
 
     def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """All columns of some rows, in their order; only row groups that hold them are read."""

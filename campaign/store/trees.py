@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,13 @@ from campaign.store import models as m
 from campaign.store.objects import Files
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
-from campaign.store.shards import RowFile, read_columns, write_pieces
+from campaign.store.shards import RowFile, write_pieces
 from ml_backend.files import write_whole
 
 if TYPE_CHECKING:
     from campaign.clustering import Tree
+
+GROUP = 1024  # masks in a row group of a dataset, if not one class alone has more or a portion ends
 
 
 class Trees:
@@ -91,22 +94,53 @@ class Datasets:
         self._files.remove([self.path(round_number)])
 
     def save(self, round_number: int, masks: DatasetMasks | ListedMasks) -> None:
-        """Stores the masks that a round obtained, which rise by mask id. Saving again replaces them."""
-        pieces = masks.chunks(PIECE) if len(masks) else iter([DatasetMasks.empty()])
-        columns = ({f.name: getattr(piece, f.name) for f in fields(piece)} for piece in pieces)
-        write_pieces(self.path(round_number), columns)
+        """Stores the masks that a round obtained, which rise by mask id. Saving again replaces them.
+
+        Of each portion the masks lie by class, in row groups of one class or a few, so that a class is read alone.
+        """
+        write_pieces(self.path(round_number), _by_class(masks))
         self._files.publish(self.path(round_number))
 
     def read(self, before: int | None = None, class_id: int | None = None) -> DatasetMasks:
-        """The masks obtained in all rounds, or in those before one, by round; of all classes or one."""
-        numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]
-        paths = [path for n in numbers if (path := self.file(n)) is not None]
-        return DatasetMasks.concatenate([DatasetMasks(**read_columns(path, class_id)) for path in paths])
+        """The masks obtained in all rounds, or in those before one, by round and mask id; of all classes or one."""
+        parts = []
+        for path in self._paths(before):
+            file = RowFile(path)
+            masks = DatasetMasks(
+                **(file.columns() if class_id is None else file.rows(file.where("class_id", class_id)))
+            )
+            parts.append(masks.select(np.argsort(masks.mask_id, kind="stable")))
+        return DatasetMasks.concatenate(parts)
+
+    def count(self, before: int | None = None) -> int:
+        """How many masks were obtained in all rounds, or in those before one."""
+        return sum(len(RowFile(path)) for path in self._paths(before))
+
+    def columns(self, names: Sequence[str], before: int | None = None) -> list[dict[str, np.ndarray]]:
+        """Some columns of the masks obtained in each round, or in those before one, in no order."""
+        return [RowFile(path).columns(names) for path in self._paths(before)]
 
     def listed(self) -> list[ListedMasks]:
         """The masks obtained in each round, in outline. They stay readable where a round is stored anew."""
-        paths = [path for r in self._rounds.all() if (path := self.file(r.number)) is not None]
-        return [_listed(RowFile(path)) for path in paths]
+        return [_listed(RowFile(path)) for path in self._paths(None)]
+
+    def _paths(self, before: int | None) -> list[Path]:
+        numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]
+        return [path for n in numbers if (path := self.file(n)) is not None]
+
+
+def _by_class(masks: DatasetMasks | ListedMasks) -> Iterator[dict[str, np.ndarray]]:
+    """The columns of masks in row groups: of each portion a class, or as many classes as make a group of some size."""
+    for piece in masks.chunks(PIECE) if len(masks) else [DatasetMasks.empty()]:
+        order = np.argsort(piece.class_id, kind="stable")
+        starts = np.flatnonzero(np.diff(piece.class_id[order])) + 1
+        cuts = [0]
+        for start in starts.tolist():
+            if start - cuts[-1] >= GROUP:
+                cuts.append(start)
+        for start, end in zip(cuts, [*cuts[1:], len(piece)], strict=True):
+            group = piece.select(order[start:end])
+            yield {f.name: getattr(group, f.name) for f in fields(group)}
 
 
 def _listed(file: RowFile) -> ListedMasks:

@@ -7,12 +7,13 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.settings import CampaignSettings
-from campaign.store import Store
+from campaign.store import Store, trees
 from campaign.store import models as m
 from campaign.store.decisions import replace_decisions
 from campaign.store.images import Batch
@@ -20,6 +21,7 @@ from campaign.store.locks import file_lock
 from campaign.store.shards import read_columns, write_columns
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, to_rle
+from tests.campaign.dataset.builders import dataset, ring_in_two_parts
 from tests.ml_backend.builders import some_predictions as some
 
 CLASSES = {1: "cell", 2: "dot"}
@@ -164,6 +166,32 @@ def test_stability_is_stored_and_unknown_in_shards_of_before(store):
     del columns["stability"]
     write_columns(path, columns)
     assert np.isnan(store.masks.predictions(1).stability).all()
+
+
+def test_a_class_of_a_dataset_is_read_alone(store, monkeypatch):
+    monkeypatch.setattr(trees, "GROUP", 20)
+    monkeypatch.setattr(trees, "PIECE", 100)
+    rng = np.random.default_rng(0)
+    masks = dataset([ring_in_two_parts()] * 250, class_id=rng.choice([1, 2, 3, 9], 250, p=[0.5, 0.3, 0.1, 0.1]))
+    store.rounds.start(1, "propagate")
+    store.datasets.save(1, masks)
+    read, groups = pq.ParquetFile.read_row_group, []
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda *args, **options: groups.append(args[1]) or read(*args, **options)
+    )
+    for class_id in (1, 2, 3, 4, 9):
+        groups.clear()
+        own = store.datasets.read(class_id=class_id)
+        assert own.mask_id.tolist() == masks.mask_id[masks.class_id == class_id].tolist()
+        assert len(set(groups)) <= 3 < pq.ParquetFile(store.datasets.path(1)).num_row_groups, "one of each portion"
+    whole = store.datasets.read()
+    assert whole.mask_id.tolist() == masks.mask_id.tolist() and whole.rle.tolist() == masks.rle.tolist()
+    assert store.datasets.count() == 250 and store.datasets.count(before=1) == 0
+    (columns,) = store.datasets.columns(["mask_id", "class_id"])
+    assert sorted(columns["mask_id"].tolist()) == masks.mask_id.tolist()
+    (listed,) = store.datasets.listed()
+    rows = rng.permutation(250)[:60]
+    assert listed.read(rows).mask_id.tolist() == listed.mask_id[rows].tolist()
 
 
 def test_an_empty_dataset_and_a_full_one(store):
