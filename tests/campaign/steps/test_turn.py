@@ -1,7 +1,10 @@
 """A turn against the real Label Studio: what is published, read back, lost and made anew."""
 
 import subprocess
+import time
+from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -12,11 +15,13 @@ from campaign.label_studio.client import Client, ProjectGone
 from campaign.label_studio.readback import read_changes
 from campaign.pages.completeness import ask_what_is_missing
 from campaign.pages.projects import abandon_project
+from campaign.records.page import PageKind
+from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
 from campaign.steps.verify import turn
 from campaign.store import Store
 from ml_backend.errors import InputError
-from tests.campaign.builders import is_good
+from tests.campaign.builders import add_page, is_good
 from tests.campaign.cli.builders import CAMPAIGN
 
 pytestmark = pytest.mark.label_studio
@@ -119,3 +124,45 @@ def test_a_verified_round_asks_what_is_missing_and_waits_for_no_answer(make_stor
     assert ask_what_is_missing(store, 1) == 0, "once for each round"
     state = status(store)["recall"]
     assert state["images"] == 1 and state["images_answered"] == 0 and state["estimate"] is None
+
+
+def test_a_turn_asks_only_for_what_changed(make_store, label_studio, label_studio_client, monkeypatch):
+    """However many pages were answered before, a turn with one new answer makes the same calls and lists one task."""
+    monkeypatch.setattr("campaign.label_studio.readback.OVERLAP", timedelta(0))
+    store, client = make_store(label_studio={"url": label_studio.url}), label_studio_client
+    ids = [int(mask) for class_id in store.classes() for mask in store.trees.mask_ids(1, class_id)]
+    for number in range(20):
+        add_page(store, f"{store.key}-{number}", ids[number : number + 1], PageKind.VERIFY)
+    store.rounds.update(1, stage=Stage.DONE)
+    assert turn(store, client).published == 20
+    tasks = [int(page.task_id or 0) for page in store.pages.rows()]
+    calls: list[str] = []
+    listed: list[int] = []
+    whole, ask = client.tasks, client.request
+
+    def request(method: str, path: str, **options: Any) -> Any:
+        answer = ask(method, path, **options)
+        calls.append(f"{method} {path}")
+        listed.extend(task["id"] for task in (answer.get("tasks", ()) if isinstance(answer, dict) else ()))
+        return answer
+
+    monkeypatch.setattr(client, "tasks", lambda *a, **k: whole(*a, **k | {"page_size": 3}))
+    monkeypatch.setattr(client, "request", request)
+
+    def answered(own: list[int]) -> tuple[list[str], list[int]]:
+        for task in own:
+            body = {"result": [{"from_name": "status", "to_name": "t", "type": "choices",
+                                "value": {"choices": ["reviewed"]}}]}  # fmt: skip
+            ask("POST", f"api/tasks/{task}/annotations/", body=body)
+        time.sleep(1)  # Label Studio states its clock in whole seconds; what changed in the newest is read twice
+        calls.clear()
+        listed.clear()
+        assert turn(store, client).read == len(own)
+        return list(calls), sorted(set(listed))
+
+    answered(tasks[:2])
+    few, _ = answered(tasks[2:3])
+    many, _ = answered(tasks[3:19])
+    assert len(many) > len(few), "all that is new is read, in portions"
+    last, found = answered(tasks[19:20])
+    assert last == few and set(found) <= {tasks[18], tasks[19]}

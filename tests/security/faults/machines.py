@@ -332,10 +332,13 @@ class Redis:
 
 
 class Postgres:
-    """A scratch server of PostgreSQL, run by another user where this one is root."""
+    """A scratch server of PostgreSQL, run by another user where this one is root.
 
-    def __init__(self, folder: Path):
-        self.folder, self.port = folder, free_port()
+    Only a `durable` one waits until the disk has what it is told.
+    """
+
+    def __init__(self, folder: Path, durable: bool = False):
+        self.folder, self.port, self.durable = folder, free_port(), durable
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("postgres") or "/").parent]
         self.bin = programs[-1]
         self.user = None
@@ -374,7 +377,8 @@ class Postgres:
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        options += "" if self.durable else " -c fsync=off"
         log = str(self.folder / "log")
         self._call("pg_ctl", "-D", str(self.folder / "data"), "-o", options, "-l", log, "-w", "start")
 
