@@ -32,7 +32,7 @@ from campaign.store import Store
 from campaign.store import models as m
 from ml_backend.masks.coco import CocoDataset, ImageRecord
 from ml_backend.predictions import Predictions
-from tests.benchmarks.reading import CLASSES, EACH, OF_SHARD
+from tests.benchmarks.reading import CLASSES, EACH
 from tests.benchmarks.scale_pool import known_masks
 from tests.benchmarks.turns import random_tree
 from tests.security.faults.machines import Postgres
@@ -83,16 +83,17 @@ def measure(folder: Path, url: str | None, images: int, dims: int, coco: Path | 
     settings = CampaignSettings(name="sizes", jobs={"database_url": url} if url else {}, search={"policy": "adaptive"})
     store = Store.create(folder / "campaign", settings, {"pool": pool})
     store.rounds.start(1, "cluster")
+    length = settings.jobs.shard_images
     known = [a.rle["counts"] for a in CocoDataset.load(coco, coco.parent / "images").annotations] if coco else []
     runs = 0
-    for number in range(-(-images // OF_SHARD)):
-        first = number * OF_SHARD + 1
-        masks = known_masks(np.arange(first, min(first + OF_SHARD, images + 1)), CLASSES, EACH)
+    for number in range(-(-images // length)):
+        first = number * length + 1
+        masks = known_masks(np.arange(first, min(first + length, images + 1)), CLASSES, EACH)
         masks = replace(masks, features=rng.normal(0, 1, (len(masks), dims)).astype(np.float16))
         if known:
             masks = with_outlines(masks, known)
         runs += sum(map(len, masks.rle))
-        store.masks.save_shard(1, "pool", number, masks, OF_SHARD, 0.0)
+        store.masks.save_shard(1, "pool", number, masks, length, 0.0)
     count = sum(masks for _, _, masks in store.masks.finished(1))
     base = store.rounds.folder(1)
     found: dict[str, Any] = {"images": images, "masks": count, "dims": dims, "run_lengths": round(runs / count, 1)}
@@ -114,7 +115,9 @@ def measure(folder: Path, url: str | None, images: int, dims: int, coco: Path | 
         live(store).views(1)
         live(store).save()
     found["views"] = round(files(store.folder / "derived") / count, 1)
-    found["rows"] = {row.__tablename__: table_bytes(store, row) for row in (m.Image, m.Page, m.Question, m.Answer)}
+    found["rows"] = {
+        row.__tablename__: table_bytes(store, row) for row in (m.Image, m.Shard, m.Page, m.Question, m.Answer)
+    }
     found["answers"], found["database"] = answered, store.engine.dialect.name
     found["job_in_redis"] = round(job_bytes(store))
     return found
