@@ -100,8 +100,15 @@ def film(browser: Any, out: Path) -> Path:
                 "[...document.querySelectorAll('.cv-crop img.cv-fill')].every(i => i.complete && i.naturalWidth)"
             )
             page.wait_for_timeout(400)
-            frames.append((_frame(page), MILLISECONDS["new"]))
-            person.answer(page, lambda key: frames.append((_frame(page, key), _pause(key))))
+            shown = [_frame(page)]
+            frames.append((shown[0], MILLISECONDS["new"]))
+
+            def pressed(key: str, shown: list[Image.Image] = shown) -> None:
+                if key != "Space":  # after it the page is gone
+                    shown.append(_frame(page))
+                frames.append((_with_key(shown[-1], key), MILLISECONDS.get(key, MILLISECONDS["key"])))
+
+            person.answer(page, pressed)
         page.close()
     path = DOCS / "answering.webp"
     first, *rest = [image for image, _ in frames]
@@ -141,25 +148,25 @@ def _copied(store: Store, server: LabelStudioServer) -> Iterator[int]:
         client.request("DELETE", f"api/projects/{project}/")
 
 
-def _frame(page: Any, key: str = "") -> Image.Image:
-    """What is on the screen, with the key that was pressed drawn on it."""
+def _frame(page: Any) -> Image.Image:
+    """What is on the screen."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    if key:
-        draw = ImageDraw.Draw(image)
-        text = key.lower() if key == "Space" else key.upper()
-        font = ImageFont.load_default(30)
-        half = draw.textlength(text, font) / 2 + 18
-        x, y = image.width / 2, image.height - 70
-        draw.rounded_rectangle(
-            (x - half, y - 26, x + half, y + 26), 10, fill=(30, 30, 34), outline=(255, 255, 255), width=2
-        )
-        draw.text((x, y), text, (255, 255, 255), font, anchor="mm")
+    return image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+
+
+def _with_key(frame: Image.Image, key: str) -> Image.Image:
+    """A frame with the key that was pressed drawn on it."""
+    image = frame.copy()
+    draw = ImageDraw.Draw(image)
+    text = key.lower() if key == "Space" else key.upper()
+    font = ImageFont.load_default(30)
+    half = draw.textlength(text, font) / 2 + 18
+    x, y = image.width / 2, image.height - 70
+    draw.rounded_rectangle(
+        (x - half, y - 26, x + half, y + 26), 10, fill=(30, 30, 34), outline=(255, 255, 255), width=2
+    )
+    draw.text((x, y), text, (255, 255, 255), font, anchor="mm")
     return image
-
-
-def _pause(key: str) -> int:
-    return MILLISECONDS.get(key, MILLISECONDS["key"])
 
 
 def _kept(screenshot: bytes, name: str) -> Path:

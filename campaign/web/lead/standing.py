@@ -104,7 +104,7 @@ def _promise(state: Mapping[str, Any]) -> Part:
 
 def _waits(state: Mapping[str, Any], look: Look) -> Part:
     if state["finished"]:
-        return Part("Who waits for whom", "Nobody", (look.workers,), Mood.GOOD)
+        return Part("Who waits for whom", "Nobody", ("no answer and no worker is needed any more",), Mood.GOOD)
     if not look.waits:
         return Part("Who waits for whom", "All wait for workers that are at it", (look.workers,))
     waits = "queue {} waits for a worker"
