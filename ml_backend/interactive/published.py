@@ -40,11 +40,14 @@ from ml_backend.learning.checkpoints import digest, fingerprint, read, save
 from ml_backend.learning.devices import chosen_device
 from ml_backend.learning.pictures import jittered, statistics
 from ml_backend.learning.scenes import Scenes
+from ml_backend.learning.training import Losses
 from ml_backend.masks.coco import CocoDataset
 
 CHECKPOINT = "published.pt"
 # Input channels beside the three colours.
 _OF_BOX, _OF_CLICKS = 1, 3
+# Batches over which batch normalisation settles after a training.
+_SETTLING = 50
 # Clicks that `M_b+c` learns from, at most.
 _MOST_CLICKS = 9
 
@@ -175,6 +178,28 @@ def click_losses(options: PublishedOptions, first: nn.Module) -> Callable[[nn.Mo
     return losses
 
 
+def settled(
+    network: nn.Module, weights: dict[str, Tensor], batch: Callable[[int], Crops], losses: Losses,
+    options: PublishedOptions,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The weights with the means and variances that batch normalisation meets with them; `network` has them then.
+
+    What it kept in training is of other weights: of those before, and of none that were averaged.
+    """
+    network.load_state_dict(weights)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        for number in range(_SETTLING):
+            step = options.steps + number  # of objects that no step saw
+            losses(network, batch(step), step)
+    network.eval()
+    return {name: value.detach().cpu() for name, value in network.state_dict().items()}
+
+
 def _inputs(
     options: PublishedOptions, crops: Crops, clicks: list[list[Click]], with_clicks: bool, network: nn.Module
 ) -> Tensor:
@@ -254,12 +279,14 @@ class PublishedPair:
         at_box, at_clicks = unfinished_at(output, "box", name), unfinished_at(output, "clicks", name)
         of_box = ExtraChannelsNetwork(chosen.backbone, _OF_BOX)
         batches = CropsOfObjects(data, first, chosen).batch
-        box = trained(of_box, batches, box_losses(chosen), chosen, at_box, _in_half(progress, 0)).weights
-        of_box.load_state_dict(box)
+        losses = box_losses(chosen)
+        box = trained(of_box, batches, losses, chosen, at_box, _in_half(progress, 0)).weights
+        box = settled(of_box, box, batches, losses, chosen)
         of_clicks = ExtraChannelsNetwork(chosen.backbone, _OF_CLICKS)
         batches = CropsOfObjects(data, second, chosen).batch
         losses = click_losses(chosen, of_box)
         clicks = trained(of_clicks, batches, losses, chosen, at_clicks, _in_half(progress, 1)).weights
+        clicks = settled(of_clicks, clicks, batches, losses, chosen)
         stored = {"format": cls.FORMAT, "fingerprint": name, "options": chosen.model_dump(mode="json")}
         save(finished, stored | {"box": box, "clicks": clicks})
         at_box.path.unlink(missing_ok=True)

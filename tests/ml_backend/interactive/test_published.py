@@ -12,6 +12,7 @@ from ml_backend.interactive.published import (
     click_losses,
     halves,
     published_channels,
+    settled,
 )
 from ml_backend.interactive.segmenter import Click
 from tests.ml_backend.builders import squares
@@ -84,6 +85,26 @@ def test_clicks_are_on_the_errors_of_the_first_network(data):
     positive, negative = second.asked[0][:, 4], second.asked[0][:, 5]
     assert (positive.amax((1, 2)) > 0.5).all() and not negative.any()
     assert box_losses(options)(first, crops, 0)["mask"] > 0
+
+
+def test_batch_normalisation_settles_on_the_weights_that_are_kept(data):
+    class Normalised(Linear):
+        def __init__(self):
+            super().__init__(4)
+            self.norm = torch.nn.BatchNorm2d(1, momentum=0.01)
+
+        def forward(self, inputs):
+            return self.norm(super().forward(inputs)[:, None])[:, 0]
+
+    options, network = PublishedOptions(crop=33, object=25, steps=10), Normalised()
+    batches = CropsOfObjects(data, {i.id for i in data.images}, options).batch
+    stale = {name: value.clone() for name, value in network.state_dict().items()}
+    stale["norm.running_mean"] += 100
+    kept = settled(network, stale, batches, box_losses(options), options)
+    assert not network.training and torch.equal(kept["layer.weight"], stale["layer.weight"])
+    met = torch.stack([network.layer(inputs).mean() for inputs in network.asked])
+    assert len(met) == 50 and torch.equal(network.asked[0][:, :3], batches(10).pixels)
+    torch.testing.assert_close(kept["norm.running_mean"][0], met.mean(), atol=1e-4, rtol=1e-4)
 
 
 def test_refinement_begins_by_changing_nothing():
