@@ -14,6 +14,7 @@ from campaign.dataset.recall import ANY, CONFIDENCE, Draw, GoldPage, Recall, rec
 from campaign.derived.certificates import standing_certificate
 from campaign.derived.dataset import standing_masks
 from campaign.derived.delivery import promised
+from campaign.derived.expectation import expectation
 from campaign.derived.live import live
 from campaign.derived.outline import outline
 from campaign.records.dataset_masks import DatasetMasks
@@ -174,15 +175,17 @@ def certified(store: Store, masks: DatasetMasks | ListedMasks | None = None) -> 
 
     It has `confidence`, and `overall` with the bound and the estimate.
 
-    That is the promise, where it speaks of exactly them; under other policies the newest certificate, where its audit
-    was drawn from a set that holds them all.
+    That is the promise, where it speaks of exactly them, and what is expected of them; under other policies the newest
+    certificate, where its audit was drawn from a set that holds them all.
     """
     if store.settings.search.policy == "target":
         promise = promised(store) or {}
         least = promise.get("precision_at_least")
         if least is None or (masks is not None and promise["digest"] != digest_of(masks.mask_id)):
             return None
-        return {"confidence": promise["confidence"], "overall": {"lower_bound": least, "precision": least}}
+        expected = expectation(store).precision
+        likely = least if expected is None else max(expected.value, least)
+        return {"confidence": promise["confidence"], "overall": {"lower_bound": least, "precision": likely}}
     if store.values.get(Key.CERTIFICATE) is None:
         return None
     return standing_certificate(store, standing_masks(store) if masks is None else masks)
