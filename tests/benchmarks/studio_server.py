@@ -51,7 +51,7 @@ class Studio:
 def taken(process: psutil.Process) -> float:
     """Processor seconds of a process, its children and those of them that have ended."""
     times = process.cpu_times()
-    living = sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
+    living = sum(sum(child.cpu_times()[:4]) for child in process.children(recursive=True))
     return float(times.user + times.system + times.children_user + times.children_system + living)
 
 
