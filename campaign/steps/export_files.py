@@ -96,7 +96,8 @@ class ExportedImages:
 
     def __len__(self) -> int:
         """How many there are."""
-        return self._store.images.count("pool") - len(self._left_out & set(self._store.images.ids("pool").tolist()))
+        pool = self._store.images.ids("pool")
+        return len(pool) - int(np.isin(pool, list(self._left_out)).sum())
 
     def each(self) -> Iterator[ExportedImage]:
         """The images, by the campaign's ids. Of parts by class, every image is in part 0."""
@@ -123,7 +124,8 @@ class ExportedImages:
         """The number of the part of each of these images, (n,) int32."""
         if self._form.division is None and self._form.parts is None:
             return np.zeros(len(image_id), np.int32)
-        places = np.array([(image.id, image.part) for image in self.each()], np.int64).reshape(-1, 2)
+        found = (value for image in self.each() for value in (image.id, image.part))
+        places = np.fromiter(found, np.int64).reshape(-1, 2)
         return places[np.searchsorted(places[:, 0], image_id), 1].astype(np.int32)
 
 
