@@ -63,7 +63,8 @@ class CacheFolder:
             if total is None or total > self.limit:
                 total = self._shrink()
             file.truncate(0)
-            file.write(str(total))
+            # Where little can go just now, it is looked for again when there is a tenth more, not at every file.
+            file.write(str(min(total, int(self.limit * KEPT_SHARE))))
 
     def _shrink(self) -> int:
         """Returns the bytes that are left."""

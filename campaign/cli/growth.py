@@ -13,7 +13,7 @@ from campaign.cli.output import emit
 
 def extend(
     folder: Folder,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, with --pool.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of images, here or by its URL, with --pool.")] = None,
     pool: Annotated[Path | None, typer.Option(help="COCO file of the images to be added.")] = None,
     from_source: Annotated[
         bool, typer.Option("--from-source", help="The source project's new tasks instead, without annotations.")
@@ -31,12 +31,13 @@ def extend(
     """
     from campaign.steps.extend import extend_from_file, extend_from_source
     from campaign.store import Store
+    from ml_backend.masks.fetched import file_of
 
     if from_source == (images is not None or pool is not None) or (images is None) != (pool is None):
         raise typer.BadParameter("expected --images with --pool, or --from-source")
     store = Store.open(folder)
     if images is not None and pool is not None:
-        done = extend_from_file(store, images, pool, check=check_images, now=not wait)
+        done = extend_from_file(store, file_of(images), pool, check=check_images, now=not wait)
     else:
         done = extend_from_source(store, now=not wait)
     emit(vars(done), json, f"{done.images} images more; round {done.round} takes them")

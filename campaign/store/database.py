@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ml_backend.errors import InputError, Unavailable
 
-HEAD = "0011"
+HEAD = "0012"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 

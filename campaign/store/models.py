@@ -310,6 +310,8 @@ class Object(Base):
     """
 
     __tablename__ = "object"
+    # Files are looked for by the folders they are in.
+    __table_args__ = (Index("object_folder", "name", postgresql_ops={"name": "text_pattern_ops"}),)
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     object: Mapped[str] = mapped_column(Text)
     bytes: Mapped[int] = mapped_column(BigInteger)

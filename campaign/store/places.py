@@ -29,7 +29,7 @@ _WHAT = {SETTINGS_FILE: "the settings of a campaign", SECRETS_FILE: "the secrets
 IMAGES = "images"  # copies of images that no other machine would reach
 CACHE = "CAMPAIGN_CACHE"
 CACHE_LIMIT = "CAMPAIGN_CACHE_GIB"
-SECRETS_SECONDS = 30.0
+SECRETS_SECONDS = 30.0  # for which those of a campaign at a URL are kept
 _MADE = "made"  # false in the settings of a campaign at a URL as long as it is being made
 
 
@@ -45,6 +45,14 @@ class Place(Protocol):
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Puts settings or secrets there, whole or not at all. Only the owner of a folder reads its secrets."""
+        ...
+
+    def secrets(self) -> dict[str, Any]:
+        """The secrets, perhaps as they were some seconds ago."""
+        ...
+
+    def prepare(self) -> None:
+        """Has the folder be there. Raises InputError where it cannot be made."""
         ...
 
     def claimed(self, key: str) -> Any:
@@ -87,6 +95,13 @@ class Folder:
 
         write_whole(self.folder / name, fill)
 
+    def secrets(self) -> dict[str, Any]:
+        """See `Place`."""
+        return self.read(SECRETS_FILE) or {}
+
+    def prepare(self) -> None:
+        """See `Place`: whoever opens a campaign in a folder has one."""
+
     @contextmanager
     def claimed(self, _key: str) -> Iterator[None]:
         """See `Place`."""
@@ -113,23 +128,32 @@ class Prefix:
         self.bucket = Bucket(url)
         self.name = self.bucket.url
         self.folder = cache_folder() / _folder_name(self.name)
-        self._secrets: tuple[float, dict[str, Any] | None] = -SECRETS_SECONDS, None
+        self._secrets: dict[str, Any] = {}
+        self._secrets_at = -SECRETS_SECONDS
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """See `Place`. Secrets, which servers ask for at every request, are asked for anew after some seconds."""
-        if name == SECRETS_FILE and time.monotonic() - self._secrets[0] < SECRETS_SECONDS:
-            return self._secrets[1]
+        """See `Place`."""
         text = self.bucket.read(name)
-        content = None if text is None else _parsed(f"{self.name}/{name}", name, text)
-        if name == SECRETS_FILE:
-            self._secrets = time.monotonic(), content
-        return content
+        return None if text is None else _parsed(f"{self.name}/{name}", name, text)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """See `Place`."""
         self.bucket.write(name, _text(content))
-        if name == SECRETS_FILE:
-            self._secrets = time.monotonic(), content
+        self._secrets_at = -SECRETS_SECONDS
+
+    def secrets(self) -> dict[str, Any]:
+        """See `Place`: servers ask for them at every request."""
+        if time.monotonic() - self._secrets_at >= SECRETS_SECONDS:
+            self._secrets, self._secrets_at = self.read(SECRETS_FILE) or {}, time.monotonic()
+        return self._secrets
+
+    def prepare(self) -> None:
+        """See `Place`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            hint = f"a folder that can be made (${CACHE} names another)"
+            raise InputError(self.folder, hint, error.strerror or error) from None
 
     @contextmanager
     def claimed(self, key: str) -> Iterator[None]:
@@ -141,11 +165,12 @@ class Prefix:
         if not self.bucket.create(SETTINGS_FILE, _text({_MADE: False, "key": key})):
             raise InputError(self.name, "a URL without a campaign", "one that another process is making one at")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             yield
-        except BaseException:
+        except BaseException as error:
             self.bucket.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise InputError(self.folder, "a folder that can be written", error.strerror or error) from None
             raise
 
 

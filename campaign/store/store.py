@@ -61,8 +61,7 @@ class Store:
         self._place, self.settings, self.key = place, settings, key
         self.place, folder = place.name, place.folder
         self.folder = folder
-        if isinstance(place, Prefix):
-            folder.mkdir(parents=True, exist_ok=True)
+        place.prepare()
         self.engine = open_database(self.address("database_url"), folder, read_only)
         # Whoever only reads works views out for itself and keeps them as long as the store is open.
         self._scratch = TemporaryDirectory(prefix="campaign-views-") if read_only else None
@@ -117,7 +116,8 @@ class Store:
         thing = f"{where.name}/{SETTINGS_FILE}"
         content = where.read(SETTINGS_FILE)
         if content is None:
-            raise InputError(where.name, "a campaign (see `campaign init`)", f"no {SETTINGS_FILE} in it")
+            expected = "the URL of a campaign" if isinstance(where, Prefix) else "a campaign folder"
+            raise InputError(where.name, f"{expected} (see `campaign init`)", f"no {SETTINGS_FILE} in it")
         if is_being_made(content):
             got = "one whose `campaign init` runs, or was ended before it was done: then remove it"
             raise InputError(where.name, "a campaign", got)
@@ -225,7 +225,7 @@ class Store:
         """
         if name == "label_studio_token" and os.environ.get("LABEL_STUDIO_API_KEY"):
             return os.environ["LABEL_STUDIO_API_KEY"]
-        value = from_folder(name) or self._secrets().get(name)
+        value = from_folder(name) or self._place.secrets().get(name)
         if not value:
             place = f"{self.place}/{SECRETS_FILE}"
             hint = "$LABEL_STUDIO_API_KEY or `campaign init`" if name == "label_studio_token" else place
@@ -241,10 +241,7 @@ class Store:
 
         It is for whoever connects; what is shown, logged or passed on is the setting.
         """
-        return whole_address(name, self.settings.jobs, self._secrets())
-
-    def _secrets(self) -> dict[str, str]:
-        return self._place.read(SECRETS_FILE) or {}
+        return whole_address(name, self.settings.jobs, self._place.secrets())
 
     # Checkpoints and what is made for people
 
@@ -272,7 +269,7 @@ class Store:
 
     def documents(self) -> tuple[dict[str, Any], dict[str, str]]:
         """(the settings as they are kept, the secrets), for a backup."""
-        return self._place.read(SETTINGS_FILE) or {}, self._secrets()
+        return self._place.read(SETTINGS_FILE) or {}, self._place.read(SECRETS_FILE) or {}
 
     def log(self, text: str) -> None:
         """Adds a line to the campaign's log."""

@@ -185,6 +185,7 @@ def on_many(site: Site, kill: Callable[[list[Forked]], int]) -> dict[str, Any]:
     finally:
         for one in [main, *crowd]:
             one.kill()
+            one.wait()
     return site.do("look", look) | {"killed": killed} | done_by(site)
 
 

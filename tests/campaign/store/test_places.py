@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import event, insert, text
 
 from campaign.cli import main
 from campaign.jobs.releases import check_release, note_release
@@ -254,8 +255,8 @@ def test_commands_say_what_is_wrong_with_a_bucket_in_a_line(
     code, out, _ = said("status", f"{s3}/mine/", "--json")
     assert code == 0 and json.loads(out)["folder"] == f"{s3}/mine"
     for place, told in (
-        (f"{s3}/none", "expected a campaign (see `campaign init`), got no campaign.json in it"),
-        ("s3://no-such-bucket/mine", "expected a campaign"),
+        (f"{s3}/none", "expected the URL of a campaign (see `campaign init`), got no campaign.json in it"),
+        ("s3://no-such-bucket/mine", "expected the URL of a campaign"),
         ("nothing://a/b", "expected the URL of an object store"),
     ):
         code, out, err = said("status", place)
@@ -275,3 +276,23 @@ def test_a_limit_of_the_cache_that_is_none(machines, settings, splits, monkeypat
     with pytest.raises(InputError, match=r"\$CAMPAIGN_CACHE_GIB: expected a number above 0, got all"):
         Store.create("memory://limits/mine", settings(), splits)
     assert names("memory://limits/mine") == []
+
+
+def test_files_of_a_folder_are_found_by_an_index(machines, settings, splits):
+    machines("one")
+    store = Store.create("memory://indexes/mine", settings(), splits)
+    rows = [
+        {"name": f"rounds/{n % 7:03d}/trees/{n}/parent.npy", "object": f"o{n}", "bytes": 1, "digest": "d"}
+        for n in range(20_000)
+    ]
+    with store.session() as session:
+        session.execute(insert(m.Object), rows)
+        session.execute(text("ANALYZE object"))
+    asked = []
+    event.listen(store.engine, "before_cursor_execute", lambda _c, _k, query, given, *_: asked.append((query, given)))
+    assert [path.name for path in store.files.below(store.folder / "rounds" / "003" / "trees" / "17")] == ["parent.npy"]
+    assert store.files.listed(store.folder / "rounds" / "003" / "trees" / "1_", "*") == []
+    with store.engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN {asked[0][0]}", asked[0][1]).scalars().all()
+    assert any("Index" in line for line in plan) and not any("Seq Scan" in line for line in plan), plan
+    store.engine.dispose()
