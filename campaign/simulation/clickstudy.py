@@ -24,6 +24,7 @@ from campaign.simulation.clicks import (
     with_starts,
 )
 from campaign.simulation.joined import joined_campaign
+from campaign.simulation.predictions import pool_of_round
 from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
 from ml_backend.errors import InputError
@@ -78,6 +79,9 @@ def simulate_clicks(study: ClickStudy, progress: Progress | None = None) -> dict
     """What clicks bring on the test set, see `campaign/cli/README.md`. Raises InputError for bad files or options."""
     images = study.data / "images"
     test = CocoDataset.load(study.data / study.test, images)
+    store = None if study.campaign is None else Store.open(study.campaign, read_only=True)
+    if store is not None:  # before a training that may take long
+        pool_of_round(store, study.data / study.truth, images, 1)
     began = time.monotonic()
     segmenter = _segmenter(study, study.training, study.out / study.model, progress)
     trained = time.monotonic()
@@ -100,8 +104,7 @@ def simulate_clicks(study: ClickStudy, progress: Progress | None = None) -> dict
     result |= _latency(segmenter, [c.image.path for c in cases])
     if study.studies:
         result["studies"] = _studies(study, cases, bench, annotator)
-    if study.campaign is not None:
-        store = Store.open(study.campaign, read_only=True)
+    if store is not None:
         result["joined"] = joined_campaign(
             store, study.data / study.truth, segmenter, seed=study.seed, progress=progress
         )

@@ -1,6 +1,7 @@
 """Verification and then clicks, on detections whose truth is known: what each way obtains in the same hours."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from pycocotools import mask as mask_util
 
 from campaign.settings import CampaignSettings
 from campaign.simulation.clickplots import draw_study
+from campaign.simulation.clickstudy import ClickStudy, simulate_clicks
 from campaign.simulation.joined import Growth, best_objects, joined_campaign
 from campaign.store import Store
+from ml_backend.errors import InputError
 from ml_backend.interactive.segmenter import Proposal
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.masks.images import read_rgb
@@ -99,6 +102,21 @@ def test_clicks_obtain_what_verification_cannot(campaign, tmp_path):
     assert shown.stat().st_size > 0
     json.dumps(result, allow_nan=False)
     assert joined_campaign(store, truth, Seer(pool), simulated=30) == result
+
+
+def test_a_campaign_without_predictions_is_named_before_a_training(campaign, tmp_path):
+    _, truth, pool = campaign
+    empty = Store.create(tmp_path / "c", CampaignSettings(name="empty"), {"pool": pool})
+    empty.rounds.start(1, "detect")
+    pool.save(truth.parent / "labelled.json")
+    chosen = ClickStudy(
+        truth.parent, "labelled.json", "labelled.json", tmp_path / "out", campaign=tmp_path / "c", truth=truth.name
+    )
+    with pytest.raises(InputError, match=r"round 1 of .*: expected predictions, got none"):
+        simulate_clicks(chosen)
+    with pytest.raises(InputError, match="expected a campaign"):
+        simulate_clicks(replace(chosen, campaign=tmp_path / "nowhere"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_mask_belongs_to_the_object_that_it_overlaps_most(campaign):
