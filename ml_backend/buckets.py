@@ -16,7 +16,7 @@ from ml_backend.errors import InputError, Unavailable
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*")
 # What to install for the stores that fsspec does not open by itself.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "adl": "az"}
 
@@ -86,6 +86,13 @@ class Bucket:
         with suppress(FileNotFoundError), self._asked() as (files, path):
             return [found[len(path) :].lstrip("/") for found in files.find(path)]
         return []
+
+    def sizes(self) -> dict[str, int]:
+        """{name: bytes} of all objects."""
+        with suppress(FileNotFoundError), self._asked() as (files, path):
+            found = files.find(path, detail=True)
+            return {name[len(path) :].lstrip("/"): int(one["size"]) for name, one in found.items()}
+        return {}
 
     def is_empty(self) -> bool:
         """Whether there is no object below the URL."""

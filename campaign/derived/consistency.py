@@ -58,7 +58,8 @@ def local_findings(store: Store, report: Report | None = None) -> list[Finding]:
     """
     check = _Check(store)
     parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("images", check.images), ("shards", check.shards), ("bundles", check.bundles), ("trees", check.trees),
+        ("files", check.files), ("images", check.images), ("shards", check.shards), ("bundles", check.bundles),
+        ("trees", check.trees),
         ("pages", check.pages), ("answers", check.answers), ("audits and promises", check.draws),
         ("decisions", check.decisions), ("datasets", check.datasets),
     ]  # fmt: skip
@@ -84,6 +85,11 @@ class _Check:
         self.broken: set[int] = set()  # rounds whose products are not whole: nothing can be worked out from them
 
     # products
+
+    def files(self) -> Iterator[Finding]:
+        """What the database names of a campaign at a URL."""
+        for thing, problem in self.store.files.broken():
+            yield Finding(thing, problem, BACKUP)
 
     def images(self) -> Iterator[Finding]:
         """Image files and the files of true masks."""

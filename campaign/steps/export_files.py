@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -162,6 +163,13 @@ def write(
     return _Writer(path, form, masks, images, said, tally, report).write()
 
 
+def other_parts(path: Path, files: Collection[Path]) -> list[Path]:
+    """Parts of an export to `path` that are there and not among `files`: who reads all of them reads masks twice."""
+    part = re.compile(rf"{re.escape(path.stem)}-\d+(-\w[\w-]*)?{re.escape(path.suffix)}")
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(file for file in there if part.fullmatch(file.name) and file not in files)
+
+
 class _Writer:
     """Writes the files of one export; `part` is the number of the part of each mask, (n,)."""
 
@@ -189,6 +197,9 @@ class _Writer:
         )
         if self.form.format == Format.YOLO:
             return replace(written, files=[self.path], loss=self._write_yolo())
+        if self.form.parts is not None and (others := other_parts(self.path, written.files)):
+            got = f"{others[0].name} and {len(others) - 1} others" if len(others) > 1 else others[0].name
+            raise InputError(self.path.parent, "no parts of another export beside these", got)
         ends, order = np.cumsum(counts), np.argsort(self.part, kind="stable")
         if self.form.parts is not None and not self.form.by_class:  # one after the other, as the images come
             for number, images in groupby(self.images.each(), key=lambda image: image.part):

@@ -14,11 +14,12 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any, TypeVar
 
 from sqlalchemy import Executable, delete, select
@@ -35,6 +36,7 @@ from ml_backend.files import write_whole
 
 TRANSFERS = 8  # at a time
 _TRIES = 3  # of a file that is replaced while it is fetched
+_UNPUBLISHED = 600  # seconds after which a file that was written here will not be published any more
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _Given = TypeVar("_Given")
@@ -126,6 +128,10 @@ class Files:
         """Where images, at URLs or in files, are for all machines; they are numbered from `first` on."""
         return list(images)
 
+    def broken(self) -> list[tuple[str, str]]:
+        """(object, what is wrong with it) of the files that are not as the database says, as far as a listing tells."""
+        return []
+
 
 class Objects(Files):
     """Part of `Store`: the files of a campaign at a URL; `root` is the folder that this machine has for them."""
@@ -201,11 +207,25 @@ class Objects(Files):
     def published(self, *paths: Path, within: Session | None = None) -> Iterator[Session]:
         """See `Files`. They are uploaded first, under names of their own."""
         before = self._rows([self._name(path) for path in paths])
-        rows = _side_by_side(self._upload, [(path, before.get(self._name(path))) for path in paths])
-        with self._sessions() if within is None else nullcontext(within) as session:
-            for row in sorted(rows, key=lambda row: row.name):  # one order for all, or two would wait for each other
-                session.execute(_upsert(session, row))
-            yield session
+        try:
+            rows = _side_by_side(self._upload, [(path, before.get(self._name(path))) for path in paths])
+            with self._sessions() if within is None else nullcontext(within) as session:
+                # One order for all, or two would wait for each other.
+                for number in sorted(range(len(rows)), key=lambda number: rows[number].name):
+                    row: m.Object = rows[number]
+                    if row is before.get(row.name):
+                        now = session.scalar(select(m.Object.digest).where(m.Object.name == row.name))
+                        if now == row.digest:
+                            continue
+                        # Another machine has replaced or removed it since, and its object with it.
+                        rows[number] = row = self._upload(paths[number], None)
+                    session.execute(_upsert(session, row))
+                yield session
+        except BaseException:
+            for path in paths:  # who reads need not wait for it
+                with suppress(OSError):
+                    os.utime(path, ns=(time.time_ns(), 0))
+            raise
         for row, path in zip(rows, paths, strict=True):
             _mark(path, row)
             self._cache.add(path)
@@ -230,6 +250,16 @@ class Objects(Files):
     def shared(self, images: Sequence[str], first: int) -> list[str]:
         """See `Files`. Those of this machine are copied below the campaign's URL."""
         return _side_by_side(self._shared, list(enumerate(images, first)))
+
+    def broken(self) -> list[tuple[str, str]]:
+        """See `Files`."""
+        sizes = self._bucket.sizes()
+        wrong = []
+        for row in self._below(self._root):
+            size = sizes.get(row.object)
+            if size != row.bytes:
+                wrong.append((row.object, "is missing" if size is None else f"has {size} bytes instead of {row.bytes}"))
+        return wrong
 
     def _shared(self, number: int, image: str) -> str:
         if is_url(image):
@@ -281,7 +311,7 @@ class Objects(Files):
     def _have(self, row: m.Object, path: Path) -> None:
         """Fetches a file that is not here as its row says, and notes that it is used."""
         for left in reversed(range(_TRIES)):
-            if _is(path, row):
+            if _is(path, row) or _is_being_written(path, row):
                 break
             try:
                 self._download(row, path)
@@ -316,8 +346,9 @@ class Objects(Files):
         name, digest = self._name(path), _digest(path)
         if before is not None and before.digest == digest:
             return before
+        # A name of its own, also for what was there before: another machine may just be removing that.
         row = m.Object(
-            name=name, object=f"{name}.{digest}", bytes=path.stat().st_size, digest=digest, committed_at=m.now()
+            name=name, object=f"{name}.{token_hex(16)}", bytes=path.stat().st_size, digest=digest, committed_at=m.now()
         )
         self._bucket.upload(path, row.object)
         return row
@@ -374,6 +405,15 @@ def _written(row: m.Object) -> int:
 
 def _mark(path: Path, row: m.Object) -> None:
     os.utime(path, ns=(time.time_ns(), _written(row)))
+
+
+def _is_being_written(path: Path, row: m.Object) -> bool:
+    """Whether a file was just written here and is about to be published: nothing may be put in its place."""
+    try:
+        written = path.stat().st_mtime_ns
+    except OSError:
+        return False
+    return written > _written(row) and time.time_ns() - written < _UNPUBLISHED * 10**9
 
 
 def _is(path: Path, row: m.Object) -> bool:

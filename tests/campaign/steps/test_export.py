@@ -127,6 +127,17 @@ def test_a_file_for_every_so_many_images(store, tmp_path):
         assert {a["image_id"] for a in file["annotations"]} <= {i["id"] for i in file["images"]}
 
 
+def test_parts_of_another_export_are_not_mixed_with(store, tmp_path):
+    export_campaign(store, tmp_path / "e.json", form=Form(parts=Parts(7)))
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.json")}
+    (tmp_path / "e-00001.parquet").touch()  # of another format
+    for parts in (Parts(), Parts(1000)):
+        with pytest.raises(InputError, match=r"expected no parts of another export beside these, got e-0000"):
+            export_campaign(store, tmp_path / "e.json", form=Form(parts=parts))
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.json")} == before
+    export_campaign(store, tmp_path / "e.json", form=Form(parts=Parts(7)))  # the same once more
+
+
 @pytest.mark.parametrize("parts", ["class", "7"])
 def test_parts_in_parquet_hold_what_one_file_holds(store, tmp_path, monkeypatch, parts):
     import pyarrow.parquet as pq

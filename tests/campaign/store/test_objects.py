@@ -1,5 +1,6 @@
 """Files of a campaign at a URL: the same on every machine, whole or not at all, and verified where they are read."""
 
+import os
 import time
 from pathlib import Path
 
@@ -150,6 +151,45 @@ def test_an_object_that_is_not_whole_is_said_in_a_line_and_read_once_it_is_mende
     assert two.get("a.bin") == b"whole"
 
 
+def test_who_reads_takes_nothing_from_who_writes_in_the_same_folder(site):
+    one = site.machine("one")
+    path = one.put("a.txt", b"old")
+    again = site.machine("one")  # another process of this machine
+    path.write_bytes(b"new")
+    assert again.get("a.txt") == b"new"
+    one.files.publish(path)
+    assert site.machine("two").get("a.txt") == b"new"
+
+
+def test_what_another_machine_replaces_or_removes_meanwhile_is_put_there_again(site, monkeypatch):
+    one, two = site.machine("one"), site.machine("two")
+    path = one.put("a.txt", b"x")
+    for change in (lambda: two.put("a.txt", b"y"), lambda: two.files.remove([two.root / "a.txt"])):
+        upload = Objects._upload
+
+        def late(self, path, before, upload=upload, change=change):
+            row = upload(self, path, before)
+            if self is one.files and before is not None:
+                monkeypatch.setattr(Objects, "_upload", upload)
+                change()
+            return row
+
+        monkeypatch.setattr(Objects, "_upload", late)
+        one.put("a.txt", b"x")
+        assert site.machine("three").get("a.txt") == b"x" == path.read_bytes()
+        assert one.files.broken() == [] and site.machine("three").files.broken() == []
+
+
+def test_objects_that_are_missing_or_of_another_length_are_found_by_a_listing(site):
+    one = site.machine("one")
+    for name in "abc":
+        one.put(f"{name}.txt", b"whole")
+    a, b, _ = site.objects()
+    site.change(a, None)
+    site.change(b, b"who")
+    assert one.files.broken() == [(a, "is missing"), (b, "has 3 bytes instead of 5")]
+
+
 def test_files_that_are_removed_are_gone_everywhere(site):
     one, two = site.machine("one"), site.machine("two")
     for name in ("a/1.bin", "a/2.bin", "b.bin"):
@@ -173,6 +213,7 @@ def test_a_cache_keeps_within_its_limit_what_was_used_last_and_all_that_no_store
         two.get(f"{number}.bin")
     held = {path.name: path.stat().st_size for path in two.root.iterdir() if not path.name.startswith(".")}
     assert {"own.log", "1.bin", "4.bin"} <= held.keys() and "0.bin" not in held and sum(held.values()) <= 3500
+    os.utime(two.root / "1.bin", ns=(time.time_ns(), 0))  # nobody is about to publish it
     assert two.get("0.bin") == bytes([0]) * 1000 and two.get("1.bin") == bytes([1]) * 1000
 
 
