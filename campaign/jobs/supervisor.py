@@ -127,6 +127,7 @@ class Supervisor:
     _watch: Watch = field(default_factory=Watch)
     _trouble: tuple[str, float] | None = None
     _attempts: int = 0
+    _begun: bool = False
     _clock: Clock = field(default_factory=Clock)
 
     @classmethod
@@ -155,10 +156,10 @@ class Supervisor:
             for number in range(default_workers):
                 run.children.append(_worker(store, "default", number, {}))
             try:
-                recover(store, connection, gone_workers(connection))  # of a run that was killed
+                with suppress(RedisError):  # that went away since it answered: the first tick after it is back does it
+                    run._begin()
                 for child in run.children:
                     child.start()
-                clear_failures(store, connection)
                 yield run
             finally:
                 for child in run.children:
@@ -166,6 +167,12 @@ class Supervisor:
                 until = time.monotonic() + GRACE
                 for child in run.children:
                     child.end(until)
+
+    def _begin(self) -> None:
+        """Takes up what a run that was killed had begun, and what had failed for good."""
+        recover(self.store, self.connection, gone_workers(self.connection))
+        clear_failures(self.store, self.connection)
+        self._begun = True
 
     def tick(self) -> None:
         """Starts dead processes again, puts what they left and what is due on the queues.
@@ -206,15 +213,21 @@ class Supervisor:
             self._trouble = what, now
             logger.warning("%s; waiting, %s", what, hint)
 
-    def _tick(self) -> None:
-        if mend_embedded(self.store):
-            logger.warning("the embedded Redis died and was started again; the jobs are planned anew")
+    def _bury(self) -> None:
+        """Takes note of processes that have died."""
         for child in self.children:
             if child.is_dead:
                 self._lost.append(child.worker_name)
                 how = child.bury()
                 logger.warning("%s %s; it is started again, and what it ran is done again", child.name, how)
+
+    def _tick(self) -> None:
+        if mend_embedded(self.store):
+            logger.warning("the embedded Redis died and was started again; the jobs are planned anew")
+        self._bury()
         self.connection.ping()  # a worker without Redis would die again
+        if not self._begun:
+            self._begin()
         for child in self.children:
             if child.process is None and time.monotonic() >= child.due_at:
                 child.start()

@@ -1,8 +1,12 @@
-"""What a run passes to the processes it starts."""
+"""How a run begins, and what it passes to the processes it starts."""
 
 import pytest
+from redis.exceptions import ConnectionError as RedisGone
 
 from campaign.jobs import supervisor
+from campaign.settings import CampaignSettings
+from campaign.store import Store
+from tests.ml_backend.builders import squares
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,24 @@ def test_a_process_is_started_with_its_environment(tmp_path):
     assert child.process.wait(10) == 0
     assert (tmp_path / "log").read_text().split()[0] == "mine"
     assert len((tmp_path / "log").read_text().split()) == 2
+
+
+@pytest.mark.redis
+def test_a_redis_that_goes_away_while_a_run_begins_is_waited_for(tmp_path, monkeypatch, caplog):
+    store = Store.create(tmp_path / "c", CampaignSettings(name="away"), {"pool": squares(2)})
+    recovered, real = [], supervisor.recover
+
+    def away(*_arguments):
+        if len(recovered) < 2:
+            recovered.append(None)
+            raise RedisGone("gone")
+        recovered.append(real)
+        return real(*_arguments)
+
+    monkeypatch.setattr(supervisor, "recover", away)
+    with supervisor.Supervisor.started(store, 0, 0, serve=False) as run:
+        run.tick()
+        assert "Redis: expected an answer, got gone; waiting" in caplog.text and len(recovered) == 2
+        run.tick()
+        run.tick()
+    assert recovered == [None, None, real] and "it is over" in caplog.text
