@@ -253,6 +253,17 @@ def drop_known(
     return predictions.select(kept)
 
 
+def unlike(masks: Predictions, iou: float = 0.5) -> np.ndarray:
+    """Rows of the masks that no earlier one of them overlaps, on its image and in its class, by an IoU above `iou`.
+
+    Of several that show one object that is the first alone.
+    """
+    kept = np.zeros(len(masks), bool)
+    for group in _groups(masks, np.arange(len(masks))):
+        kept[group] = _unlike(_rles(masks, group), np.zeros(len(group), bool), iou, None)
+    return np.flatnonzero(kept)
+
+
 @dataclass(frozen=True)
 class _Overlaps:
     iou: np.ndarray  # (rows, columns)

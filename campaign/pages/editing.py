@@ -12,9 +12,8 @@ from datetime import timedelta
 from functools import partial
 
 import numpy as np
-from pycocotools import mask as mask_util
 
-from campaign.dataset.propagation import drop_known
+from campaign.dataset.propagation import drop_known, unlike
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.corrections import counted_corrections
 from campaign.derived.dataset import final_masks, obtained
@@ -56,16 +55,7 @@ def near_misses(store: Store, class_id: int, count: int) -> list[int]:
     wrong = [i for i in dict.fromkeys(ids) if voted.get(i) == Verdict.NO and i not in edited(store)]
     masks = drop_known(store.masks.read(wrong), final_masks(store), store.settings.rounds.dedupe_iou)
     masks = masks.select(np.argsort(-masks.score, kind="stable"))
-    chosen: list[int] = []
-    for row, rle in enumerate(masks.rles()):
-        others = masks.select(chosen)
-        same = others.select(others.image_id == masks.image_id[row])
-        if len(same) and mask_util.iou([rle], same.rles(), [0] * len(same)).max() > store.settings.rounds.dedupe_iou:
-            continue
-        chosen.append(row)
-        if len(chosen) == count:
-            break
-    return masks.mask_id[chosen].tolist()
+    return masks.mask_id[unlike(masks, store.settings.rounds.dedupe_iou)[:count]].tolist()
 
 
 def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, count: int) -> list[int]:

@@ -35,6 +35,7 @@ from ml_backend.interactive.ranking import LEAST_MASKS, Ranker
 from ml_backend.interactive.segmenter import Click, Prompt, Segmenter, load_segmenter_class
 from ml_backend.masks.coco import Annotation, CocoDataset, read_json, to_rle
 from ml_backend.masks.images import read_rgb
+from ml_backend.predictions import Predictions
 
 # Clicks of the curve, and the IoUs to which clicks are counted.
 CURVE, GOALS = 15, (0.85, 0.9)
@@ -79,9 +80,7 @@ def simulate_clicks(study: ClickStudy, progress: Progress | None = None) -> dict
     """What clicks bring on the test set, see `campaign/cli/README.md`. Raises InputError for bad files or options."""
     images = study.data / "images"
     test = CocoDataset.load(study.data / study.test, images)
-    store = None if study.campaign is None else Store.open(study.campaign, read_only=True)
-    if store is not None:  # before a training that may take long
-        pool_of_round(store, study.data / study.truth, images, 1)
+    campaign = None if study.campaign is None else _campaign(study)  # before a training that may take long
     began = time.monotonic()
     segmenter = _segmenter(study, study.training, study.out / study.model, progress)
     trained = time.monotonic()
@@ -104,12 +103,17 @@ def simulate_clicks(study: ClickStudy, progress: Progress | None = None) -> dict
     result |= _latency(segmenter, [c.image.path for c in cases])
     if study.studies:
         result["studies"] = _studies(study, cases, bench, annotator)
-    if store is not None:
-        result["joined"] = joined_campaign(
-            store, study.data / study.truth, segmenter, seed=study.seed, progress=progress
-        )
+    if campaign is not None:
+        result["joined"] = joined_campaign(*campaign, segmenter, seed=study.seed, progress=progress)
     result["seconds"] = {"training": round(trained - began, 1), "simulation": round(time.monotonic() - trained, 1)}
     return result
+
+
+def _campaign(study: ClickStudy) -> tuple[Store, tuple[Predictions, CocoDataset]]:
+    """The campaign of the study, and its pool's predictions with their truth."""
+    assert study.campaign is not None
+    store = Store.open(study.campaign, read_only=True)
+    return store, pool_of_round(store, study.data / study.truth, study.data / "images", 1)
 
 
 def _segmenter(study: ClickStudy, options: dict[str, Any], output: Path, progress: Progress | None) -> Segmenter:

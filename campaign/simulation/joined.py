@@ -9,25 +9,23 @@ scores first. Corrected is what production offers for it: masks voted no whose o
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_util
 
-from campaign.dataset.propagation import drop_known
+from campaign.dataset.propagation import drop_known, unlike
 from campaign.simulation.clicks import Begin, Case, count_progress, courses, from_box, from_mask
 from campaign.simulation.populations import ClassPopulation
-from campaign.simulation.predictions import campaign_population, pool_of_round
+from campaign.simulation.predictions import population_of
 from campaign.simulation.runs import MATCHED_IOU, Run
 from campaign.simulation.study import SimulationOptions, learn, run_policy
 from campaign.store import Store
 from ml_backend.detector import Progress
 from ml_backend.interactive.annotators import Annotator
 from ml_backend.interactive.segmenter import Segmenter
+from ml_backend.learning.evaluation import best_objects
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.predictions import Predictions
 
@@ -73,7 +71,7 @@ class Growth:
 
 def joined_campaign(
     store: Store,
-    truth: Path,
+    pool: tuple[Predictions, CocoDataset],
     segmenter: Segmenter,
     *,
     seed: int = 0,
@@ -85,7 +83,7 @@ def joined_campaign(
 
     Args:
         store: a campaign whose first round has predictions; settings give K_iou and what counts as one object twice.
-        truth: COCO file of the pool; its images lie in images/ beside it.
+        pool: its predictions in that round and the truth, see `pool_of_round`.
         segmenter: answers the clicks.
         seed: of search and annotators.
         simulated: corrections that are played of those that are made, evenly spread over their order: each of them
@@ -99,9 +97,9 @@ def joined_campaign(
     """
     clicking = _Clicking(segmenter, pace or Pace(), seed, simulated, progress)
     pace, k_iou, twice = clicking.pace, store.settings.search.k_iou, store.settings.rounds.dedupe_iou
-    masks, data = pool_of_round(store, truth, truth.parent / "images", 1)
+    masks, data = pool
     objects, iou = best_objects(masks, data)
-    population = campaign_population(store, truth, truth.parent / "images")
+    population = population_of(store, masks, data)
     options = SimulationOptions(policy="adaptive", seed=seed, k_iou=k_iou, seconds_per_answer=pace.answer)
     run = run_policy(population, learn(population, options), options)
     rows = {c.class_id: np.flatnonzero(masks.class_id == c.class_id) for c in population}
@@ -149,27 +147,6 @@ def joined_campaign(
         "curves": {name: growth.as_dict() for name, growth in curves.items()},
         "pace": vars(pace),
     }
-
-
-def best_objects(masks: Predictions, truth: CocoDataset) -> tuple[np.ndarray, np.ndarray]:
-    """The true mask of its image and class that each mask overlaps most, as a row of `truth.annotations`, and the IoU.
-
-    (n,) int64, −1 where there is none, and (n,) float64.
-    """
-    known: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, annotation in enumerate(truth.annotations):
-        known[annotation.image_id, annotation.class_id].append(number)
-    best, iou = np.full(len(masks), -1, np.int64), np.zeros(len(masks))
-    own: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row, key in enumerate(zip(masks.image_id.tolist(), masks.class_id.tolist(), strict=True)):
-        own[key].append(row)
-    rles = masks.rles()
-    for key, rows in own.items():
-        if numbers := known.get(key):
-            there = [truth.annotations[n].rle for n in numbers]
-            table = np.asarray(mask_util.iou([rles[r] for r in rows], there, [0] * len(there)))
-            best[rows], iou[rows] = np.array(numbers)[table.argmax(1)], table.max(1)
-    return best, iou
 
 
 class _Account:
@@ -258,17 +235,10 @@ def _left_over(
     """Rows of the masks to be corrected, those worth most first: each of an object that the data set does not have."""
     value = masks.score * (1 - chance)
     left = np.flatnonzero(~inside)
-    new = set(drop_known(masks.select(left), masks.select(np.flatnonzero(inside)), twice).mask_id.tolist())
-    rles, chosen = masks.rles(), list[int]()
-    there: dict[tuple[int, int], list[dict]] = defaultdict(list)
-    for row in left[np.lexsort((left, -value[left]))].tolist():
-        if int(masks.mask_id[row]) not in new:
-            continue
-        same = there[int(masks.image_id[row]), int(masks.class_id[row])]
-        if not same or mask_util.iou([rles[row]], same, [0] * len(same)).max() <= twice:
-            chosen.append(row)
-            same.append(rles[row])
-    return chosen
+    left = left[np.lexsort((left, -value[left]))]
+    new = drop_known(masks.select(left), masks.select(np.flatnonzero(inside)), twice)
+    rows = left[np.isin(masks.mask_id[left], new.mask_id)]
+    return rows[unlike(new, twice)].tolist()
 
 
 def _corrected(

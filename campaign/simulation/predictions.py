@@ -31,7 +31,16 @@ def campaign_population(
     the baselines need them. Raises InputError where the round has no predictions or `truth` is no COCO file of the
     pool's images.
     """
-    pool, data = pool_of_round(store, truth, images, round_number)
+    return population_of(
+        store, *pool_of_round(store, truth, images, round_number), round_number, keep_features, progress
+    )
+
+
+def population_of(
+    store: Store, pool: Predictions, data: CocoDataset, round_number: int = 1, keep_features: bool = False,
+    progress: Progress | None = None,
+) -> list[ClassPopulation]:  # fmt: skip
+    """The same of the pool's predictions and their truth, see `pool_of_round`."""
     heldout = store.masks.predictions(round_number, "heldout")
     triplets = _triplets(pool, data), _triplets(heldout, store.images.annotated("heldout"))
     return given_population(*triplets, keep_features=keep_features, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -125,25 +125,43 @@ def true_iou(
             is worth). Otherwise each mask gets its best IoU (what a person sees who looks at the one mask).
         same_class: only true masks of the predicted class count.
     """
+    result = np.zeros(len(predictions), np.float32)
+    for rows, _, iou in _overlaps(predictions, truth, same_class):
+        result[rows] = one_to_one_iou(iou) if one_to_one else iou.max(axis=1)
+    return result
+
+
+def best_objects(predictions: Predictions, truth: CocoDataset) -> tuple[np.ndarray, np.ndarray]:
+    """The true mask of its image and class that each mask overlaps most, as a row of `truth.annotations`, and the IoU.
+
+    (n,) int64, −1 where there is none, and (n,) float64.
+    """
+    best, result = np.full(len(predictions), -1, np.int64), np.zeros(len(predictions))
+    for rows, numbers, iou in _overlaps(predictions, truth):
+        best[rows], result[rows] = np.array(numbers)[iou.argmax(axis=1)], iou.max(axis=1)
+    return best, result
+
+
+def _overlaps(
+    predictions: Predictions, truth: CocoDataset, same_class: bool = True
+) -> Iterator[tuple[list[int], list[int], np.ndarray]]:
+    """For each image and class that has both: rows of predictions, rows of true masks, crowds aside, and their IoU."""
 
     def key(image_id: int, class_id: int) -> tuple[int, int]:
         return image_id, class_id if same_class else 0
 
-    true: dict[tuple[int, int], list[dict]] = defaultdict(list)
-    for annotation in truth.annotations:
+    true: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, annotation in enumerate(truth.annotations):
         if not annotation.iscrowd:
-            true[key(annotation.image_id, annotation.class_id)].append(annotation.rle)
+            true[key(annotation.image_id, annotation.class_id)].append(number)
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, pair in enumerate(zip(predictions.image_id.tolist(), predictions.class_id.tolist(), strict=True)):
         groups[key(*pair)].append(row)
-    result = np.zeros(len(predictions), np.float32)
     rles = predictions.rles()
     for place, members in groups.items():
-        if not true[place]:
-            continue
-        iou = np.asarray(mask_util.iou([rles[i] for i in members], true[place], [0] * len(true[place])))
-        result[members] = one_to_one_iou(iou) if one_to_one else iou.max(axis=1)
-    return result
+        if numbers := true.get(place):
+            there = [truth.annotations[n].rle for n in numbers]
+            yield members, numbers, np.asarray(mask_util.iou([rles[i] for i in members], there, [0] * len(there)))
 
 
 def one_to_one_iou(iou: np.ndarray) -> np.ndarray:

@@ -10,10 +10,12 @@ from pycocotools import mask as mask_util
 from campaign.settings import CampaignSettings
 from campaign.simulation.clickplots import draw_study
 from campaign.simulation.clickstudy import ClickStudy, simulate_clicks
-from campaign.simulation.joined import Growth, best_objects, joined_campaign
+from campaign.simulation.joined import Growth, joined_campaign
+from campaign.simulation.predictions import pool_of_round
 from campaign.store import Store
 from ml_backend.errors import InputError
 from ml_backend.interactive.segmenter import Proposal
+from ml_backend.learning.evaluation import best_objects
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.masks.images import read_rgb
 from ml_backend.predictions import Predictions
@@ -85,7 +87,8 @@ def campaign(tmp_path_factory):
 
 def test_clicks_obtain_what_verification_cannot(campaign, tmp_path):
     store, truth, pool = campaign
-    result = joined_campaign(store, truth, Seer(pool), simulated=30)
+    found = pool_of_round(store, truth, truth.parent / "images", 1)
+    result = joined_campaign(store, found, Seer(pool), simulated=30)
     curves = {name: Growth(*(np.array(v) for v in curve.values())) for name, curve in result["curves"].items()}
     alone, together = curves["verification"], curves["verification, then clicks"]
     for growth in curves.values():
@@ -101,7 +104,7 @@ def test_clicks_obtain_what_verification_cannot(campaign, tmp_path):
     shown = draw_study({"model": "seer", "miou_by_clicks": [0.5, 0.9], "joined": result}, tmp_path / "joined.png")
     assert shown.stat().st_size > 0
     json.dumps(result, allow_nan=False)
-    assert joined_campaign(store, truth, Seer(pool), simulated=30) == result
+    assert joined_campaign(store, found, Seer(pool), simulated=30) == result
 
 
 def test_a_campaign_without_predictions_is_named_before_a_training(campaign, tmp_path):
