@@ -83,9 +83,7 @@ class Bucket:
 
     def names(self) -> list[str]:
         """The names of all objects."""
-        with suppress(FileNotFoundError), self._asked() as (files, path):
-            return [found[len(path) :].lstrip("/") for found in files.find(path)]
-        return []
+        return list(self.sizes())
 
     def sizes(self) -> dict[str, int]:
         """{name: bytes} of all objects."""

@@ -34,7 +34,7 @@ from ml_backend.learning.evaluation import true_iou  # noqa: E402
 from ml_backend.masks.coco import CocoDataset  # noqa: E402
 from tests.campaign.steps.colours import draw  # noqa: E402
 from tests.security.faults.campaigns import _install_colours  # noqa: E402
-from tests.security.faults.label_studio import FIRST_TOKEN, LabelStudio  # noqa: E402
+from tests.security.faults.label_studio import FIRST_TOKEN, LabelStudio, control  # noqa: E402
 from tests.security.faults.machines import Forked, Postgres, Redis, fork, free_port  # noqa: E402
 from tests.security.faults.matrix import People, _answers, _until  # noqa: E402
 
@@ -85,15 +85,8 @@ class Site:
         return json.loads(said.read_text())
 
     def control(self, what: str, **body: Any) -> Any:
-        """Asks the stand-in for Label Studio to do something that is no part of its API."""
-        import http.client
-
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("POST", f"/control/{what}", json.dumps(body))
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
+        """See `tests.security.faults.label_studio.control`."""
+        return control(self.port, what, **body)
 
 
 class Truth:

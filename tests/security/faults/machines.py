@@ -7,8 +7,6 @@ count down to a SIGKILL: at a commit, at a file, at a request, at a job put on a
 from __future__ import annotations
 
 import gc
-import http.client
-import json
 import mmap
 import os
 import pwd
@@ -34,7 +32,7 @@ from campaign.records.stage import Stage
 from campaign.store import Store
 from campaign.store import sessions as store_sessions
 from ml_backend import files
-from tests.security.faults.label_studio import LabelStudio
+from tests.security.faults.label_studio import LabelStudio, control
 
 MARKS = ("commit", "file", "request", "queue")
 VICTIMS = ("step", "worker", "run")  # whose process a mark kills
@@ -436,13 +434,8 @@ class Scene:
         self.web = Forked(fork(serve, self.folder.parent / "web.log"))
 
     def control(self, what: str, **body: Any) -> Any:
-        """Asks the stand-in for Label Studio to do something that is no part of its API."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("POST", f"/control/{what}", json.dumps(body))
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
+        """See `tests.security.faults.label_studio.control`."""
+        return control(self.port, what, **body)
 
     def lines(self) -> str:
         """Everything that the run, its workers and its web server wrote, and the campaign's log."""
