@@ -126,36 +126,42 @@ def backup(
         made = back_up(store, out, passphrase, objects, steps_progress(display, "backup"))
     rows, files = sum(made["rows"].values()), len(made["objects"])
     what = "in it" if objects else "listed in it, to be copied apart"
-    text = f"{out}: {rows} rows, {files} files {what}\nback again: campaign restore {out} FOLDER"
+    text = f"{out}: {rows} rows, {files} files {what}\nback again: campaign restore {out} FOLDER, or a URL"
     emit({"path": str(out), "rows": made["rows"], "files": files, "with_objects": objects}, json, text)
 
 
 def restore(
     backup: Annotated[Path, typer.Argument(help="What `campaign backup` wrote.")],
     folder: Folder,
-    database_url: Annotated[str | None, typer.Option(help="Empty database; by default SQLite in the folder.")] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="Empty database; by default SQLite in a folder, $CAMPAIGN_DATABASE_URL at a URL.")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="Redis of the queues; by default the one it had, $CAMPAIGN_REDIS_URL at a URL.")
+    ] = None,
     moved: Annotated[
-        list[str] | None, typer.Option(metavar="OLD=NEW", help="Where a folder of images lies now; may be repeated.")
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="Where images of a folder or URL lie now (repeatable).")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a campaign of a backup, here or on another machine, to go on with its open questions.
+    """Make a campaign of a backup, in a folder or at a URL, to go on with its open questions.
 
     The one it was made of must not run any more. Where the backup has no files in it, they are to lie in the folder
-    already; each is held against its checksum.
+    already, or at the URL under the names that they had; those in a folder are held against their checksums.
     """
     from campaign.cli.output import Display, steps_progress
-    from campaign.store.backup import restore as restore_from
+    from campaign.store.addresses import given_address
+    from campaign.store.restoration import restore as restore_from
 
-    if is_url(folder):
-        raise InputError("restore", "a folder to make the campaign in", folder)
+    given = {"database_url": database_url, "redis_url": redis_url}
+    addresses = {name: url or (given_address(name) if is_url(folder) else None) for name, url in given.items()}
     places = dict(pair.split("=", 1) for pair in moved or [] if "=" in pair)
     if len(places) != len(moved or []):
         raise typer.BadParameter("--moved: expected OLD=NEW")
     display = Display()
     with display.live():
         passphrase, report = ask_passphrase(), steps_progress(display, "restore")
-        store = restore_from(backup, Path(folder), passphrase, database_url, places, report)
+        store = restore_from(backup, folder, passphrase, {n: u for n, u in addresses.items() if u}, places, report)
     pages = store.pages.rows(published=True)
     waiting = len({p.key for p in pages} - {f.page_key for f in store.answers.rows()})
     text = f"{store.place}: {waiting} published pages wait for answers\nnext: campaign verify {folder}"

@@ -128,6 +128,10 @@ class Files:
         """Where images, at URLs or in files, are for all machines; they are numbered from `first` on."""
         return list(images)
 
+    def rows(self) -> list[m.Object]:
+        """What the database says of the files of a campaign at a URL, by name; of those in a folder nothing."""
+        return []
+
     def broken(self) -> list[tuple[str, str]]:
         """(object, what is wrong with it) of the files that are not as the database says, as far as a listing tells."""
         return []
@@ -249,24 +253,37 @@ class Objects(Files):
 
     def shared(self, images: Sequence[str], first: int) -> list[str]:
         """See `Files`. Those of this machine are copied below the campaign's URL."""
-        return _side_by_side(self._shared, list(enumerate(images, first)))
+        places = [self.copy_of(number, image) for number, image in enumerate(images, first)]
+        self.copy([(Path(image), place) for image, place in zip(images, places, strict=True) if image != place])
+        return places
+
+    def rows(self) -> list[m.Object]:
+        """See `Files`."""
+        return self._below(self._root)
+
+    def copy(self, images: Sequence[tuple[Path, str]]) -> None:
+        """Uploads images of this machine, each to a URL below the campaign's."""
+        _side_by_side(
+            self._bucket.upload, [(path, place.removeprefix(f"{self._bucket.url}/")) for path, place in images]
+        )
+
+    def upload(self, paths: Sequence[Path]) -> list[m.Object]:
+        """Uploads files under names of their own; returns the rows to be added so that they are there."""
+        return _side_by_side(self._upload, [(path, None) for path in paths])
+
+    def copy_of(self, number: int, image: str) -> str:
+        """Where the image of this number is for all machines: the URL itself, of a file that of its copy."""
+        return image if is_url(image) else f"{self._bucket.url}/{IMAGES}/{number:09d}-{Path(image).name}"
 
     def broken(self) -> list[tuple[str, str]]:
         """See `Files`."""
         sizes = self._bucket.sizes()
         wrong = []
-        for row in self._below(self._root):
+        for row in self.rows():
             size = sizes.get(row.object)
             if size != row.bytes:
                 wrong.append((row.object, "is missing" if size is None else f"has {size} bytes instead of {row.bytes}"))
         return wrong
-
-    def _shared(self, number: int, image: str) -> str:
-        if is_url(image):
-            return image
-        name = f"{IMAGES}/{number:09d}-{Path(image).name}"
-        self._bucket.upload(Path(image), name)
-        return f"{self._bucket.url}/{name}"
 
     def _row(self, path: Path) -> m.Object:
         return self._named([self._name(path)])[self._name(path)]
@@ -335,7 +352,7 @@ class Objects(Files):
             size = partial.stat().st_size
             if size != row.bytes:
                 raise InputError(thing, f"{row.bytes} bytes, as the database says", f"{size}")
-            if _digest(partial) != row.digest:
+            if digest_of(partial) != row.digest:
                 raise InputError(thing, "the content that was put there", "another of the same length")
             _mark(partial, row)
 
@@ -343,7 +360,7 @@ class Objects(Files):
 
     def _upload(self, path: Path, before: m.Object | None) -> m.Object:
         """The row that a file is to have: the one of `before` where it is the same."""
-        name, digest = self._name(path), _digest(path)
+        name, digest = self._name(path), digest_of(path)
         if before is not None and before.digest == digest:
             return before
         # A name of its own, also for what was there before: another machine may just be removing that.
@@ -385,7 +402,8 @@ def _side_by_side(work: Callable, arguments: list[tuple]) -> list:
         return list(pool.map(lambda one: work(*one), arguments))
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """BLAKE2b of a file's content, 16 bytes in hex."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while part := file.read(1 << 20):

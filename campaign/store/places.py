@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,10 +55,11 @@ class Place(Protocol):
         """Has the folder be there. Raises InputError where it cannot be made."""
         ...
 
-    def claimed(self, key: str) -> Any:
+    def claimed(self, key: str, filled: bool = False) -> Any:
         """A context in which a campaign is made here. What it leaves where it fails is removed.
 
-        Raises InputError where a campaign or something else is here already, or another process makes one.
+        Raises InputError where a campaign is here already or, unless it is to be `filled`, something else is, or where
+        another process makes one.
         """
         ...
 
@@ -103,22 +104,24 @@ class Folder:
         """See `Place`: whoever opens a campaign in a folder has one."""
 
     @contextmanager
-    def claimed(self, _key: str) -> Iterator[None]:
+    def claimed(self, _key: str, filled: bool = False) -> Iterator[None]:
         """See `Place`."""
         folder, fresh = self.folder, not self.folder.exists()
         if (folder / SETTINGS_FILE).exists():
             raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
-        if not fresh and any(p.name != ".init.lock" for p in folder.iterdir()):
+        before = set() if fresh else {path for path in folder.iterdir() if path.name != ".init.lock"}
+        if before and not filled:
             raise InputError(folder, "an empty or new folder", "a folder that holds other files")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with file_lock(folder / ".init.lock", wait=False, thing=str(folder)):
-                yield
-        except BaseException as error:
-            _clear(folder, remove=fresh)
-            if isinstance(error, OSError):
-                raise InputError(folder, "a folder that can be written", error.strerror or str(error)) from None
-            raise
+                try:
+                    yield
+                except BaseException:
+                    _clear(folder, before, remove=fresh)
+                    raise
+        except OSError as error:
+            raise InputError(folder, "a folder that can be written", error.strerror or str(error)) from None
 
 
 class Prefix:
@@ -156,18 +159,21 @@ class Prefix:
             raise InputError(self.folder, hint, error.strerror or error) from None
 
     @contextmanager
-    def claimed(self, key: str) -> Iterator[None]:
+    def claimed(self, key: str, filled: bool = False) -> Iterator[None]:
         """See `Place`."""
         if self.bucket.has(SETTINGS_FILE):
             raise InputError(self.name, "a URL without a campaign", "one that holds a campaign already")
-        if not self.bucket.is_empty():
+        if not filled and not self.bucket.is_empty():
             raise InputError(self.name, "a URL without objects", "one that holds other objects")
         if not self.bucket.create(SETTINGS_FILE, _text({_MADE: False, "key": key})):
             raise InputError(self.name, "a URL without a campaign", "one that another process is making one at")
         try:
             yield
         except BaseException as error:
-            self.bucket.clear()
+            if filled:
+                self.bucket.remove([SETTINGS_FILE, SECRETS_FILE])
+            else:
+                self.bucket.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
             if isinstance(error, OSError):
                 raise InputError(self.folder, "a folder that can be written", error.strerror or error) from None
@@ -217,10 +223,11 @@ def _parsed(thing: object, name: str, text: bytes) -> dict[str, Any]:
     return content
 
 
-def _clear(folder: Path, remove: bool) -> None:
-    """Takes back what was written. It only ever starts in an empty folder, so all in it is its own."""
+def _clear(folder: Path, before: Collection[Path], remove: bool) -> None:
+    """Takes back what was written; what was there before stays."""
     if remove:
         shutil.rmtree(folder, ignore_errors=True)
         return
     for path in folder.iterdir() if folder.is_dir() else ():
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path not in before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -119,7 +119,7 @@ class Store:
             expected = "the URL of a campaign" if isinstance(where, Prefix) else "a campaign folder"
             raise InputError(where.name, f"{expected} (see `campaign init`)", f"no {SETTINGS_FILE} in it")
         if is_being_made(content):
-            got = "one whose `campaign init` runs, or was ended before it was done: then remove it"
+            got = "one whose `campaign init` or `restore` runs, or was ended before it was done: then remove it"
             raise InputError(where.name, "a campaign", got)
         if content.get("format") != FORMAT:
             raise InputError(thing, f"format {FORMAT}", content.get("format"))

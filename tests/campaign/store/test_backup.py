@@ -9,7 +9,8 @@ import pytest
 from campaign.derived.consistency import local_findings
 from campaign.derived.dataset import obtained
 from campaign.store import Store
-from campaign.store.backup import back_up, restore
+from campaign.store.backup import back_up
+from campaign.store.restoration import restore
 from ml_backend.errors import InputError
 from tests.campaign.builders import answer, finish, turn, verify_store
 
@@ -24,7 +25,7 @@ def begun(tmp_path, database):
     if (url := database("old")) is not None:
         moved = tmp_path / "moved.tar"
         back_up(store, moved, PASSPHRASE)
-        store = restore(moved, tmp_path / "on-postgresql", PASSPHRASE, url)
+        store = restore(moved, tmp_path / "on-postgresql", PASSPHRASE, {"database_url": url})
     answer(store, turn(store)[0])
     store.log("a line")
     return store
@@ -42,7 +43,7 @@ def test_a_restored_campaign_goes_on_to_the_same_end(begun, tmp_path, database, 
     folder = tmp_path / "new"
     if not objects:
         shutil.copytree(begun.folder / "rounds", folder / "rounds")
-    store = restore(tmp_path / "backup.tar", folder, PASSPHRASE, url)
+    store = restore(tmp_path / "backup.tar", folder, PASSPHRASE, {"database_url": url} if url else {})
     assert [len(store.pages.rows()), len(store.answers.rows()), len(store.events())] == before
     assert store.secret("crop_key") == begun.secret("crop_key") and store.key == begun.key
     for one in (begun, store):
@@ -59,7 +60,7 @@ def test_paths_follow_the_folders_they_lie_in(begun, tmp_path):
     begun.rounds.update(1, checkpoint=str(begun.folder / "models" / "001"))
     back_up(begun, tmp_path / "b.tar", PASSPHRASE)
     images = {r.path.rpartition("/")[0] for r in begun.images.rows()}.pop()
-    store = restore(tmp_path / "b.tar", tmp_path / "new", PASSPHRASE, None, {images: "/elsewhere"})
+    store = restore(tmp_path / "b.tar", tmp_path / "new", PASSPHRASE, {}, {images: "/elsewhere"})
     assert {r.path for r in store.images.rows()} == {"/elsewhere/pool.png"}
     assert store.rounds.get(1).checkpoint == str(tmp_path / "new" / "models" / "001")
 
@@ -106,13 +107,15 @@ def test_a_bad_backup_is_refused(tmp_path, break_it, passphrase, message):
     break_it(tmp_path / "b.tar")
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         restore(tmp_path / "b.tar", tmp_path / "new", passphrase)
-    assert not (tmp_path / "new" / "campaign.json").exists() and not (tmp_path / "out").exists()
+    assert not (tmp_path / "new").exists() and not (tmp_path / "out").exists()
 
 
 def test_a_database_with_rows_is_left_alone(tmp_path, postgres_server):
     store = verify_store(tmp_path / "old")
     back_up(store, tmp_path / "b.tar", PASSPHRASE)
     url = postgres_server.database("used")
-    restore(tmp_path / "b.tar", tmp_path / "one", PASSPHRASE, url)
-    with pytest.raises(InputError, match="expected an empty database"):
-        restore(tmp_path / "b.tar", tmp_path / "two", PASSPHRASE, url)
+    addresses = {"database_url": url}
+    restore(tmp_path / "b.tar", tmp_path / "one", PASSPHRASE, addresses)
+    with pytest.raises(InputError, match="expected an empty database, got one of campaign 't'"):
+        restore(tmp_path / "b.tar", tmp_path / "two", PASSPHRASE, addresses)
+    assert not (tmp_path / "two").exists()

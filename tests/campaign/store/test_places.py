@@ -184,7 +184,7 @@ def test_two_that_begin_at_once_do_not_both_go_on(s3, machines, settings, splits
         machines("two")
         with pytest.raises(InputError, match="expected a URL without a campaign"):
             Store.create(url, second, splits)
-        with pytest.raises(InputError, match="one whose `campaign init` runs, or was ended before it was done"):
+        with pytest.raises(InputError, match="one whose `campaign init` or `restore` runs, or was ended"):
             Store.open(url)
         return real(cls, *given)
 

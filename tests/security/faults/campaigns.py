@@ -19,7 +19,7 @@ from campaign.settings import CampaignSettings
 from campaign.steps.export import export_campaign
 from campaign.steps.rounds import due, progress_of, run_step, start_campaign
 from campaign.store import Store
-from campaign.store.backup import copy_database
+from campaign.store.restoration import copy_database
 from ml_backend.learning.evaluation import true_iou
 from ml_backend.masks.coco import CocoDataset
 from tests.campaign import builders, target_builders
