@@ -12,10 +12,10 @@ import numpy as np
 from campaign.clustering import walks
 from campaign.clustering.compiled import need_compiler
 from campaign.clustering.dense import Merges
-from campaign.clustering.micro import approximate_merges
+from campaign.clustering.micro import MOST_PIECES, REPRESENTATIVES, approximate_merges
 from campaign.clustering.neighbours import LIST, Clusters
 from campaign.clustering.options import LinkageOptions
-from campaign.clustering.points import BLOCK, Points, checked, prepare
+from campaign.clustering.points import BLOCK, Points, Source, checked, source_of
 from campaign.clustering.workers import Workers, workers
 from ml_backend.errors import InputError
 
@@ -23,6 +23,8 @@ Progress = Callable[[str, int, int], None]
 DIRECT = 8192  # so many clusters go straight into a matrix
 EXACT_LIMIT = {"cpu": 200_000, "cuda": 1_000_000}
 FREE_SHARE = 0.8
+MOST_POINTS = MOST_PIECES * REPRESENTATIVES  # that the approximate engine holds at a time
+APART = 200  # bytes of the approximate engine for each of the other masks: merges, pieces, bounds
 WORKING_SET = 64 << 20  # interpreter, tiles and small arrays that do not grow with n
 
 
@@ -71,23 +73,24 @@ def cluster(
     features, scores = checked(features, scores)
     device = find_device(options.device)
     engine = choose_engine(len(features), device, options)
-    budget = matrix_budget(features, options)
+    budget = matrix_budget(features, options, engine)
     with workers(options.threads) as team:
         scales = options.feature_scale, options.score_scale
-        points = prepare(features, scores, *scales, options.seed, provisional=engine == "exact")
-        reach = None
+        source = source_of(features, scores, *scales, options.seed, provisional=engine == "exact")
         if engine == "approximate":
 
             def exact(part: Points, pieces: np.ndarray | None = None, report: Progress | None = None) -> Merges:
                 return exact_merges(part, budget, team, report, pieces, device)
 
-            merges, reach = approximate_merges(points, options.micro_size, exact, team, options.seed, progress)
-        else:
-            merges = exact_merges(points, budget, team, progress, None, device)
-    return finished(merges, reach, device, points)[0]
+            merges, reach = approximate_merges(source, options.micro_size, exact, team, options.seed, progress)
+            return finished(merges, reach, device, source)[0]
+        points = source.points()
+        return finished(exact_merges(points, budget, team, progress, None, device), None, device, points)[0]
 
 
-def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Points) -> tuple[Clustering, np.ndarray]:
+def finished(
+    merges: Merges, reach: np.ndarray | None, device: str, points: Points | Source
+) -> tuple[Clustering, np.ndarray]:
     """The clustering of all merges, each after its parts, and the row of its linkage that each one became."""
     left, right, own = merges
     height = own.copy()
@@ -105,10 +108,12 @@ def finished(merges: Merges, reach: np.ndarray | None, device: str, points: Poin
     return Clustering(linkage, engine, device, error, points.feature_scale, points.score_scale), row
 
 
-def matrix_budget(features: np.ndarray, options: LinkageOptions) -> int:
+def matrix_budget(features: np.ndarray, options: LinkageOptions, engine: str = "exact") -> int:
     """Bytes of the budget left to a matrix; InputError where there is not even enough for the rest."""
     memory = options.memory or int(_available() * FREE_SHARE)
-    left = memory - _fixed(len(features), features.shape[1], options.threads or os.cpu_count() or 1)
+    count, width = features.shape
+    held = min(count, MOST_POINTS) if engine == "approximate" else count
+    left = memory - _fixed(held, width, options.threads or os.cpu_count() or 1) - (count - held) * APART
     if left < 0:
         raise InputError("memory", f"at least {memory - left} bytes for {features.shape} features", memory)
     return left

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from campaign.clustering.points import Points
+from campaign.clustering.points import Points, Source
 from campaign.clustering.workers import Workers
 
 SAMPLE = 64  # points per centre that k-means sees
@@ -13,7 +13,7 @@ ROUNDS = 8
 STEP = 8192
 
 
-def groups(points: Points, largest: int, team: Workers, seed: int = 0) -> list[np.ndarray]:
+def groups(points: Points | Source, largest: int, team: Workers, seed: int = 0) -> list[np.ndarray]:
     """Disjoint sets of indexes covering all points, none above `largest`; deterministic for a seed."""
     rng = np.random.default_rng(seed)
     open_sets, finished = [np.arange(len(points))], []
@@ -32,7 +32,9 @@ def groups(points: Points, largest: int, team: Workers, seed: int = 0) -> list[n
     return finished
 
 
-def _k_means(points: Points, members: np.ndarray, parts: int, team: Workers, rng: np.random.Generator) -> np.ndarray:
+def _k_means(
+    points: Points | Source, members: np.ndarray, parts: int, team: Workers, rng: np.random.Generator
+) -> np.ndarray:
     sample = points.select(np.sort(rng.choice(members, min(len(members), SAMPLE * parts), replace=False)))
     centres = sample.select(rng.choice(len(sample), parts, replace=False))
     x, mark = centres.x.copy(), centres.mark.copy()

@@ -5,12 +5,14 @@
 3. Every piece is represented by a few of its masks, chosen farthest first, and exact complete linkage goes on
    above the pieces with the distances of the representatives.
 
-Merges inside a piece are exact. One above is at most too low by how far the masks of either side are from
+Features are read where they lie, those of a neighbourhood or of some pieces at a time, so that memory hardly grows with
+their number. Merges inside a piece are exact. One above is at most too low by how far the masks of either side are from
 their nearest representative: the bound returned with it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +20,7 @@ import numpy as np
 from campaign.clustering import chains, walks
 from campaign.clustering.dense import Merges
 from campaign.clustering.grouping import groups
-from campaign.clustering.points import Points
+from campaign.clustering.points import Source
 from campaign.clustering.workers import Workers
 
 NEIGHBOURHOOD = 8192
@@ -27,7 +29,7 @@ MOST_PIECES = 60_000  # above 1.2 million masks the pieces grow instead
 
 
 def approximate_merges(
-    points: Points,
+    points: Source,
     micro_size: int,
     exact: Callable[..., Merges],
     team: Workers,
@@ -61,11 +63,16 @@ def approximate_merges(
     chosen = np.zeros(len(points), bool)
     reach = np.zeros(len(points), np.float32)
 
-    def represent(low: int) -> None:
-        high = min(low + 256, len(starts) - 1)
-        chains.represent(points.x, points.mark, order, starts, low, high, REPRESENTATIVES, chosen, reach)
+    def represent(some: tuple[int, int]) -> None:
+        own = starts[some[0] : some[1] + 1]
+        members = order[own[0] : own[-1]]
+        part, stands = points.select(members), np.zeros(len(members), bool)
+        away, places, count = np.zeros(len(members), np.float32), np.arange(len(members)), len(own) - 1
+        chains.represent(part.x, part.mark, places, own - own[0], 0, count, REPRESENTATIVES, stands, away)
+        chosen[members], reach[members] = stands, away
 
-    for _ in team.each(represent, range(0, len(starts) - 1, 256)):
+    cuts = np.unique(np.searchsorted(starts, np.append(np.arange(0, len(points), NEIGHBOURHOOD), len(points))))
+    for _ in team.each(represent, itertools.pairwise(cuts.tolist())):
         pass
     leaves = np.flatnonzero(chosen)
     _, first = np.unique(piece[leaves], return_index=True)

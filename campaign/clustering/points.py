@@ -53,6 +53,45 @@ class Points:
         return Points(self.x[index], self.norm[index], self.mark[index], self.feature_scale, self.score_scale)
 
 
+@dataclass(frozen=True)
+class Source:
+    """n masks whose features stay where they are, in memory or on disk; those asked for become points.
+
+    features: (n, d) of any real dtype. centre: float64 (d,) their mean. The rest as in `Points`.
+    """
+
+    features: np.ndarray
+    centre: np.ndarray
+    mark: np.ndarray
+    feature_scale: float
+    score_scale: float
+    measured: bool = True
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def x(self, index: np.ndarray | slice) -> np.ndarray:
+        """The features of an index as points have them, float32 (k, d)."""
+        # Single precision loses nothing of what was stored in it: an error of the centre moves all points alike.
+        working: type = np.float32 if self.features.dtype in (np.float16, np.float32) else np.float64
+        rows: np.ndarray = self.features[index].astype(working)
+        rows -= self.centre.astype(working)
+        rows *= working(1 / self.feature_scale)
+        return rows.astype(np.float32, copy=False)
+
+    def select(self, index: np.ndarray) -> Points:
+        """The points of an index."""
+        x = self.x(index)
+        return Points(x, _norms(x), self.mark[index], self.feature_scale, self.score_scale)
+
+    def points(self) -> Points:
+        """All of them."""
+        x = np.empty(self.features.shape, np.float32)
+        for low in range(0, len(x), BLOCK):
+            x[low : low + BLOCK] = self.x(slice(low, low + BLOCK))
+        return Points(x, _norms(x), self.mark, self.feature_scale, self.score_scale, self.measured)
+
+
 def checked(features: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as numeric arrays of shapes (n, d) and (n,) without gaps; InputError names the first bad row."""
     features, scores = np.asanyarray(features), np.asanyarray(scores)
@@ -78,30 +117,39 @@ def prepare(
     seed: int = 0,
     provisional: bool = False,
 ) -> Points:
-    """The points of checked input. A σ of None is the standard deviation of the distances over all pairs.
+    """Checked input as points, all of them; arguments as for `source_of`."""
+    return source_of(features, scores, feature_scale, score_scale, seed, provisional).points()
+
+
+def source_of(
+    features: np.ndarray,
+    scores: np.ndarray,
+    feature_scale: float | None = None,
+    score_scale: float | None = None,
+    seed: int = 0,
+    provisional: bool = False,
+) -> Source:
+    """Checked input as a source of points. A σ of None is the standard deviation of the distances over all pairs.
 
     σ_s is exact. σ_f is measured on `pairs` pairs at least, in which every mask appears equally often: by default
     2²⁴, for a relative error of about 2e-4. With `provisional`, 2¹⁸ do, and whoever goes through all pairs anyway
     is to `rescale`. A spread of nothing (all distances equal, or one pair only) counts as 1: the term is then a
     constant, which changes no tree.
     """
+    features = features.view(np.ndarray)  # a memory map's own class makes every read slower
     count, width = features.shape
-    x = np.empty((count, width), np.float32)
     centre = sum((block.sum(0, dtype=np.float64) for _, block in _blocks(features)), np.zeros(width)) / max(count, 1)
-    largest = max((float(np.abs(block - centre).max(initial=0)) for _, block in _blocks(features)), default=0.0)
-    unit = largest or 1.0
-    for low, block in _blocks(features):
-        x[low : low + len(block)] = (block - centre) / unit
-    is_set = feature_scale is not None
-    if feature_scale is None:
-        feature_scale = _sampled_scale(x, PROVISIONAL_PAIRS if provisional else SAMPLED_PAIRS, seed) * unit or 1.0
     marks = np.asarray(scores, np.float64)
     marks = marks - marks.mean() if count else marks
     if score_scale is None:
         score_scale = _score_scale(marks) or 1.0
-    x *= np.float32(unit / feature_scale)
     mark = (marks / score_scale).astype(np.float32)
-    return Points(x, _norms(x), mark, feature_scale, score_scale, is_set or not provisional or count < 2)
+    is_set = feature_scale is not None
+    if feature_scale is None:
+        unit = max((float(np.abs(block - centre).max(initial=0)) for _, block in _blocks(features)), default=0.0) or 1.0
+        raw = Source(features, centre, mark, unit, score_scale)
+        feature_scale = _sampled_scale(raw, PROVISIONAL_PAIRS if provisional else SAMPLED_PAIRS, seed) * unit or 1.0
+    return Source(features, centre, mark, feature_scale, score_scale, is_set or not provisional or count < 2)
 
 
 def tiles(count: int) -> list[tuple[slice, slice]]:
@@ -129,20 +177,21 @@ def _score_scale(marks: np.ndarray) -> float:
     return _spread(mean, 2 * float(marks @ marks) / (count - 1) - mean * mean)
 
 
-def _sampled_scale(x: np.ndarray, pairs: int, seed: int) -> float:
-    count = len(x)
+def _sampled_scale(source: Source, pairs: int, seed: int) -> float:
+    count = len(source)
     if count < 2:
         return 0.0
     rng = np.random.default_rng(seed)
     order = rng.permutation(count)
     shifts = rng.choice(count - 1, min(count - 1, -(-pairs // count)), replace=False) + 1
-    centre = np.sqrt(2 * _norms(x).sum(dtype=np.float64) / (count - 1))
+    parts = [np.arange(low, min(low + BLOCK, count)) for low in range(0, count, BLOCK)]
+    norms = sum(float(_norms(source.x(slice(part[0], part[-1] + 1))).sum(dtype=np.float64)) for part in parts)
+    centre = np.sqrt(2 * norms / (count - 1))
     first = second = 0.0
-    for low in range(0, count, BLOCK):
-        place = np.arange(low, min(low + BLOCK, count))
-        own = x[order[place]]
+    for place in parts:
+        own = source.x(order[place])
         for shift in shifts:
-            value = np.sqrt(_norms(own - x[order[(place + shift) % count]])).astype(np.float64) - centre
+            value = np.sqrt(_norms(own - source.x(order[(place + shift) % count]))).astype(np.float64) - centre
             first += value.sum()
             second += (value * value).sum()
     first, second = first / (count * len(shifts)), second / (count * len(shifts))

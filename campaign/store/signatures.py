@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +35,26 @@ class SignatureFiles:
         return hashlib.blake2b(repr(files).encode(), digest_size=16).hexdigest() if files else None
 
     def read(self) -> Signatures:
-        """Those of all images that have them, by image id."""
-        parts = [
-            (np.zeros(0, np.int64), np.zeros((0, 16), np.uint8), np.zeros((0, SIDE, SIDE), np.uint8)),
-        ]
-        for path in self._files.each(self._files.listed(self._folder, "*.npz")):
+        """Those of all images that have them, by image id; their pictures on disk, in a file that is gone after use."""
+        paths = self._files.listed(self._folder, "*.npz")
+        ids, digests = [np.zeros(0, np.int64)], [np.zeros((0, 16), np.uint8)]
+        for path in self._files.each(paths):
             with np.load(path, allow_pickle=False) as stored:
-                parts.append((stored["image_id"], stored["digest"], stored["small"]))
-        ids, digests, small = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.argsort(ids, kind="stable")
-        return Signatures(ids[order], digests[order], small[order])
+                ids.append(stored["image_id"])
+                digests.append(stored["digest"])
+        image_id = np.concatenate(ids)
+        order = np.argsort(image_id, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        with tempfile.TemporaryFile() as file:
+            file.truncate(max(1, len(order)) * SIDE * SIDE)
+            small = np.memmap(file, np.uint8, "r+", shape=(max(1, len(order)), SIDE, SIDE))[: len(order)]
+        start = 0
+        for path, count in zip(self._files.each(paths), map(len, ids[1:]), strict=True):
+            with np.load(path, allow_pickle=False) as stored:
+                small[place[start : start + count]] = stored["small"]
+            start += count
+        return Signatures(image_id[order], np.concatenate(digests)[order], small)
 
     def _path(self, split: str, number: int) -> Path:
         return self._folder / f"{split}-{number:05d}.npz"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("nuclei", "granular", "blobs", "noise")
+PORTION = 65536  # masks that are made at a time
 PEERS = {"none": (), "fastcluster": ("fastcluster",), "all": ("fastcluster", "scipy")}
 
 
@@ -34,6 +35,9 @@ def main() -> None:
     parser.add_argument("--peers", choices=PEERS, default="all", help="who runs beside ours")
     parser.add_argument("--engine", choices=("auto", "exact", "approximate"), default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--stored", action="store_true", help="features in half precision on disk, as campaigns have them"
+    )
     parser.add_argument("--memory-gib", type=float, help="budget of ours")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=1, help="runs of ours; the fastest counts")
@@ -140,47 +144,48 @@ def work(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     if task == "data":
-        features, scores = data(arguments)
-        np.save(folder / "features.npy", features)
-        np.save(folder / "scores.npy", scores)
+        form = np.float16 if arguments.stored else np.float32
+        shape = arguments.n, arguments.dim
+        features = np.lib.format.open_memmap(folder / "features.npy", "w+", form, shape)
+        np.save(folder / "scores.npy", data(arguments, features))
         print(json.dumps({}))
         return
-    features, scores = np.load(folder / "features.npy"), np.load(folder / "scores.npy")
+    features = np.load(folder / "features.npy", mmap_mode="r" if arguments.stored else None)
+    scores = np.load(folder / "scores.npy")
     run = _ours if task == "ours" else _peer
     print(json.dumps(run(arguments, features, scores)))
 
 
-def data(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Features float32 (n, d) and scores float32 (n,) of the wanted kind."""
+def data(arguments: argparse.Namespace, features: Any) -> Any:
+    """Writes features of the wanted kind into (n, d), in blocks, and returns scores float32 (n,)."""
     import numpy as np
 
     n, dim, rng = arguments.n, arguments.dim, np.random.default_rng(arguments.seed)
     if arguments.data in ("nuclei", "granular"):
-        return _real(arguments, rng)
-    features = np.empty((n, dim), np.float32)
+        return _real(arguments, rng, features)
     centres = rng.normal(size=(max(2, n // 500), dim)) * rng.gamma(2, 1, (max(2, n // 500), 1))
-    for low in range(0, n, 65536):
-        high = min(n, low + 65536)
+    for low in range(0, n, PORTION):
+        high = min(n, low + PORTION)
         if arguments.data == "noise":
             features[low:high] = rng.random((high - low, dim))
         else:
-            features[low:high] = centres[rng.integers(0, len(centres), high - low)]
-            features[low:high] += rng.normal(size=(high - low, dim), scale=0.7)
-    return features, rng.beta(5, 2, n).astype(np.float32)
+            part = centres[rng.integers(0, len(centres), high - low)]
+            features[low:high] = part + rng.normal(size=(high - low, dim), scale=0.7)
+    return rng.beta(5, 2, n).astype(np.float32)
 
 
-def _real(arguments: argparse.Namespace, rng: Any) -> tuple[Any, Any]:
+def _real(arguments: argparse.Namespace, rng: Any, out: Any) -> Any:
     from tests.benchmarks.features import real_features
 
     stored = real_features(arguments.data, arguments.features)
-    _, features, scores = resampled(stored["features"], stored["scores"], arguments.n, arguments.dim, rng)
-    return features, scores
+    arrays = stored["features"], stored["scores"]
+    return resampled(*arrays, arguments.n, arguments.dim, rng, out)[2]
 
 
-def resampled(features: Any, scores: Any, n: int, dim: int, rng: Any) -> tuple[Any, Any, Any]:
+def resampled(features: Any, scores: Any, n: int, dim: int, rng: Any, out: Any = None) -> tuple[Any, Any, Any]:
     """n of these masks, without repetition as far as they reach and then with jitter; which, features, scores.
 
-    More than `dim` features are projected to so many.
+    More than `dim` features are projected to so many. out: (n, d) to write them to, in blocks.
     """
     import numpy as np
 
@@ -189,11 +194,14 @@ def resampled(features: Any, scores: Any, n: int, dim: int, rng: Any) -> tuple[A
         features = features @ (rng.normal(size=(features.shape[1], dim)) / dim**0.5).astype(np.float32)
     which = rng.permutation(len(features))[:n]
     which = np.append(which, rng.integers(0, len(features), n - len(which)))
-    out, marks = features[which], scores[which].astype(np.float32)
+    out = np.empty((n, features.shape[1]), np.float32) if out is None else out
     jitter, repeated = 0.3 * features.std(0), len(features)
-    for low in range(repeated, n, 65536):
-        part = out[low : low + 65536]
+    out[:repeated] = features[which[:repeated]]
+    for low in range(repeated, n, PORTION):
+        part = features[which[low : low + PORTION]]
         part += rng.normal(size=part.shape).astype(np.float32) * jitter
+        out[low : low + PORTION] = part
+    marks = scores[which].astype(np.float32)
     marks[repeated:] += rng.normal(size=max(0, n - repeated)) * 0.02
     return which, out, marks.clip(0, 1)
 
@@ -299,6 +307,7 @@ def _peak() -> float:
 
 def _start(arguments: argparse.Namespace, folder: Path, task: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.benchmarks.linkage", "--worker", task, "--folder", str(folder)]
+    command += ["--stored"] if arguments.stored else []
     for name in ("n", "dim", "data", "engine", "device", "seed", "features", "memory_gib"):
         value = getattr(arguments, name)
         if value is not None:
