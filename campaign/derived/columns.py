@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from campaign.derived.heldout import heldout
-from campaign.search.rivals import COVERED, overlaps_of
+from campaign.search.rivals import COVERED, Overlaps, overlaps_of
 from campaign.search.verifier import Projection, Rows, mask_inputs
 from campaign.store import Store
+from campaign.store.snapshots import Parts
 from ml_backend.mask_ids import first_of_place, place_of, row_of
+from ml_backend.predictions import Predictions
 
 FORM = 1  # of snapshots; another form is worked out anew
+_NAMES = "mask_id", "class_id", "image", "score", "first", "second"
 PART = 1 << 16  # masks whose run lengths are in memory together
 
 
@@ -65,18 +69,24 @@ class RoundColumns:
         version = self.version(number)
         known = self._known.get(number)
         if known is None or known.version != version:
-            arrays = self.store.views.kept(f"columns/{number}", version) or self._work_out(number, version)[0]
+            arrays = self.store.views.kept(f"columns/{number}", version) or self._work_out(number, version)
             pairs = arrays.pop("first"), arrays.pop("second")
             known = self._known[number] = Columns(**arrays, pairs=pairs, version=version)
         return known
 
     def inputs(self, number: int) -> Inputs:
-        """What the verifier sees; not kept in memory, for it is large and seldom needed."""
+        """What the verifier sees; that of the pool stays on disk, for it is large and seldom needed."""
         version = self.version(number)
-        arrays = self.store.views.kept(f"inputs/{number}", version) or self._work_out(number, version)[1]
-        names = "inputs", "class_id", "image"
-        pool, known = (Rows(*(arrays[f"{split}_{name}"] for name in names)) for split in ("pool", "heldout"))
-        return Inputs(pool, known, arrays["heldout_iou"])
+        arrays = self._kept_inputs(number, version)
+        if arrays is None:
+            self._work_out(number, version)
+            arrays = self._kept_inputs(number, version) or {}
+        columns = self.of_round(number)
+        known = Rows(*(arrays[f"heldout_{name}"] for name in ("inputs", "class_id", "image")))
+        return Inputs(Rows(arrays["pool_inputs"], columns.class_id, columns.image), known, arrays["heldout_iou"])
+
+    def _kept_inputs(self, number: int, version: str) -> dict[str, Any] | None:
+        return self.store.views.kept(f"inputs/{number}", version, by_rows=["pool_inputs"])
 
     def version(self, number: int) -> str:
         """Names what the columns of a round follow from."""
@@ -86,47 +96,50 @@ class RoundColumns:
         text = repr((FORM, number, trees, shards, settings.seed, settings.rounds.dedupe_iou))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def _work_out(self, number: int, version: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def _work_out(self, number: int, version: str) -> dict[str, np.ndarray]:
         trees = [t.class_id for t in self.store.trees.rows(number) if t.masks]
         ids = [self.store.trees.mask_ids(number, class_id) for class_id in trees]
         pool_ids = np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+        del ids
         known = heldout(self.store).of_round(number)
         kept_out = self.store.masks.read(known["mask_id"])
         learned = self._projection(pool_ids)
-        columns, of_pool = self._of_pool(pool_ids, learned)
-        components = None if learned is None else learned.apply(FeatureRows(self.store, kept_out.mask_id))  # type: ignore[arg-type]
-        rows = mask_inputs(kept_out, overlaps_of(kept_out), components)
-        inputs: dict[str, np.ndarray] = {"heldout_iou": known["iou"]}
-        for split, own in (("pool", of_pool), ("heldout", rows)):
-            inputs |= {f"{split}_{name}": getattr(own, name) for name in ("inputs", "class_id", "image")}
+        rows = self._seen(kept_out, overlaps_of(kept_out), learned)
+        found: dict[str, list[np.ndarray]] = {name: [] for name in _NAMES}
+        shape = len(pool_ids), rows.inputs.shape[1]
+        arrays: dict[str, np.ndarray | Parts] = {
+            "heldout_iou": known["iou"], "heldout_inputs": rows.inputs, "heldout_class_id": rows.class_id,
+            "heldout_image": rows.image,
+            "pool_inputs": Parts(shape, np.float32, self._of_pool(pool_ids, learned, found)),
+        }  # fmt: skip
+        self.store.views.keep(f"inputs/{number}", version, arrays)
+        columns = {name: np.concatenate(found.pop(name)) for name in _NAMES}
         self.store.views.keep(f"columns/{number}", version, columns)
-        self.store.views.keep(f"inputs/{number}", version, inputs)
-        return columns, inputs
+        return columns
 
-    def _of_pool(self, ids: np.ndarray, learned: Projection | None) -> tuple[dict[str, np.ndarray], Rows]:
-        """The columns of the masks of a round, and what the verifier sees of them, from one part after another.
+    def _of_pool(
+        self, ids: np.ndarray, learned: Projection | None, found: dict[str, list[np.ndarray]]
+    ) -> Iterator[np.ndarray]:
+        """What the verifier sees of the masks of a round, one part after another, whose columns are put to `found`.
 
         Masks that compete are of one image, and an image is in one shard, so parts of whole shards say it all.
         """
-        names = "mask_id", "class_id", "image", "score", "first", "second"
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        seen: list[np.ndarray] = []
         for start, end in _parts(ids):
             pool = self.store.masks.read(ids[start:end])
             overlaps = overlaps_of(pool)
             first, second = overlaps.rivals(self.store.settings.rounds.dedupe_iou, COVERED)
             parts: tuple[np.ndarray, ...] = (
-                pool.mask_id, pool.class_id, pool.image_id.astype(np.int64), pool.score.astype(np.float32),
-                first + start, second + start,
+                pool.mask_id, pool.class_id.astype(np.int64), pool.image_id.astype(np.int64),
+                pool.score.astype(np.float32), first + start, second + start,
             )  # fmt: skip
-            for name, part in zip(names, parts, strict=True):
-                columns[name].append(part)
-            seen.append(mask_inputs(pool, overlaps).inputs)
-        found = {name: np.concatenate(parts) for name, parts in columns.items()}
-        if learned is not None:
-            seen = [np.concatenate(seen), learned.apply(FeatureRows(self.store, ids))]  # type: ignore[arg-type]
-        inputs = np.concatenate(seen, axis=0 if learned is None else 1)
-        return found, Rows(inputs, found["class_id"].astype(np.int64), found["image"])
+            for name, part in zip(_NAMES, parts, strict=True):
+                found[name].append(part)
+            yield self._seen(pool, overlaps, learned).inputs
+
+    def _seen(self, masks: Predictions, overlaps: Overlaps, learned: Projection | None) -> Rows:
+        """What the verifier sees of masks."""
+        components = None if learned is None else learned.apply(FeatureRows(self.store, masks.mask_id))  # type: ignore[arg-type]
+        return mask_inputs(masks, overlaps, components)
 
     def _projection(self, pool_ids: np.ndarray) -> Projection | None:
         """The leading components of the pool's features; None where there are no features."""

@@ -17,6 +17,7 @@ from campaign.search.growth import SHARED, groups_of, growth_plan, own_groups
 from campaign.search.verifier import grow
 from campaign.store import Store
 
+PART = 1 << 16  # masks that trees are asked about at a time
 FORM = 1  # of snapshots; another form is worked out anew
 
 
@@ -98,11 +99,18 @@ def _grown(
 
     And on the answers `yes` about these rows.
     """
-    pool, heldout = inputs.pool.select(here), inputs.heldout.select(there)
+    pool, heldout = inputs.pool, inputs.heldout.select(there)
     correct = inputs.heldout_iou[there] >= store.settings.search.k_iou
     given = np.zeros(len(rows), bool) if yes is None else yes
-    forest = grow(heldout, correct, inputs.pool.select(rows), given, store.settings.seed)
+    forest = grow(heldout, correct, pool.select(rows), given, store.settings.seed)
+    chances, crossed = np.empty(len(pool)), np.empty(len(pool))
+    wanted = np.flatnonzero(here)
+    wanted = wanted[np.argsort(pool.class_id[wanted], kind="stable")]  # classes have trees of their own
+    for start in range(0, len(wanted), PART):
+        some = wanted[start : start + PART]
+        part = pool.select(some)
+        chances[some], crossed[some] = forest.chances(part), forest.crossed(part, np.ones(len(part), bool))
     return {
-        "pool": forest.chances(pool), "crossed": forest.crossed(pool, np.ones(len(pool), bool)),
+        "pool": chances[here], "crossed": crossed[here],
         "heldout": forest.crossed(heldout, np.zeros(len(heldout), bool)),
     }  # fmt: skip

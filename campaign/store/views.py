@@ -5,8 +5,6 @@ Everything here may be dropped at any time: views are worked out again from the 
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,8 @@ from sqlalchemy.orm import Session
 from campaign.store import models as m
 from campaign.store.objects import Files
 from campaign.store.sessions import Sessions
+from campaign.store.snapshots import Parts, read_snapshot, write_snapshot
 from ml_backend.errors import InputError, Unavailable
-
-_TEXT = "__text__"
 
 
 class Views:
@@ -49,37 +46,32 @@ class Views:
             session.execute(delete(m.View).where(m.View.name.startswith(prefix, autoescape=True)))
         self.remove(files)
 
-    def write(self, file: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+    def write(self, file: str, arrays: Mapping[str, np.ndarray | Parts], values: Mapping[str, Any]) -> None:
         """Writes a snapshot: arrays, and values that JSON takes."""
-        text = np.frombuffer(json.dumps(values).encode(), np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, **{**arrays, _TEXT: text})  # type: ignore[arg-type]
-        self._files.write(self._folder / file, lambda p: p.write_bytes(buffer.getbuffer()), durable=False)
+        self._files.write(self._folder / file, lambda p: write_snapshot(p, arrays, values), durable=False)
 
     def read(
-        self, file: str, only: Collection[str] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        self, file: str, only: Collection[str] | None = None, by_rows: Collection[str] = ()
+    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """What `write` wrote, or of the arrays `only` these; None where the file is gone or cut short.
 
-        Then the view is worked out anew.
+        Then the view is worked out anew. Arrays in `by_rows` stay on disk, to be read by rows.
         """
         try:
-            with np.load(self._files.local(self._folder / file), allow_pickle=False) as stored:
-                wanted = stored.files if only is None else [*only, _TEXT]
-                arrays = {name: stored[name] for name in wanted}
-            return arrays, json.loads(arrays.pop(_TEXT).tobytes())
+            return read_snapshot(self._files.local(self._folder / file), only, by_rows)
         except Unavailable:
             raise
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
-    def kept(self, name: str, version: str) -> dict[str, np.ndarray] | None:
+    def kept(self, name: str, version: str, by_rows: Collection[str] = ()) -> dict[str, Any] | None:
         """The arrays that `keep` wrote under that name, None where there are none of that version."""
         row = self.row(name)
-        stored = self.read(row.file) if row is not None and row.version == version and row.file else None
+        is_there = row is not None and row.version == version and row.file
+        stored = self.read(str(row.file), by_rows=by_rows) if row is not None and is_there else None
         return None if stored is None else stored[0]
 
-    def keep(self, name: str, version: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def keep(self, name: str, version: str, arrays: Mapping[str, np.ndarray | Parts]) -> None:
         """Writes arrays that follow from what `version` names, in place of those of another version."""
         old, file = self.row(name), f"{name.replace('/', '-')}-{version[:12]}.npz"
         self.write(file, arrays, {})

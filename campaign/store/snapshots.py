@@ -1,0 +1,90 @@
+"""Snapshot files: arrays and values in one file, some of them written part by part and read by rows.
+
+The file is what `numpy.savez` writes. Its arrays are not compressed, so rows can be read where they lie.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_TEXT = "__text__"
+_HEADER = 30  # bytes of a member's own header in a zip file, before its name and its extra field
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An array that is written part by part: its shape and type, and the parts along the first axis."""
+
+    shape: tuple[int, ...]
+    dtype: type
+    parts: Iterable[np.ndarray]
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """An array in a snapshot file of which rows are read as they are asked for; they are copies, in memory."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        if not len(self):
+            return np.empty(self.shape, self.dtype)[index]
+        mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        return np.array(mapped.view(np.ndarray)[index])  # unmapped again: what was read does not stay in memory
+
+
+def write_snapshot(path: Path, arrays: Mapping[str, np.ndarray | Parts], values: Mapping[str, Any]) -> None:
+    """Writes arrays, and values that JSON takes."""
+    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for name, array in {**arrays, _TEXT: text}.items():
+            parts = array if isinstance(array, Parts) else Parts(array.shape, array.dtype.type, [array])
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                dtype = array.dtype if isinstance(array, np.ndarray) else np.dtype(array.dtype)
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": parts.shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                rows = 0
+                for part in parts.parts:
+                    member.write(np.ascontiguousarray(part, dtype).data.cast("B") if part.size else b"")
+                    rows += len(part) if part.ndim else 1
+                if parts.shape and rows != parts.shape[0]:
+                    raise ValueError(f"{name}: expected {parts.shape[0]} rows, got {rows}")
+
+
+def read_snapshot(
+    path: Path, only: Collection[str] | None = None, by_rows: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `write_snapshot` wrote, or of the arrays `only` these; those in `by_rows` as `StoredRows`.
+
+    Raises OSError, ValueError, KeyError, EOFError or BadZipFile where the file is gone or cut short.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        wanted = [name for name in stored.files if name not in by_rows] if only is None else [*only, _TEXT]
+        arrays = {name: stored[name] for name in wanted}
+    arrays |= dict(_stored_rows(path, by_rows)) if by_rows else {}
+    return arrays, json.loads(arrays.pop(_TEXT).tobytes())
+
+
+def _stored_rows(path: Path, names: Collection[str]) -> Iterator[tuple[str, StoredRows]]:
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for name in names:
+            begin = archive.getinfo(f"{name}.npy").header_offset
+            file.seek(begin + _HEADER - 4)
+            lengths = np.frombuffer(file.read(4), "<u2")
+            file.seek(begin + _HEADER + int(lengths.sum()))
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            yield name, StoredRows(path, file.tell(), shape, dtype)
