@@ -114,6 +114,9 @@ class RoundSettings(_Section):
 
     rounds: int = Field(2, ge=1, le=8000, description="most rounds; it ends earlier when a round finds nothing new")
     least_new: float = Field(0.01, ge=0, le=1, description="a round that adds a smaller share of masks is the last")
+    train_images: int = Field(
+        100_000, ge=1, description="most images with masks of earlier rounds that one training sees; drawn beyond"
+    )
     complete_images: int = Field(
         0, ge=0, description="images that people look through for what is missing, when a round is verified"
     )

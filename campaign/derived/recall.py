@@ -61,13 +61,14 @@ def is_gold(page: m.Page) -> bool:
     return "missing" in (page.place or {})
 
 
-def complete_images(store: Store, masks: DatasetMasks) -> set[int]:
+def complete_images(store: Store, masks: DatasetMasks | ListedMasks) -> set[int]:
     """Images of the pool in all of which people found nothing missing, and whose masks of then are all among `masks`.
 
     Where a mask was taken out since, its object may have none.
     """
     said, pages = looked(store), [p for p in _pages(store) if not is_gold(p)]
-    here, areas, bad = set(masks.mask_id.tolist()), Counter[int](), set[int]()
+    shown = np.array([i for p in pages for i in (p.place or {})["masks"]], np.int64)
+    here, areas, bad = set(shown[np.isin(shown, masks.mask_id)].tolist()), Counter[int](), set[int]()
     for page in pages:
         place, drawing = page.place or {}, said.get(page.key)
         x0, y0, x1, y1 = place["window"]

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from campaign.dataset.listed import ListedMasks
 from campaign.derived.ranking import doubtful
 from campaign.derived.recall import complete_images
 from campaign.records.dataset_masks import DatasetMasks
+from campaign.search.sampling import draw_keys
 from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
 from ml_backend.masks.coco import Annotation, CocoDataset
 from ml_backend.masks.fetched import fetch
 
 logger = logging.getLogger(__name__)
+
+_SALT = 83  # of the draw of images
 
 
 def train(store: Store, round_number: int, progress: Progress | None = None) -> None:
@@ -49,14 +53,15 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
 
 
 def training_set(store: Store, round_number: int) -> CocoDataset:
-    """Labelled images, with the masks of earlier rounds on pool images.
+    """Labelled images, with the masks of earlier rounds on pool images, on `rounds.train_images` of them at most.
 
     Those are not exhaustively annotated, except where people looked and found nothing missing: there all that has no
     mask is background, in images without any mask too. Masks that were corrected by clicks and are more likely wrong
-    than right are left out; their images then lack one.
+    than right are left out; their images then lack one. Of too many images the complete ones come first, the others are
+    drawn: a training sees only so many, and what it sees has to fit memory.
     """
     data = store.images.annotated("labelled")
-    obtained = store.datasets.read(before=round_number)
+    obtained = ListedMasks.concatenate(store.datasets.listed(before=round_number))
     if not len(obtained):
         return data
     complete = complete_images(store, obtained)
@@ -65,11 +70,21 @@ def training_set(store: Store, round_number: int) -> CocoDataset:
         complete = complete.difference(obtained.image_id[out].tolist())
         obtained = obtained.select(~out)
         logger.info("%d masks corrected by clicks are not trained on, more likely wrong than right", len(doubted))
-    chosen = sorted(complete.union(obtained.image_id.tolist()))
-    images = store.images.some(chosen)
-    data.annotations += _annotations(obtained, first_id=len(data.annotations) + 1)
-    data.images += [replace(images[i], exhaustive=i in complete) for i in chosen]
+    candidates = np.union1d(obtained.image_id, np.array(sorted(complete), np.int64))
+    chosen = _drawn(candidates, complete, store.settings.rounds.train_images, store.settings.seed)
+    if len(chosen) < len(candidates):
+        logger.info("%d of %d images with masks are trained on: rounds.train_images", len(chosen), len(candidates))
+    images = store.images.some(chosen.tolist())
+    masks = obtained.read(np.isin(obtained.image_id, chosen))
+    data.annotations += _annotations(masks, first_id=len(data.annotations) + 1)
+    data.images += [replace(images[i], exhaustive=i in complete) for i in chosen.tolist()]
     return data
+
+
+def _drawn(images: np.ndarray, first: set[int], most: int, seed: int) -> np.ndarray:
+    """At most so many of some images, those in `first` before all others, by id."""
+    key = np.where(np.isin(images, sorted(first)), np.uint64(0), draw_keys(seed, _SALT, images))
+    return np.sort(images[np.argsort(key, kind="stable")[:most]])
 
 
 def _annotations(masks: DatasetMasks, first_id: int) -> list[Annotation]:

@@ -120,9 +120,9 @@ class Datasets:
         """Some columns of the masks obtained in each round, or in those before one, in no order."""
         return [RowFile(path).columns(names) for path in self._paths(before)]
 
-    def listed(self) -> list[ListedMasks]:
+    def listed(self, before: int | None = None) -> list[ListedMasks]:
         """The masks obtained in each round, in outline. They stay readable where a round is stored anew."""
-        return [_listed(RowFile(path)) for path in self._paths(None)]
+        return [_listed(RowFile(path)) for path in self._paths(before)]
 
     def _paths(self, before: int | None) -> list[Path]:
         numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]

@@ -3,9 +3,11 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from campaign.clustering import LinkageOptions, Tree, cluster, micro
+from campaign.clustering.engine import matrix_budget
 from campaign.clustering.grouping import groups
 from campaign.clustering.points import prepare
 from campaign.clustering.workers import workers
+from ml_backend.errors import InputError
 from tests.campaign.clustering.reference import masks
 
 OPTIONS = LinkageOptions(engine="approximate", device="cpu", threads=2, micro_size=8)
@@ -57,3 +59,23 @@ def test_groups_part_the_points(kind):
         parts = groups(prepare(features, scores), 60, team)
     assert max(map(len, parts)) <= 60
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
+
+
+def test_features_on_disk_in_half_precision_make_the_same_tree(tmp_path):
+    features, scores = masks("blobs", 900, 6, 4)
+    np.save(tmp_path / "features.npy", features.astype(np.float16))
+    stored = np.load(tmp_path / "features.npy", mmap_mode="r")
+    on_disk = cluster(stored, scores, OPTIONS)
+    in_memory = cluster(features.astype(np.float16).astype(np.float32), scores, OPTIONS)
+    np.testing.assert_array_equal(on_disk.linkage, in_memory.linkage)
+    np.testing.assert_array_equal(on_disk.error, in_memory.error)
+
+
+def test_what_the_approximate_engine_needs_does_not_grow_with_the_features():
+    needs = []
+    for count in (1_000_000, 2_000_000):
+        features = np.broadcast_to(np.float16(0), (count, 256))
+        with pytest.raises(InputError) as error:
+            matrix_budget(features, LinkageOptions(memory=1), "approximate")
+        needs.append(int(str(error.value).split("at least ")[1].split()[0]))
+    assert needs[1] - needs[0] < 256 * 1_000_000

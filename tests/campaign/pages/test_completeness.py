@@ -299,3 +299,18 @@ def test_what_is_missing_is_asked_through_label_studio(tmp_path, label_studio, l
     abandon_project(store, client)
     assert len(store.pages.rows(published=False, kind="complete")) == 1, "answers that were read stay"
     assert completeness.publish_complete(store, client) == 1 and store.values.project("complete") != project
+
+
+def test_one_training_sees_so_many_images_complete_ones_first(store):
+    add_complete_pages(store, 6)
+    look(store)
+    masks = final_masks(store)
+    labelled = {image.id for image in store.images.records("labelled")}
+    complete = complete_images(store, masks)
+    everything = {image.id for image in training_set(store, 2).images} - labelled
+    assert 0 < len(complete) < len(everything)
+    store.settings.rounds.train_images = len(complete) + 1
+    data = training_set(store, 2)
+    chosen = {image.id for image in data.images} - labelled
+    assert complete < chosen < everything and len(chosen) == len(complete) + 1
+    assert {a.image_id for a in data.annotations} - labelled <= chosen
