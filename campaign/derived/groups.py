@@ -128,14 +128,16 @@ def grouped(number: int, columns: dict[str, np.ndarray]) -> np.ndarray:
 def chosen_groups(round_number: np.ndarray, class_id: np.ndarray, voted: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """Rows of `GROUP` of masks that were chosen one by one: (n,) each, `chance` NaN where there is none."""
     likely = ~np.isnan(chance) & ~voted
-    keys = np.stack([np.asarray(k, np.int64) for k in (round_number, class_id, voted, likely)], axis=1)
-    kinds, of = np.unique(keys, axis=0, return_inverse=True)
-    rows, of = np.zeros(len(kinds), GROUP), of.reshape(-1)
-    rows["round"], rows["class_id"], rows["voted"] = kinds[:, 0], kinds[:, 1], kinds[:, 2]
+    classes = int(class_id.max(initial=0)) + 1
+    code = (np.asarray(round_number, np.int64) * classes + class_id) * 4 + 2 * voted + likely  # few, so no sorting
+    there = np.bincount(code) > 0
+    kinds, of = np.flatnonzero(there), (np.cumsum(there) - 1)[code]
+    rows = np.zeros(len(kinds), GROUP)
+    rows["round"], rows["class_id"], rows["voted"] = kinds // 4 // classes, kinds // 4 % classes, kinds // 2 % 2
     rows["cluster"], rows["masks"] = NO_CLUSTER, np.bincount(of, minlength=len(kinds))
     known = np.where(likely, chance, 0.0)
     for name, values in (("chance", known), ("spread", known * (1 - known))):
-        rows[name] = np.where(kinds[:, 3] == 1, np.bincount(of, values, minlength=len(kinds)), np.nan)
+        rows[name] = np.where(kinds % 2 == 1, np.bincount(of, values, minlength=len(kinds)), np.nan)
     return rows
 
 
