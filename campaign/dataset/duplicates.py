@@ -24,7 +24,7 @@ BANDS = 4  # of a hash, 16 bits each
 ALIKE = 0.92  # correlation from which two images show the same
 PLAIN = 3.0  # grey levels of deviation below which a picture shows nothing to compare
 BLOCK = 2048  # pictures, or pairs of them, that are worked on at a time
-HASHES_AT_ONCE = 1 << 22
+HASHES_AT_ONCE = 1 << 20
 BITS = 14  # of 64 in which two hashes may differ
 BUCKET = 256  # hashes of one band that are paired with each whole picture of it, at most
 

@@ -50,10 +50,13 @@ def overlaps_of(masks: Predictions) -> Overlaps:
     order = np.lexsort((masks.class_id, masks.image_id))
     image, class_id = masks.image_id[order], masks.class_id[order]
     cuts = np.flatnonzero((image[1:] != image[:-1]) | (class_id[1:] != class_id[:-1])) + 1
+    cuts = np.concatenate([[0], cuts, [len(order)]])
+    several = np.flatnonzero(np.diff(cuts) > 1)  # one mask alone overlaps nothing
     rles = masks.rles()
     area = areas(rles).astype(np.float64)
     parts: list[tuple[np.ndarray, ...]] = []
-    for group in np.split(order, cuts):
+    for begin, end in zip(cuts[several].tolist(), cuts[several + 1].tolist(), strict=True):
+        group = order[begin:end]
         own = [rles[row] for row in group]
         for start in range(0, len(group), 256):
             block = own[start : start + 256]
