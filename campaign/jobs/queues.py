@@ -79,6 +79,14 @@ def enqueue(store: Store, connection: Redis, step: Step) -> Failure | None:
     return None
 
 
+def enqueue_anew(store: Store, connection: Redis, step: Step) -> bool:
+    """Puts a step on its queue that begins after this was called; False where one runs, which began before."""
+    if status_of(fetch_job(step.job_id(store.key), connection)) == JobStatus.STARTED:
+        return False
+    enqueue(store, connection, step)
+    return True
+
+
 def retry_pauses(retries: int, first: float) -> list[int]:
     """Seconds before each retry of a failed job: doubled each time, none the same twice."""
     return [pause_before(attempt, first) for attempt in range(retries)]

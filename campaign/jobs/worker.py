@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -60,6 +61,7 @@ class CampaignWorker(Worker):
     def main_work_horse(self, *args: Any, **kwargs: Any) -> None:
         """Runs one job in its process, which ends with this worker."""
         die_with_parent()
+        gc.freeze()  # what the worker has loaded: looking for garbage in it takes half a second and copies its memory
         super().main_work_horse(*args, **kwargs)
 
     def setup_work_horse_signals(self) -> None:
@@ -126,6 +128,9 @@ def work(place: str | Path, queues: list[str], name: str | None = None, burst: b
         import campaign.steps.detect
         import ml_backend.detectors.torchvision.detector  # noqa: F401  # loaded once, not in each job's process
     if "default" in queues:
+        import httpx  # noqa: F401
+        import label_studio_sdk.client  # noqa: F401  # takes a second, more than all else of a turn
+
         import campaign.steps.verify  # noqa: F401  # likewise
     logging.getLogger("rq.worker").addFilter(_one_line)
     worker = CampaignWorker(

@@ -188,7 +188,7 @@ class LabelStudioServer:
         with self.log.open("ab") as log:
             # A session of its own: a Ctrl+C at the terminal reaches the campaign first, which then ends it in order.
             self._process = subprocess.Popen(
-                [str(self.command), "start", "--no-browser", "--internal-host", HOST, "-p", str(self.port)],
+                self._command(),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -198,6 +198,9 @@ class LabelStudioServer:
             )
         self._state.update(pid=self._process.pid, born=psutil.Process(self._process.pid).create_time(), port=self.port)
         self._write_state()
+
+    def _command(self) -> list[str]:
+        return [str(self.command), "start", "--no-browser", "--internal-host", HOST, "-p", str(self.port)]
 
     def _environment(self) -> dict[str, str]:
         environment = _clean_environment()

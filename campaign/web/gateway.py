@@ -19,7 +19,7 @@ HEAD_SECONDS = 10.0  # for all of a request's head, and a small body
 PART_SECONDS = 30.0  # for any part of a larger body, and of an answer
 MOST_HEAD = 64 << 10
 SMALL_BODY = 16 << 10
-_PAUSE = 0.02
+_PAUSES = 0.001, 0.02  # seconds between two looks at what is coming: at once the shorter, later the longer
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
 
 
@@ -45,7 +45,7 @@ class PatientWorker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._coming: list[tuple[Any, float]] = []
+        self._coming: list[tuple[Any, float]] = []  # (a connection, when it began)
         self._news = threading.Condition()
         self._watch: threading.Thread | None = None
 
@@ -55,7 +55,7 @@ class PatientWorker(ThreadWorker):
             super().enqueue_req(conn)
             return
         with self._news:
-            self._coming.append((conn, time.monotonic() + HEAD_SECONDS))
+            self._coming.append((conn, time.monotonic()))
             if self._watch is None:  # here, in the process that serves, and not in the one that was forked
                 self._watch = threading.Thread(target=self._wait, name="coming-requests", daemon=True)
                 self._watch.start()
@@ -86,17 +86,19 @@ class PatientWorker(ThreadWorker):
                 while not self._coming:
                     self._news.wait()
                 coming, self._coming = self._coming, []
-            later = []
-            for conn, until in coming:
+            later, age = [], HEAD_SECONDS
+            for conn, since in coming:
+                age = min(age, time.monotonic() - since)
                 if self._has_arrived(conn):
                     super().enqueue_req(conn)
-                elif time.monotonic() >= until:
+                elif time.monotonic() >= since + HEAD_SECONDS:
                     self._give_up(conn)
                 else:
-                    later.append((conn, until))
+                    later.append((conn, since))
             with self._news:
                 self._coming += later
-            time.sleep(_PAUSE)
+            # The body of a webhook follows its head within a millisecond; a client that is slow takes its time.
+            time.sleep(min(max(age, _PAUSES[0]), _PAUSES[1]))
 
     def _give_up(self, conn: Any) -> None:
         """Ends a connection whose request did not come; a thread then finds it ended, and counts it off."""

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 SHARDS_KEPT = 32
 PATHS_KEPT = 10_000  # of images: all of a large pool would take minutes to list, and gigabytes
-EVENT_PAUSE = 0.5  # seconds; a hundred webhooks in a row wake the reader once
+EVENT_PAUSE = 0.5  # seconds; what comes meanwhile wakes the reader once
 
 
 class StoreCrops:
@@ -107,27 +107,52 @@ class StoreCrops:
 
 
 class Waker:
-    """Puts a read-back on the queue when a webhook says so. Webhooks only wake; they carry no facts here."""
+    """Has the answers read when a webhook says that there are new ones. Webhooks only wake; they carry no facts here.
+
+    A thread of its own does it, so that Label Studio, which makes its annotator wait, is answered at once.
+    """
 
     def __init__(self, store: Store):
         self.store = store
-        self._last = 0.0
+        self._woken = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def __call__(self, action: str, _payload: dict[str, Any]) -> None:
-        """Enqueues and returns at once. A Redis that is away is no matter: the poll finds what was missed."""
-        from campaign.jobs.broker import connect
-        from campaign.jobs.queues import enqueue
+        """Notes that there is something to read, and returns at once."""
+        if not action.startswith("ANNOTATION"):
+            return
+        self._woken.set()
+        with self._lock:
+            if self._thread is None:  # here, in the process that serves, and not in the one that was forked
+                self._thread = threading.Thread(target=self._watch, name="waker", daemon=True)
+                self._thread.start()
 
-        if not action.startswith("ANNOTATION") or time.monotonic() - self._last < EVENT_PAUSE:
-            return
-        self._last = time.monotonic()
-        current = self.store.rounds.newest()
-        if current is None or current.stage != Stage.VERIFY:
-            return
+    def wake(self) -> bool:
+        """Puts a turn on the queue; False where one runs that may have looked before: then this is to be asked again.
+
+        A Redis or a database that is away is no matter: the poll finds what was missed.
+        """
+        from redis.exceptions import RedisError
+
+        from campaign.jobs.broker import connect
+        from campaign.jobs.queues import enqueue_anew
+
         try:
-            enqueue(self.store, connect(self.store), Step(StepName.SYNC, "default", current.number))
-        except InputError as error:
+            current = self.store.rounds.newest()
+            if current is None or current.stage != Stage.VERIFY:
+                return True
+            return enqueue_anew(self.store, connect(self.store), Step(StepName.SYNC, "default", current.number))
+        except (InputError, RedisError) as error:
             log.warning("an answer waits for the next poll: %s", error)
+            return True
+
+    def _watch(self) -> None:
+        while self._woken.wait():
+            self._woken.clear()
+            if not self.wake():
+                self._woken.set()
+            time.sleep(EVENT_PAUSE)
 
 
 class CampaignModel:

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import gunicorn
 import psutil
 
-from campaign.label_studio.server import LabelStudioServer
+from campaign.label_studio.server import HOST, LabelStudioServer
 from tests.security.faults.machines import Postgres
 
 NAME = "labelstudio"
 FIRST_START = 600.0  # seconds that its migrations may take
+
+
+class SeveralProcesses(LabelStudioServer):
+    """Label Studio behind Gunicorn, with `processes` of four threads each; its own server makes the database before."""
+
+    processes = 0
+
+    def _command(self) -> list[str]:
+        if not self.processes:
+            return super()._command()
+        python = self.command.with_name("python")
+        found = subprocess.run(
+            [str(python), "-c", "import label_studio; print(label_studio.__path__[0])"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return [
+            str(python), "-m", "gunicorn", "core.wsgi:application", "--chdir", found.stdout.strip(), "--preload",
+            "--workers", str(self.processes), "--threads", "4", "--timeout", "600", "--bind", f"{HOST}:{self.port}",
+        ]  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        # Of this environment Gunicorn alone: Label Studio's has other versions of what else is there.
+        own = self.folder / "gunicorn"
+        own.mkdir(exist_ok=True)
+        if not (own / "gunicorn").exists():
+            (own / "gunicorn").symlink_to(Path(gunicorn.__path__[0]))
+        return super()._environment() | {"PYTHONPATH": str(own), "DJANGO_SETTINGS_MODULE": "core.settings.label_studio"}
 
 
 class Studio:
@@ -56,8 +85,8 @@ def taken(process: psutil.Process) -> float:
 
 
 @contextmanager
-def running(folder: Path, database: str) -> Iterator[Studio]:
-    """Label Studio on a database of that kind, with its data below `folder`."""
+def running(folder: Path, database: str, processes: int) -> Iterator[Studio]:
+    """Label Studio on a database of that kind, with its data below `folder`; behind Gunicorn, or its own server for 0."""
     files = folder / "files"
     files.mkdir()
     folder.chmod(0o755)
@@ -70,9 +99,13 @@ def running(folder: Path, database: str) -> Iterator[Studio]:
             "DJANGO_DB": "default", "POSTGRE_NAME": NAME, "POSTGRE_USER": "campaign", "POSTGRE_PASSWORD": "none",
             "POSTGRE_HOST": "127.0.0.1", "POSTGRE_PORT": str(postgres.port),
         }  # fmt: skip
-    server = LabelStudioServer(folder / "label-studio", files=files, settings=settings)
+    server = SeveralProcesses(folder / "label-studio", files=files, settings=settings)
     try:
         server.start(FIRST_START)
+        if processes:
+            server.stop()
+            server.processes = processes
+            server.start(FIRST_START)
         yield Studio(server, postgres)
     finally:
         server.stop()

@@ -1,15 +1,21 @@
 """What a campaign's web server does for Label Studio: who is let in, training, events, masks that are known."""
 
 import json
+import time
 
 import pytest
+from rq.job import JobStatus
 from sqlalchemy import update
 
+from campaign.jobs.broker import broker
+from campaign.jobs.queues import fetch_job
+from campaign.jobs.step_jobs import step_queue
+from campaign.steps.rounds import StepName
 from campaign.store import Store
 from campaign.store import models as m
 from campaign.web.serving import CampaignBackend, CampaignModel, StoredPredictions, Waker, build_app
 from ml_backend.server.backend import Project
-from tests.campaign.builders import gold_store
+from tests.campaign.builders import gold_store, verify_store
 
 OUTSIDE = {"REMOTE_ADDR": "172.18.0.3"}
 
@@ -47,13 +53,41 @@ def test_label_studio_is_let_in(folder, public_url, environ, password, status):
 
 def test_without_redis_an_answer_waits_and_training_is_refused_in_a_line(folder, caplog):
     store = Store.open(folder)
-    Waker(store)("ANNOTATION_CREATED", {})
+    assert Waker(store).wake()
     assert "waits for the next poll" in caplog.text
     client = build_app(folder).test_client()
     body = {"action": "START_TRAINING", "project": {"id": 7}}
     auth = ("campaign", Store.open(folder).secret("backend_password"))
     assert client.post("/webhook", json=body).status_code == 401
     assert client.post("/webhook", json=body, auth=auth).status_code == 503
+
+
+@pytest.mark.redis
+def test_an_answer_during_a_turn_has_another_follow_it(tmp_path):
+    store = verify_store(tmp_path / "a")
+    waker = Waker(store)
+    with broker(store) as connection:
+        queue = step_queue(store, "default", connection)
+        begun = time.monotonic()
+        for _ in range(20):
+            waker("ANNOTATION_CREATED", {})
+        assert time.monotonic() - begun < 0.1
+        (turn,) = [fetch_job(job, connection) for job in wait_until(lambda: queue.job_ids)]
+        assert turn.args[1] == StepName.SYNC
+        # A worker takes it; it may have read before the next answer.
+        queue.remove(turn)
+        turn.set_status(JobStatus.STARTED)
+        waker("ANNOTATION_UPDATED", {})
+        assert not waker.wake() and not queue.job_ids
+        turn.set_status(JobStatus.FINISHED)
+        assert wait_until(lambda: queue.job_ids) == [turn.id]
+
+
+def wait_until(asked, seconds=10.0):
+    until = time.monotonic() + seconds
+    while not (found := asked()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
 
 
 def test_the_source_project_is_reached_as_the_campaign_does(folder):
