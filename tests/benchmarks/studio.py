@@ -29,7 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=("pages", "source", "people"), default=[])
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
-    parser.add_argument("--processes", type=int, default=0, help="of Label Studio behind Gunicorn; its own server for 0")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="of Label Studio behind Gunicorn; its own server for 0"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[2000, 10_000, 50_000], help="pages of the project")
     parser.add_argument("--tasks", type=int, default=100_000, help="of the source project, three annotations to one")
     parser.add_argument("--people", type=int, default=50)
@@ -37,7 +39,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to put all of it; a temporary folder by default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    result: dict[str, Any] = {"database": options.database, "processes": options.processes, "cpus": os.cpu_count(), "load": os.getloadavg()}
+    result: dict[str, Any] = {
+        "database": options.database, "processes": options.processes, "cpus": os.cpu_count(), "load": os.getloadavg()
+    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="studio-", dir=options.folder) as name:
         folder = Path(name)
         with running(folder, options.database, options.processes) as studio:

@@ -86,7 +86,7 @@ def taken(process: psutil.Process) -> float:
 
 @contextmanager
 def running(folder: Path, database: str, processes: int) -> Iterator[Studio]:
-    """Label Studio on a database of that kind, with its data below `folder`; behind Gunicorn, or its own server for 0."""
+    """Label Studio on a database of that kind, its data below `folder`; behind Gunicorn, or for 0 its own server."""
     files = folder / "files"
     files.mkdir()
     folder.chmod(0o755)
