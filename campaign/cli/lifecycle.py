@@ -209,11 +209,19 @@ def status(
         rows.append(("recall", recall_line(now["recall"])))
     if now["duplicates"]:
         rows.append(("duplicates", duplicates_line(now["duplicates"])))
+    rows += _joining_row(now["joining"])
     if aside := [f"{count} {reason}" for reason, count in now["set_aside"].items() if count]:
         rows.append(("set aside", ", ".join(aside)))
     if now["trouble"]:
         rows.append(("trouble", now["trouble"]))
     table(now["name"], rows)
+
+
+def _joining_row(joining: dict[str, int] | None) -> list[tuple[str, str]]:
+    if joining is None:
+        return []
+    detected = f"{joining['detected']} of {joining['images']} images detected"
+    return [("joining", f"{detected}; the trees of all classes will have them at one moment")]
 
 
 def promise_line(promise: dict[str, Any]) -> str:

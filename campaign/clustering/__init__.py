@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from campaign.clustering.joining import join as join
     from campaign.clustering.options import LinkageOptions as LinkageOptions
     from campaign.clustering.runs import cluster_class as cluster_class
+    from campaign.clustering.runs import join_class as join_class
     from campaign.clustering.tree import Tree as Tree
 
 _HOMES = {
@@ -39,12 +40,16 @@ _HOMES = {
     "Joined": "campaign.clustering.joining",
     "cluster_class": "campaign.clustering.runs",
     "join": "campaign.clustering.joining",
+    "join_class": "campaign.clustering.runs",
     "Clustering": "campaign.clustering.engine",
     "cluster": "campaign.clustering.engine",
     "linkage": "campaign.clustering.engine",
     "Tree": "campaign.clustering.tree",
 }
-__all__ = ["Clustering", "Joined", "LinkageOptions", "Tree", "cluster", "cluster_class", "join", "linkage"]
+__all__ = [
+    "Clustering", "Joined", "LinkageOptions", "Tree", "cluster", "cluster_class", "join", "join_class",
+    "linkage",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from campaign.clustering.engine import Progress, cluster
+from campaign.clustering.engine import Clustering, Progress, cluster
+from campaign.clustering.joining import join
 from campaign.clustering.options import LinkageOptions
 from campaign.clustering.tree import Tree
 
@@ -39,12 +40,46 @@ def cluster_class(
         return Tree.load(folder)
     began = time.monotonic()
     result = cluster(features, scores, options, progress)
+    return _kept(folder, result, scores, {"source": source}, began)
+
+
+def join_class(
+    folder: str | os.PathLike[str],
+    old: str | os.PathLike[str],
+    features: np.ndarray,
+    scores: np.ndarray,
+    options: LinkageOptions | None = None,
+    progress: Progress | None = None,
+) -> Tree:
+    """The tree of a class's old masks, whose tree lies in the folder `old`, and of those that came after them.
+
+    As `cluster_class` makes one, by `join`: features and scores are those of all masks, the old ones first. Where the
+    old tree does not help it is built anew, and `clustering.json` says why (`rebuilt`, empty where it was joined).
+    """
+    options, folder, old = options or LinkageOptions(), Path(folder), Path(old)
+    facts = clustering_facts(old)
+    source = fingerprint(features, scores, options) + str(facts.get("source", ""))
+    if (folder / "tree.json").is_file() and clustering_facts(folder).get("source") == source:
+        return Tree.load(folder)
+    began = time.monotonic()
+    if "engine" in facts:
+        scales = facts["feature_scale"], facts["score_scale"]
+        known = Clustering(Tree.load(old).linkage(), facts["engine"], facts["device"], None, *scales)
+        joined = join(known, features, scores, options, progress)
+        result, reason = joined.clustering, joined.reason
+    else:  # a tree that was not built here
+        result, reason = cluster(features, scores, options, progress), "nothing is known of how the old tree was made"
+    return _kept(folder, result, scores, {"source": source, "rebuilt": reason}, began)
+
+
+def _kept(folder: Path, result: Clustering, scores: np.ndarray, said: dict[str, Any], began: float) -> Tree:
+    """The tree of a clustering, saved with what is known of it."""
     tree = Tree.build(result.linkage, scores)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tree.json").unlink(missing_ok=True)
     (folder / "error.npy").unlink(missing_ok=True)
     facts: dict[str, Any] = {
-        "source": source,
+        **said,
         "masks": len(scores),
         "engine": result.engine,
         "device": result.device,

@@ -23,10 +23,10 @@ DRAWN_FROM = 5000  # masks of a cluster from which those without a verdict are d
 class ClusterMasks:
     """The tree of one class in one round with what is known of its masks."""
 
-    def __init__(self, store: Store, round_number: int, class_id: int):
+    def __init__(self, store: Store, round_number: int, class_id: int, generation: int | None = None):
         self.store, self.round_number, self.class_id = store, round_number, class_id
         self.tree: Tree
-        self.tree, self.mask_ids = store.trees.read(round_number, class_id)
+        self.tree, self.mask_ids = store.trees.read(round_number, class_id, generation)
 
     def leaf(self, mask_id: int) -> int | None:
         """The leaf of a mask, None where it is not in this tree: the dataset knew it, or another class has it."""

@@ -91,14 +91,19 @@ class RoundColumns:
     def version(self, number: int) -> str:
         """Names what the columns of a round follow from."""
         trees = [(t.class_id, t.masks) for t in self.store.trees.rows(number)]
-        shards = self.store.masks.finished(number)
+        joining = self.store.trees.joining(number)
+        shards = [
+            (split, shard, masks)
+            for split, shard, masks in self.store.masks.finished(number)
+            if joining is None or split != "pool" or shard < joining  # the others are in no tree yet
+        ]
         settings = self.store.settings
         text = repr((FORM, number, trees, shards, settings.seed, settings.rounds.dedupe_iou))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def _work_out(self, number: int, version: str) -> dict[str, np.ndarray]:
-        trees = [t.class_id for t in self.store.trees.rows(number) if t.masks]
-        ids = [self.store.trees.mask_ids(number, class_id) for class_id in trees]
+        trees = [t for t in self.store.trees.rows(number) if t.masks]
+        ids = [self.store.trees.mask_ids(number, t.class_id, t.generation) for t in trees]
         pool_ids = np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
         del ids
         known = heldout(self.store).of_round(number)

@@ -172,8 +172,9 @@ class _Check:
 
     def _tree(self, entry: m.ClassTree) -> str | None:
         try:
-            ids = self.store.trees.mask_ids(entry.round, entry.class_id)
-            leaves = self.store.trees.read(entry.round, entry.class_id)[0].n if entry.masks else 0
+            place = entry.round, entry.class_id, entry.generation
+            ids = self.store.trees.mask_ids(*place)
+            leaves = self.store.trees.read(*place)[0].n if entry.masks else 0
         except BROKEN as error:
             return _one_line(error)
         if not len(ids) == leaves == entry.masks:

@@ -12,6 +12,7 @@ from campaign.dataset.propagation import PropagatedRows, propagated_rows
 from campaign.derived.answers import counted_verdicts
 from campaign.derived.clicks import edited_rules
 from campaign.derived.corrections import counted_corrections
+from campaign.derived.live import steady
 from campaign.derived.promises import standing
 from campaign.derived.selection import round_selection
 from campaign.records.dataset_masks import VOTED_RULE, DatasetMasks, likely_rule
@@ -54,6 +55,10 @@ def obtained(store: Store, round_number: int) -> ListedMasks:
     """
     if store.settings.search.policy == "target":
         return _obtained_for_target(store, round_number)
+    return steady(store, lambda: _obtained_by_cluster(store, round_number))
+
+
+def _obtained_by_cluster(store: Store, round_number: int) -> ListedMasks:
     row = store.rounds.get(round_number)
     voted = counted_verdicts(store)
     taken: list[PropagatedRows] = []
@@ -61,7 +66,7 @@ def obtained(store: Store, round_number: int) -> ListedMasks:
     for entry in store.trees.rows(round_number):
         if not entry.masks:
             continue
-        tree, mask_ids = store.trees.read(round_number, entry.class_id)
+        tree, mask_ids = store.trees.read(round_number, entry.class_id, entry.generation)
         taken.append(propagated_rows(mask_ids, tree, store.decisions.rows(round_number, entry.class_id), voted))
         ids.append(mask_ids[taken[-1].row])
     mask_ids, whole = np.concatenate(ids), PropagatedRows.concatenate(taken)

@@ -3,17 +3,21 @@
 Snapshots are named by the cursor that they hold. A turn folds what is new, plans on it, and saves the views that
 changed together with the decisions and the cursor, in one transaction: a process that is killed before leaves the
 views as they were, and the next one reads the same facts again. Readers fold without saving.
+
+Where joined trees take the place of a round's, views of it are folded over these and saved in the same transaction,
+under names of their own. Whoever had read before that begins again with what was saved then.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import delete, update
+from sqlalchemy.orm import Session
 
 from campaign.derived.searches import ClassView, Rules
 from campaign.derived.trust import TrustView, ended_rounds
@@ -31,6 +35,8 @@ from campaign.store.views import save_view
 
 STATE = "state"
 FORM = "3"  # of the cursor and the trust view's snapshot
+
+_Made = TypeVar("_Made")
 
 
 @dataclass
@@ -54,9 +60,15 @@ class LiveViews:
 
     def __init__(self, store: Store):
         self.store = store
+        self._begin()
+
+    def _begin(self) -> None:
+        """As it is before anything was read."""
+        store = self.store
         self.cursor = Cursor()
         self.trust = TrustView(store)
         self.touched: set[str] = set()
+        self._generation = 0  # of the trees that were read
         self._classes: dict[tuple[int, int], ClassView] = {}
         self._entries: dict[int, list[m.ClassTree]] = {}
         self._rules: dict[tuple[int, int], tuple[tuple, Rules]] = {}
@@ -69,7 +81,11 @@ class LiveViews:
 
     def refresh(self) -> LiveViews:
         """Takes in all facts that are new; returns itself."""
+        generation = self.store.trees.generation()
+        if self._loaded and generation != self._generation:
+            self._begin()
         if not self._loaded:
+            self._generation = generation
             self._load()
         if self.store.pages.newest() > self.cursor.page:
             self._take_pages()
@@ -103,7 +119,7 @@ class LiveViews:
         if known is None:
             entry = next((e for e in self._trees(round_number) if e.class_id == class_id), None)
         if entry is not None and not self._from_history:
-            row = self.store.views.row(_name(round_number, class_id))
+            row = self.store.views.row(_name(round_number, class_id, entry.generation))
             over = self.store.rounds.get(round_number).stage == Stage.DONE
             if row is not None and row.file and (over or row.version == self.rules(entry).version):
                 stored = self.store.views.read(row.file, only=("facts",))
@@ -123,7 +139,7 @@ class LiveViews:
             known = self._classes.get((round_number, entry.class_id))
             if known is None and stored is None:
                 stored = {row.name: row for row in self.store.views.rows(_name(round_number, ""))}
-            row = (stored or {}).get(_name(round_number, entry.class_id))
+            row = (stored or {}).get(_name(round_number, entry.class_id, entry.generation))
             is_current = row is not None and (over or row.version == self.rules(entry).version)
             if known is None and row is not None and is_current and not self._from_history:
                 figures[entry.class_id] = row.summary
@@ -246,17 +262,35 @@ class LiveViews:
         limits = f"{q.qualification_limit:g} {q.error_accepted:g} {q.error_limit:g}"
         return f"{FORM} {q.qualification} {limits} {k_iou:g}"
 
-    def save(self, also: Collection[int] = ()) -> None:
+    def follow_trees(
+        self, round_number: int, entries: Sequence[m.ClassTree], orders: Mapping[int, Mapping[int, str]],
+        within: Callable[[Session], None],
+    ) -> None:  # fmt: skip
+        """Folds classes over trees that take the place of a round's, and saves that together with what `within` stores.
+
+        `orders` {class: {cluster: kind}} are those of the lead under the numbers of these trees. One transaction, under
+        the campaign's lock. Afterwards these views are worn out: the next look begins with what was saved.
+        """
+        self._entries[round_number] = [e for e in entries if e.masks]
+        for entry in self._entries[round_number]:
+            place = round_number, entry.class_id
+            if entry.class_id in orders:
+                self._overrides[place] = dict(orders[entry.class_id])
+                self._classes[place] = self._folded(entry)
+        self.save(within=within)
+        self._begin()
+
+    def save(self, also: Collection[int] = (), within: Callable[[Session], None] | None = None) -> None:
         """Saves the views that changed, and what was decided of classes whose round is at verify, or among `also`.
 
-        All of it in one transaction. To be called under the campaign's lock.
+        All of it in one transaction, and what `within` stores in it. To be called under the campaign's lock.
         """
         changed = [self._classes[place] for place in sorted(self._classes) if self._classes[place].changed]
         stage = {r.number: r.stage for r in self.store.rounds.all()}
         row, cursor = self.store.views.row(STATE), asdict(self.cursor)
         summary = {"touched": sorted(self.touched)}
         same = row is not None and (row.cursor, row.summary, row.version) == (cursor, summary, self._version)
-        if same and not changed and not self._trust_changed:
+        if same and not changed and not self._trust_changed and within is None:
             return
         stale = [row.file] if row is not None and row.file else []
         file = None if row is None or self._trust_changed else row.file
@@ -266,26 +300,41 @@ class LiveViews:
         if self._from_history:  # snapshots of classes that were not opened may miss facts: they are worked out anew
             stale += [old.file for old in self.store.views.rows("class/") if old.file]
         with self.store.session() as session:
+            if within is not None:
+                within(session)
             if self._from_history:
                 session.execute(delete(m.View).where(m.View.name.startswith("class/")))
             for view in changed:
-                place = view.round_number, view.class_id
-                name, file_name = _name(*place), f"r{place[0]}-c{place[1]}-{self.cursor}-{view.rules.version[:8]}.npz"
-                old = session.get(m.View, name)
-                if old is None or old.file != view.file:
-                    view.saved = None  # another process decided meanwhile
-                if view.round_number in also or stage.get(view.round_number) == Stage.VERIFY:
-                    save_decisions(session, view)
-                stale += [old.file] if old is not None and old.file else []
-                self.store.views.write(file_name, view.search.state(), {"saved": view.saved})
-                save_view(session, name, view.rules.version, cursor, view.summary(), file_name)
-                view.file = file_name
+                decides = view.round_number in also or stage.get(view.round_number) == Stage.VERIFY
+                stale += self._save_class(session, view, decides)
             save_view(session, STATE, self._version, cursor, summary, file)
         kept = {row.file for row in self.store.views.rows("")}
         self.store.views.remove(set(stale) - kept)
         for view in changed:
             view.changed = False
         self._trust_changed = self._from_history = False
+
+    def _save_class(self, session: Session, view: ClassView, decides: bool) -> list[str]:
+        """Saves the view of a class, and with `decides` what was decided; returns the files that it takes the place of.
+
+        Views over trees that this one's followed go, too.
+        """
+        place, generation = (view.round_number, view.class_id), view.entry.generation
+        rows = [session.get(m.View, _name(*place, number)) for number in range(generation + 1)]
+        stale = [str(row.file) for row in rows if row is not None and row.file]
+        for row in rows[:-1]:
+            if row is not None:
+                session.delete(row)
+        if rows[-1] is None or rows[-1].file != view.file:
+            view.saved = None  # another process decided meanwhile
+        if decides:
+            save_decisions(session, view)
+        file = f"r{place[0]}-c{place[1]}.{generation}-{self.cursor}-{view.rules.version[:8]}.npz"
+        self.store.views.write(file, view.search.state(), {"saved": view.saved})
+        name = _name(*place, generation)
+        save_view(session, name, view.rules.version, asdict(self.cursor), view.summary(), file)
+        view.file = file
+        return stale
 
     def _load(self) -> None:
         self._loaded = True
@@ -313,7 +362,7 @@ class LiveViews:
 
     def _restored(self, entry: m.ClassTree) -> ClassView | None:
         """The view of a class from its snapshot, None where there is none that can be gone on from."""
-        row = self.store.views.row(_name(entry.round, entry.class_id))
+        row = self.store.views.row(_name(entry.round, entry.class_id, entry.generation))
         stored = self.store.views.read(row.file) if row is not None and row.file and not self._from_history else None
         if row is None or stored is None:
             return None
@@ -351,6 +400,23 @@ def live(store: Store) -> LiveViews:
         raise
 
 
+def steady(store: Store, work: Callable[[], _Made]) -> _Made:
+    """What `work` makes of trees, decisions and orders that are of one time.
+
+    They are read one after the other: where joined trees took the place of others meanwhile, it is done again.
+    """
+    while True:
+        before, error = store.trees.generation(), None
+        try:
+            made = work()
+        except (IndexError, KeyError, ValueError) as caught:  # a number of one tree was looked up in the other
+            error = caught
+        if store.trees.generation() == before:
+            if error is not None:
+                raise error
+            return made
+
+
 def forget(store: Store) -> None:
     """Drops all views of a campaign: the next look works them out from the facts."""
     store.companions.clear()
@@ -370,5 +436,5 @@ def save_decisions(session: Any, view: ClassView) -> None:
     session.execute(tree.where(m.ClassTree.searched != done).values(searched=done))
 
 
-def _name(round_number: int, class_id: int | str) -> str:
-    return f"class/{round_number}/{class_id}"
+def _name(round_number: int, class_id: int | str, generation: int = 0) -> str:
+    return f"class/{round_number}/{class_id}" + (f".{generation}" if generation else "")

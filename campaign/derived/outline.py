@@ -25,7 +25,7 @@ from campaign.derived.groups import (
     running_round,
     stored_columns,
 )
-from campaign.derived.live import live
+from campaign.derived.live import live, steady
 from campaign.derived.promises import standing
 from campaign.derived.selection import round_selection
 from campaign.records.decision import Kind
@@ -40,12 +40,16 @@ def outline(store: Store) -> Outline:
         groups = (delivered(store) or {}).get("groups")
         return Outline(from_lists(work_out(store)["groups"] if groups is None else groups), False)
     running = running_round(store)
-    parts = [ended(store), *([] if running is None else [_of_views(store, running)]), _voted_down(store)]
-    return Outline(np.concatenate(parts), running is not None)
+    now = np.zeros(0, GROUP) if running is None else steady(store, lambda: _of_views(store, running))
+    return Outline(np.concatenate([ended(store), now, _voted_down(store)]), running is not None)
 
 
 def is_obtained(store: Store, round_number: int, mask_ids: np.ndarray) -> np.ndarray:
     """Which of these predictions of a round are in the dataset, (n,) bool; as they stand, see `outline`."""
+    return steady(store, lambda: _is_obtained(store, round_number, mask_ids))
+
+
+def _is_obtained(store: Store, round_number: int, mask_ids: np.ndarray) -> np.ndarray:
     if store.settings.search.policy == "target":
         return np.isin(mask_ids, _delivered_ids(store, round_number))
     if round_number != running_round(store):
@@ -117,7 +121,7 @@ def _classes(store: Store, number: int) -> Iterator[_Class]:
     views = live(store)
     for entry in store.trees.rows(number):
         if entry.masks:
-            tree, mask_ids = store.trees.read(number, entry.class_id)
+            tree, mask_ids = store.trees.read(number, entry.class_id, entry.generation)
             evidence = np.array(decided[entry.class_id], np.int64).reshape(-1, 3)
             start, size = (np.asarray(column[evidence[:, 0]], np.int64) for column in (tree.start, tree.size))
             order = np.argsort(start, kind="stable")

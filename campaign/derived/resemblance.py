@@ -19,6 +19,7 @@ from campaign.clustering.cells import cells_of, nearest_cells, standing_for
 from campaign.derived.columns import FeatureRows
 from campaign.derived.heldout import heldout
 from campaign.store import Store
+from campaign.store import models as m
 from ml_backend.mask_ids import is_drawn, round_of
 
 FORM = "1"  # of the cells that are kept
@@ -52,9 +53,10 @@ class Resembling:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The cells of a class's tree: k clusters, their sizes, and what stands for each, (k, d)."""
+    """The cells of one `generation` of a class's tree: k clusters, their sizes, and what stands for each, (k, d)."""
 
     class_id: int
+    generation: int
     cluster: np.ndarray
     size: np.ndarray
     centre: np.ndarray
@@ -71,7 +73,7 @@ def resembling(store: Store, mask_id: int, class_id: int, most: int) -> Resembli
         return Resembling((), (), (), 0, 0)
     round_number, target = round_of(origin), feature[0].astype(np.float32)
     trees = [t for t in store.trees.rows(round_number) if t.masks]
-    cells = [_cells(store, round_number, t.class_id, t.masks) for t in trees]
+    cells = [_cells(store, round_number, t) for t in trees]
     own = [c for c in cells if c.class_id == class_id]
     others = [c for c in cells if c.class_id != class_id]
     found, compared = [], 0
@@ -97,7 +99,7 @@ def _candidates(
     chosen = nearest_cells(np.concatenate([c.centre for c in cells]), size, target, COMPARED)
     ids, classes = [], []
     for n in np.unique(of[chosen]).tolist():
-        tree, mask_ids = store.trees.read(round_number, cells[n].class_id)
+        tree, mask_ids = store.trees.read(round_number, cells[n].class_id, cells[n].generation)
         leaves = np.concatenate([tree.members(int(cells[n].cluster[p])) for p in place[chosen[of[chosen] == n]]])
         ids.append(np.asarray(mask_ids)[leaves])
         classes.append(np.full(len(leaves), cells[n].class_id))
@@ -121,17 +123,18 @@ def _nearest(
     )
 
 
-def _cells(store: Store, round_number: int, class_id: int, masks: int) -> _Cells:
-    """The cells of a class, worked out once and kept: a tree stays as it is."""
+def _cells(store: Store, round_number: int, entry: m.ClassTree) -> _Cells:
+    """The cells of a class, worked out once for each of its trees and kept."""
+    class_id = entry.class_id
     name = f"cells/{round_number}/{class_id}"
-    version = hashlib.blake2b(repr((FORM, store.key, masks)).encode(), digest_size=16).hexdigest()
+    version = hashlib.blake2b(repr((FORM, store.key, entry.masks)).encode(), digest_size=16).hexdigest()
     arrays = store.views.kept(name, version)
     if arrays is None:
-        tree, mask_ids = store.trees.read(round_number, class_id)
+        tree, mask_ids = store.trees.read(round_number, class_id, entry.generation)
         cells = cells_of(tree)
         leaves = standing_for(tree, cells)
         features = FeatureRows(store, np.asarray(mask_ids)[leaves.reshape(-1)])[:]
         centre = features.reshape(*leaves.shape, -1).mean(1, dtype=np.float32).astype(np.float16)
         arrays = {"cluster": cells, "size": np.asarray(tree.size)[cells], "centre": centre}
         store.views.keep(name, version, arrays)
-    return _Cells(class_id, **arrays)
+    return _Cells(class_id, entry.generation, **arrays)

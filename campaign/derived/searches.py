@@ -59,7 +59,7 @@ class Rules:
 
     def search(self, store: Store, entry: m.ClassTree, state: Mapping[str, np.ndarray] | None = None) -> Search:
         """A search under these rules: a fresh one, or the one that `state` was taken of."""
-        tree, _ = store.trees.read(entry.round, entry.class_id)
+        tree, _ = store.trees.read(entry.round, entry.class_id, entry.generation)
         policy = make_policy(self.policy, self.n_s, self.k_a, annotators=self.annotators)
         policy = overridden(policy, dict(self.overrides))
         if state is not None:
@@ -80,7 +80,7 @@ class ClassView:
     ):  # fmt: skip
         self.store, self.entry, self.rules, self.search = store, entry, rules, search
         self.file = file  # the snapshot that holds the view as it was when it was opened or saved last
-        self.mask_ids = store.trees.mask_ids(entry.round, entry.class_id)
+        self.mask_ids = store.trees.mask_ids(entry.round, entry.class_id, entry.generation)
         self.saved = saved  # decisions that the store has already; None where it may have others
         self.changed = saved is None
         rising = len(self.mask_ids) < 2 or bool((self.mask_ids[1:] > self.mask_ids[:-1]).all())

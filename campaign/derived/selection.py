@@ -23,6 +23,7 @@ from campaign.derived.classes import target_per_class
 from campaign.derived.columns import Columns, round_columns
 from campaign.derived.eyes import campaign_eyes
 from campaign.derived.forests import said, said_unseen
+from campaign.derived.live import steady
 from campaign.derived.outlook import waiting
 from campaign.quality.eyes import Eyes
 from campaign.records.decision import Kind
@@ -149,6 +150,10 @@ class _Known:
 
 def round_selection(store: Store, round_number: int) -> RoundSelection:
     """The masks of a round as they stand. Without trees, it has no masks."""
+    return steady(store, lambda: _round_selection(store, round_number))
+
+
+def _round_selection(store: Store, round_number: int) -> RoundSelection:
     known: _Known = store.companions.setdefault(_Known, _Known())
     view, columns = answered(store), round_columns(store).of_round(round_number)
     eyes, orders, settings = campaign_eyes(store), _orders(store, round_number), store.settings.search
@@ -287,12 +292,16 @@ def _seen(class_id: np.ndarray, image: np.ndarray) -> Rows:
 
 def lead_orders(store: Store, round_number: int) -> tuple[np.ndarray, np.ndarray]:
     """The masks of a round in clusters that the lead accepted, and in those that the lead rejected: mask ids."""
-    orders = _orders(store, round_number)
-    if not orders:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    columns = round_columns(store).of_round(round_number)
-    accepted, rejected = _ordered(store, round_number, columns, orders)
-    return columns.mask_id[accepted], columns.mask_id[rejected]
+
+    def work() -> tuple[np.ndarray, np.ndarray]:
+        orders = _orders(store, round_number)
+        if not orders:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        columns = round_columns(store).of_round(round_number)
+        accepted, rejected = _ordered(store, round_number, columns, orders)
+        return columns.mask_id[accepted], columns.mask_id[rejected]
+
+    return steady(store, work)
 
 
 def _orders(store: Store, round_number: int) -> tuple[tuple[int, int, str], ...]:

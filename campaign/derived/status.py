@@ -60,6 +60,7 @@ def status(store: Store) -> dict[str, Any]:
         "forecast": forecast_of(store),
         "course": course(store),
         "duplicates": duplicate_counts(store),
+        "joining": _joining(store, current),
         "trouble": trouble.get("text"),
         "per_round": [
             {
@@ -81,6 +82,15 @@ def status(store: Store) -> dict[str, Any]:
             for class_id, name in store.classes().items()
         ],
     }
+
+
+def _joining(store: Store, current: m.Round | None) -> dict[str, int] | None:
+    """How many images are to join the trees of the running round, and how many of them were detected; None without."""
+    first = store.trees.joining(current.number) if current is not None else None
+    if current is None or first is None:
+        return None
+    detected = [s.images for s in store.masks.shards(current.number, "pool") if s.number >= first]
+    return {"images": store.images.batches("pool", current.number)[-1].count, "detected": sum(detected)}
 
 
 def verification_progress(store: Store, round_number: int) -> tuple[int, int]:

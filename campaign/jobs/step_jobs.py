@@ -42,6 +42,7 @@ _ARGUMENTS: dict[StepName, tuple[type, ...]] = {
     StepName.DETECT: (str, int, int),
     StepName.GATHER: (int,),
     StepName.CLUSTER: (int,),
+    StepName.JOIN: (int,),
 }
 
 

@@ -66,7 +66,7 @@ def cluster_masks(store: Store, round_number: int, class_id: int, cluster: int, 
     entry = next((t for t in store.trees.rows(round_number) if t.class_id == class_id and t.masks), None)
     if entry is None or not 0 <= cluster < 2 * entry.masks - 1:
         raise InputError("cluster", f"one of round {round_number} and class {class_id}", cluster)
-    tree, mask_ids = store.trees.read(round_number, class_id)
+    tree, mask_ids = store.trees.read(round_number, class_id, entry.generation)
     voted, done = counted_verdicts(store), edited(store)
     members = np.sort(np.asarray(mask_ids)[tree.members(cluster)]).tolist()
     masks = store.masks.read([i for i in members if voted.get(i) != Verdict.YES and i not in done])

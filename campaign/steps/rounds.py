@@ -18,6 +18,7 @@ from campaign.records.stage import Stage
 from campaign.search.least_score import KEPT
 from campaign.settings import Split
 from campaign.store import Store
+from campaign.store import models as m
 from ml_backend.detector import Progress as Report
 from ml_backend.errors import InputError
 
@@ -32,7 +33,7 @@ DETECTION_SECONDS = 600
 
 
 class StepName(Name):
-    """The steps of a round, in their order."""
+    """The steps of a round, in their order; `join` and `follow` where images came while it is verified."""
 
     TRAIN = "train"
     DETECT = "detect"
@@ -40,13 +41,17 @@ class StepName(Name):
     ASSESS = "assess"
     GATHER = "gather"
     CLUSTER = "cluster"
+    JOIN = "join"
+    FOLLOW = "follow"
     OPEN = "open"
     SYNC = "sync"
     PROPAGATE = "propagate"
 
 
 # Steps of which many are due together.
-MANY = frozenset({StepName.DETECT, StepName.GATHER, StepName.CLUSTER})
+MANY = frozenset({StepName.DETECT, StepName.GATHER, StepName.CLUSTER, StepName.JOIN})
+# Steps that are run for images that join, beside the turns of a round.
+JOINING = frozenset({StepName.DETECT, StepName.GATHER, StepName.JOIN, StepName.FOLLOW})
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,10 @@ class Progress:
     classes: tuple[int, ...]
     finished_trees: frozenset[int]
     is_bounded: bool = True  # whether it is known which masks are worth keeping
-    bundles: int = 0  # how many there are to be of the pool's masks by class; none but at the stage of clustering
+    bundles: int = 0  # how many there are to be of the pool's masks by class; none but where trees are built
     finished_bundles: frozenset[int] = frozenset()
+    joining: bool = False  # whether images came that are to join the trees of a round at verify
+    joined_trees: frozenset[int] = frozenset()  # of which classes the tree with them is there
 
 
 def progress_of(store: Store) -> Progress | None:
@@ -86,7 +93,9 @@ def progress_of(store: Store) -> Progress | None:
     done = store.masks.finished(current.number)
     trees = frozenset(t.class_id for t in store.trees.rows(current.number))
     # Where a tree is built already, by an earlier release perhaps, the others are built from the shards as well.
-    bundles = store.bundles.planned(current.number) if current.stage == Stage.CLUSTER and not trees else []
+    joining = current.stage == Stage.VERIFY and store.trees.joining(current.number) is not None
+    builds = joining or (current.stage == Stage.CLUSTER and not trees)
+    bundles = store.bundles.planned(current.number) if builds else []
     return Progress(
         current.number,
         current.stage,
@@ -98,6 +107,8 @@ def progress_of(store: Store) -> Progress | None:
         bool((current.metrics.get(KEPT) or {}).get("applied")) or any(split == "pool" for split, _, _ in done),
         len(bundles),
         store.bundles.finished(current.number) if bundles else frozenset(),
+        joining,
+        frozenset(t.class_id for t in store.trees.prepared(current.number)) if joining else frozenset(),
     )
 
 
@@ -114,33 +125,47 @@ def due(progress: Progress) -> list[Step]:
     if progress.stage == Stage.DETECT:
         return _due_in_detection(progress)
     if progress.stage == Stage.CLUSTER:
-        if missing := [b for b in range(progress.bundles) if b not in progress.finished_bundles]:
-            return [Step(StepName.GATHER, "gpu", n, (b,)) for b in missing]
+        if missing := _due_bundles(progress):
+            return missing
         classes = [c for c in progress.classes if c not in progress.finished_trees]
         return [Step(StepName.CLUSTER, "gpu", n, (c,)) for c in classes] or [Step(StepName.OPEN, "default", n)]
     if progress.stage == Stage.VERIFY:
-        return [Step(StepName.SYNC, "default", n)]
+        return [Step(StepName.SYNC, "default", n), *(_due_to_join(progress) if progress.joining else [])]
     if progress.stage == Stage.PROPAGATE:
         return [Step(StepName.PROPAGATE, "default", n)]
     return []
 
 
+def _due_bundles(progress: Progress) -> list[Step]:
+    missing = [b for b in range(progress.bundles) if b not in progress.finished_bundles]
+    return [Step(StepName.GATHER, "gpu", progress.round_number, (b,)) for b in missing]
+
+
+def _due_to_join(progress: Progress) -> list[Step]:
+    """New images are detected, all masks gathered by class, the trees of all classes made, and these count together."""
+    n = progress.round_number
+    if missing := _due_shards(progress, "pool") or _due_bundles(progress):
+        return missing
+    classes = [c for c in sorted(progress.finished_trees) if c not in progress.joined_trees]
+    return [Step(StepName.JOIN, "gpu", n, (c,)) for c in classes] or [Step(StepName.FOLLOW, "default", n)]
+
+
 def _due_in_detection(progress: Progress) -> list[Step]:
     """Held-out shards first; what they say bounds what is stored of the pool's, which come next."""
     n = progress.round_number
-
-    def shards(split: Split) -> list[Step]:
-        return [
-            Step(StepName.DETECT, "gpu", n, (split, first, end))
-            for first, end in detection_jobs(progress.shards.get(split, 0))
-            if any((split, number) not in progress.finished_shards for number in range(first, end))
-        ]
-
-    if heldout := shards("heldout"):
+    if heldout := _due_shards(progress, "heldout"):
         return heldout
     if progress.shards.get("heldout") and not progress.is_bounded:
         return [Step(StepName.BOUND, "gpu", n)]
-    return shards("pool") or [Step(StepName.ASSESS, "gpu", n)]
+    return _due_shards(progress, "pool") or [Step(StepName.ASSESS, "gpu", n)]
+
+
+def _due_shards(progress: Progress, split: Split) -> list[Step]:
+    return [
+        Step(StepName.DETECT, "gpu", progress.round_number, (split, first, end))
+        for first, end in detection_jobs(progress.shards.get(split, 0))
+        if any((split, number) not in progress.finished_shards for number in range(first, end))
+    ]
 
 
 def detection_jobs(shards: int) -> list[tuple[int, int]]:
@@ -189,8 +214,15 @@ def run_step(store: Store, name: str, round_number: int, *args: str | int, repor
     step = Step(StepName(name), "default", round_number, args)
     with store.step_locked(step.job_id(store.key)):
         current = store.rounds.newest()
-        if current is not None and current.number == round_number and current.stage == _STAGE[step.name]:
+        if current is not None and current.number == round_number and _is_time(store, current, step.name):
             _RUN[step.name](store, round_number, args, report)
+
+
+def _is_time(store: Store, current: m.Round, name: StepName) -> bool:
+    """Whether a step of the running round is neither early nor late."""
+    if current.stage == Stage.VERIFY and name in JOINING:
+        return store.trees.joining(current.number) is not None
+    return current.stage == _STAGE[name]
 
 
 def _train(store: Store, round_number: int, _args: tuple, report: Report | None) -> None:
@@ -234,6 +266,18 @@ def _cluster(store: Store, round_number: int, args: tuple, report: Report | None
     cluster(store, round_number, int(args[0]), report)
 
 
+def _join(store: Store, round_number: int, args: tuple, report: Report | None) -> None:
+    from campaign.steps.join import join
+
+    join(store, round_number, int(args[0]), report)
+
+
+def _follow(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
+    from campaign.steps.join import follow
+
+    follow(store, round_number)
+
+
 def _open(store: Store, round_number: int, _args: tuple, _report: Report | None) -> None:
     from campaign.derived.forests import prepare
     from campaign.steps.forecast import forecast
@@ -265,6 +309,8 @@ _RUN: dict[StepName, Callable[[Store, int, tuple, Report | None], None]] = {
     StepName.ASSESS: _assess,
     StepName.GATHER: _gather,
     StepName.CLUSTER: _cluster,
+    StepName.JOIN: _join,
+    StepName.FOLLOW: _follow,
     StepName.OPEN: _open,
     StepName.SYNC: _sync,
     StepName.PROPAGATE: _propagate,
@@ -276,6 +322,8 @@ _STAGE = {
     StepName.ASSESS: Stage.DETECT,
     StepName.GATHER: Stage.CLUSTER,
     StepName.CLUSTER: Stage.CLUSTER,
+    StepName.JOIN: Stage.VERIFY,
+    StepName.FOLLOW: Stage.VERIFY,
     StepName.OPEN: Stage.CLUSTER,
     StepName.SYNC: Stage.VERIFY,
     StepName.PROPAGATE: Stage.PROPAGATE,

@@ -111,16 +111,19 @@ class Decided:
 def decide(store: Store, round_number: int) -> Decided:
     """The part of a turn that needs no Label Studio: decisions by the answers that are stored, and the next pages.
 
-    To be called under the campaign's lock; what was decided is stored by saving the views.
+    To be called under the campaign's lock; what was decided is stored by saving the views. While images are to join
+    the round's trees it is not done.
     """
     if all_wait(store, round_number):
         return Decided(0, 0, False)
+    joining = store.trees.joining(round_number) is not None
     pages = store.pages.add(list(plan_pages(store, round_number)))
-    if not pages and store.settings.search.policy == "target" and is_promise_due(store, round_number):
+    if not pages and not joining and store.settings.search.policy == "target" and is_promise_due(store, round_number):
         begin_promise(store, round_number)
         pages = store.pages.add(list(plan_pages(store, round_number)))
     figures = live(store).summaries(round_number).values()
-    return Decided(pages, sum(f["open"] for f in figures), pages == 0 and is_done(store, round_number))
+    done = pages == 0 and not joining and is_done(store, round_number)
+    return Decided(pages, sum(f["open"] for f in figures), done)
 
 
 def _say_what_is_promised(store: Store) -> None:

@@ -95,7 +95,10 @@ class Bundle(Base):
 
 
 class ClassTree(Base):
-    """The tree of one class in one round, with the thresholds its search uses."""
+    """The tree of one class in one round, with the thresholds its search uses.
+
+    `generation` counts the trees that the class has had in that round: numbers of clusters are those of one generation.
+    """
 
     __tablename__ = "class_tree"
     round: Mapped[int] = mapped_column(ForeignKey("round.number"), primary_key=True)
@@ -104,6 +107,21 @@ class ClassTree(Base):
     known: Mapped[int]
     thresholds: Mapped[dict[str, Any]]
     searched: Mapped[bool] = mapped_column(default=False)
+    generation: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class JoinedTree(Base):
+    """A tree that new masks joined, whole in its folder, before it and those of all other classes count.
+
+    `generation` is the one that it will be, or the standing one where the class has no new masks.
+    """
+
+    __tablename__ = "joined_tree"
+    round: Mapped[int] = mapped_column(ForeignKey("round.number"), primary_key=True)
+    class_id: Mapped[int] = mapped_column(ForeignKey("class.id"), primary_key=True)
+    generation: Mapped[int]
+    masks: Mapped[int]
+    known: Mapped[int]
 
 
 class Decision(Base):

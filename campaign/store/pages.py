@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from campaign.records.page import AUDIT, PROMISE, NewPage, PageKind, Screen
 from campaign.store import models as m
+from campaign.store.rounds import JOINED
 from campaign.store.sessions import Sessions, portions
 
 
@@ -273,12 +274,14 @@ class Questions:
     def by_decision(self, kinds: Collection[str]) -> list[tuple[int, int, str | None, int]]:
         """(round, class, kind of the decision of the cluster that they sample, questions) on pages of these kinds.
 
-        The kind of decision is None where the cluster is not decided, or none is sampled.
+        The kind of decision is None where the cluster is not decided, or none is sampled, and where it was sampled
+        before new masks joined the trees: clusters had other numbers then.
         """
         columns = m.Page.round, m.Page.class_id, m.Decision.kind
         of_cluster = and_(
             m.Decision.round == m.Page.round, m.Decision.class_id == m.Page.class_id,
             m.Decision.cluster == m.Question.cluster,
+            *(or_(m.Page.round != number, m.Page.number > page) for number, page in self._joined()),
         )  # fmt: skip
         query = (
             select(*columns, func.count())
@@ -290,6 +293,12 @@ class Questions:
         )
         with self._sessions() as session:
             return [(r, c, k, n) for r, c, k, n in session.execute(query)]
+
+    def _joined(self) -> list[tuple[int, int]]:
+        """(round, its newest page when masks joined its trees last) of the rounds in which they did."""
+        with self._sessions() as session:
+            rounds = session.execute(select(m.Round.number, m.Round.metrics))
+            return [(number, known[JOINED][-1]["page"]) for number, known in rounds if known.get(JOINED)]
 
     def count(self, kind: str | None = None) -> int:
         """How many questions were asked so far, without gold."""

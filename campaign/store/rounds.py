@@ -11,6 +11,8 @@ from campaign.records.stage import Stage
 from campaign.store import models as m
 from campaign.store.sessions import Sessions
 
+JOINED = "joined"  # among a round's metrics: what joined its trees while it was verified, an entry each time
+
 
 class Rounds:
     """Part of `Store`: the rounds of the loop and the stage that each has reached."""

@@ -24,6 +24,7 @@ class Key(Name):
     EXAMPLES = "examples"
     GO_ON = "go_on"
     INSTRUCTIONS_SHOWN = "instructions_shown"
+    JOINING = "joining"
     OVERLAPS = "overlaps"
     PEOPLE = "people"
     PRACTICE = "practice"

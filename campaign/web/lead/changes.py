@@ -17,6 +17,7 @@ from campaign.records.stage import Stage
 from campaign.records.verdict import Verdict
 from campaign.search.tree_search import Search
 from campaign.store import Store
+from campaign.store import models as m
 from ml_backend.errors import InputError
 
 KINDS = tuple(kind.value for kind in Kind)
@@ -74,13 +75,17 @@ def foresee(store: Store, round_number: int, class_id: int, cluster: int, kind: 
     )
 
 
-def decide(store: Store, round_number: int, class_id: int, cluster: int, kind: str | None, name: str) -> None:
+def decide(
+    store: Store, round_number: int, class_id: int, cluster: int, kind: str | None, name: str, generation: int = 0
+) -> None:
     """Stores the lead's decision as a fact, and recomputes the decisions and the dataset that follow from it.
 
-    The newest round goes on where that leaves questions to ask; the next turn publishes them.
+    The newest round goes on where that leaves questions to ask; the next turn publishes them. Raises InputError where
+    the cluster was one of another `generation` of the tree: then it has another number now.
     """
     _view(store, round_number, class_id, cluster, kind)
     with store.locked():
+        check_generation(_view(store, round_number, class_id, cluster, kind).entry, generation)
         reopens = foresee(store, round_number, class_id, cluster, kind).reopens
         store.overrides.add(round_number, class_id, cluster, kind)
         order = f"is to be: {kind}" if kind else "is decided by its answers again"
@@ -96,6 +101,12 @@ def decide(store: Store, round_number: int, class_id: int, cluster: int, kind: s
             masks = obtained(store, round_number)
             store.datasets.save(round_number, masks)
             store.rounds.update(round_number, metrics={"masks": len(masks)})
+
+
+def check_generation(entry: m.ClassTree, generation: int) -> None:
+    """Raises InputError where a page that names a cluster was made before new masks joined the tree."""
+    if entry.generation != generation:
+        raise InputError("cluster", "one of the tree as it is now", "one from before new images joined; look again")
 
 
 def _questions(store: Store, round_number: int, search: Search) -> int:

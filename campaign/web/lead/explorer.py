@@ -104,7 +104,7 @@ class ClassExplorer:
         if class_id not in entries or not entries[class_id].masks:
             raise KeyError(class_id)
         self.store, self.round_number, self.class_id, self.entry = store, round_number, class_id, entries[class_id]
-        self.masks = ClusterMasks(store, round_number, class_id)
+        self.masks = ClusterMasks(store, round_number, class_id, self.entry.generation)
         self.tree, self.leaf = self.masks.tree, self.masks.leaf
         self.overrides = store.overrides.standing(round_number, class_id)
 

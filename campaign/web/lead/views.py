@@ -21,7 +21,7 @@ from campaign.pages.painting import reference
 from campaign.pages.projects import connect, project_url
 from campaign.records.page import Screen
 from campaign.store import Store
-from campaign.web.lead.changes import KINDS, decide, foresee
+from campaign.web.lead.changes import KINDS, check_generation, decide, foresee
 from campaign.web.lead.explorer import DECISIONS, ROW, WIDTH, ClassExplorer, Listing, mask_facts, page_facts
 from campaign.web.lead.eyes import eye_plot
 from campaign.web.lead.login import STATIC, protect
@@ -71,6 +71,7 @@ def mount(app: Flask, store: Store) -> None:
     pages = Blueprint("lead", __name__, url_prefix="/lead", template_folder=".")
     protect(app, pages, store)
     lock = _one_at_a_time(pages)
+    _see_one_time(pages, store)
     _add_filters(pages, store)
     add_overview(pages, store, lock)
     _add_people(pages, store)
@@ -124,6 +125,22 @@ def _one_at_a_time(pages: Blueprint) -> Any:
             lock.release()
 
     return lock
+
+
+def _see_one_time(pages: Blueprint, store: Store) -> None:
+    """Makes a page again where joined trees took the place of those that it was made of: it may show both."""
+
+    @pages.before_request
+    def look() -> None:
+        g.generation = store.trees.generation()
+
+    @pages.after_request
+    def look_again(response: Response) -> ResponseReturnValue:
+        shows = request.method == "GET" and request.endpoint not in STATIC and "generation" in g
+        if shows and store.trees.generation() != g.generation:
+            response.close()
+            return redirect(request.full_path, code=307)
+        return response
 
 
 def _add_filters(pages: Blueprint, store: Store) -> None:
@@ -268,7 +285,8 @@ def _add_changes(pages: Blueprint, store: Store) -> None:
     def change(round_number: int, class_id: int, cluster: int) -> ResponseReturnValue:
         _check_tree(store, round_number, class_id)
         kind = _kind(request.form.get("kind"))
-        decide(store, round_number, class_id, cluster, kind, store.classes().get(class_id, ""))
+        name = store.classes().get(class_id, "")
+        decide(store, round_number, class_id, cluster, kind, name, _generation())
         address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
         return redirect(address, code=303)
 
@@ -286,6 +304,7 @@ def _add_corrections(pages: Blueprint, store: Store) -> None:
         count = request.form.get("count", type=int) or 0
         if not 0 < count <= MOST_EDITS:
             abort(400, f"count: expected 1 to {MOST_EDITS}")
+        check_generation(_explorer(store, round_number, class_id).entry, _generation())
         ids = editing.cluster_masks(store, round_number, class_id, cluster, count)
         address = url_for("lead.cluster", round_number=round_number, class_id=class_id, cluster=cluster)
         return put_up(ids, address)
@@ -326,6 +345,11 @@ def _kind(text: str | None) -> str | None:
     if text == "policy":
         return None
     abort(400, "decision: expected accept, reject, split or policy")
+
+
+def _generation() -> int:
+    """Which of a class's trees the page showed that a form was sent from."""
+    return _page(request.form.get("generation"))
 
 
 def _listing(text: str | None) -> Listing:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from campaign.clustering import LinkageOptions, Tree, linkage
-from campaign.clustering.runs import cluster_class, clustering_facts
+from campaign.clustering.runs import cluster_class, clustering_facts, join_class
 from tests.campaign.clustering.reference import masks
 
 OPTIONS = LinkageOptions(device="cpu", threads=2)
@@ -62,6 +62,27 @@ def test_other_input_is_clustered_anew(tmp_path, change):
     after = cluster_class(tmp_path, features, scores, options)
     assert not np.array_equal(after.linkage(), before)
     assert (tmp_path / "error.npy").is_file() == (change == "options")
+
+
+def test_a_class_that_others_join_has_the_tree_of_a_rebuild_and_is_done_once(tmp_path):
+    rng = np.random.default_rng(0)
+    features, scores = np.repeat(10 * np.eye(4), 50, axis=0) + rng.normal(size=(200, 4)), rng.random(200)
+    cluster_class(tmp_path / "old", features[:195], scores[:195], OPTIONS)
+    tree = join_class(tmp_path / "new", tmp_path / "old", features, scores, OPTIONS)
+    facts, old = clustering_facts(tmp_path / "new"), clustering_facts(tmp_path / "old")
+    assert facts["rebuilt"] == "" and facts["masks"] == 200
+    scales = LinkageOptions(device="cpu", feature_scale=old["feature_scale"], score_scale=old["score_scale"])
+    np.testing.assert_allclose(tree.linkage()[:, 2], linkage(features, scores, scales)[:, 2], rtol=1e-5)
+    again = join_class(tmp_path / "new", tmp_path / "old", features, scores, OPTIONS, must_not_work)
+    np.testing.assert_array_equal(again.linkage(), tree.linkage())
+
+
+def test_a_tree_of_unknown_make_is_built_anew(tmp_path):
+    features, scores = masks("normal", 60, 4, 0)
+    Tree.build(linkage(features[:50], scores[:50]), scores[:50]).save(tmp_path / "old")
+    tree = join_class(tmp_path / "new", tmp_path / "old", features, scores, OPTIONS)
+    np.testing.assert_array_equal(tree.linkage(), linkage(features, scores, OPTIONS))
+    assert "nothing is known" in clustering_facts(tmp_path / "new")["rebuilt"]
 
 
 @pytest.mark.parametrize("n", [0, 1])

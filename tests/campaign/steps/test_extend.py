@@ -10,7 +10,7 @@ from campaign.derived.duplicates import NONE, duplicates
 from campaign.settings import CampaignSettings
 from campaign.steps import detect as detection
 from campaign.steps.export import export_campaign
-from campaign.steps.extend import Extended, extend_from_file
+from campaign.steps.extend import Extended, Taking, extend_from_file
 from campaign.steps.rounds import due, progress_of, run_step
 from campaign.store import Store
 from campaign.store.values import Key
@@ -67,11 +67,14 @@ def test_the_running_round_takes_images_while_it_detects(store, tmp_path):
     assert store.images.ids("pool", "coco_id").tolist() == [1, 2, 3, 4, 5, 7, 9, 8]
 
 
-@pytest.mark.parametrize(("stage", "now"), [("detect", False), ("cluster", True), ("verify", True)])
-def test_else_the_next_round_does(store, tmp_path, stage, now):
+@pytest.mark.parametrize(
+    ("stage", "taking"),
+    [("detect", Taking.NEXT), ("cluster", Taking.DETECTION), ("verify", Taking.DETECTION), ("verify", Taking.NEXT)],
+)
+def test_else_the_next_round_does(store, tmp_path, stage, taking):
     assert detect_all(store, 1) == [1, 2, 3, 4, 5]
     store.rounds.update(1, stage=stage)
-    assert extend_from_file(store, *files(tmp_path / "more", [7, 8]), now=now) == Extended(2, 2)
+    assert extend_from_file(store, *files(tmp_path / "more", [7, 8]), taking=taking) == Extended(2, 2)
     assert [s.name for s in due(progress_of(store))] == {
         "detect": ["assess"], "cluster": ["gather"], "verify": ["sync"]
     }[stage]  # fmt: skip

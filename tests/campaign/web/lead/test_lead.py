@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from campaign.derived.dataset import obtained
 from campaign.derived.team import team
 from campaign.steps.replay import replay
 from campaign.store import Store
+from campaign.store.models import ClassTree
 from campaign.web.lead import mount
 from campaign.web.lead.changes import decide, foresee
 from campaign.web.lead.explorer import ClassExplorer, Listing
@@ -272,6 +274,39 @@ def test_a_decision_is_changed_after_what_follows_was_shown(browser, store):
     assert obtained(store, 1).mask_id.tolist() == before
     assert [o.kind for o in store.overrides.rows()] == ["reject", None]
     assert browser.get(f"{address}/change?kind=burn").status_code == 400
+
+
+def test_a_form_from_before_new_masks_joined_is_refused_and_a_page_in_between_is_made_again(
+    browser, store, monkeypatch
+):
+    log_in(browser, store)
+    was = accepted(store)
+    address = f"/lead/clusters/1/{was.class_id}/{was.cluster}"
+    page = browser.get(f"{address}/change?kind=reject")
+
+    def grow():
+        with store.session() as session:
+            row = session.get_one(ClassTree, (1, was.class_id))
+            old = store.trees.folder(1, was.class_id, row.generation)
+            shutil.copytree(old, store.trees.folder(1, was.class_id, row.generation + 1))
+            row.generation += 1
+
+    grow()
+    form = {"kind": "reject", "token": token(page), "generation": "0"}
+    refused = browser.post(f"{address}/change", data=form)
+    assert refused.status_code == 400 and "from before new images joined; look again" in refused.text
+    assert store.overrides.rows() == []
+    asked = store.decisions.of_clusters
+
+    def slow(*args):
+        monkeypatch.undo()
+        grow()
+        return asked(*args)
+
+    monkeypatch.setattr(store.decisions, "of_clusters", slow)
+    moved = browser.get(address)
+    assert moved.status_code == 307 and moved.headers["Location"].startswith(address)
+    assert 'name="generation" value="2"' in browser.get(f"{address}/change?kind=reject").text
 
 
 def test_what_is_foreseen_is_what_happens(store):
