@@ -47,7 +47,8 @@ def join(store: Store, round_number: int, class_id: int, progress: Progress | No
         return
     old_ids = store.trees.mask_ids(round_number, class_id, entry.generation)
     rows = np.append(np.searchsorted(predictions.mask_id, old_ids), np.flatnonzero(new))
-    masks = predictions.select(rows)
+    # Where none is left out the features stay where they lie.
+    masks = predictions if len(rows) == len(predictions) else predictions.select(rows)
     folder = store.trees.folder(round_number, class_id, entry.generation + 1)
     options = linkage_options(store)
     if entry.masks:
