@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ml_backend.errors import InputError, Unavailable
 
-HEAD = "0012"
+HEAD = "0013"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 
