@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from campaign.demo.annotators import Annotator, Habits, Shown, Truth, chance, parser, per_user, run_team
+from campaign.demo.annotators import Annotator, parser, per_user, run_team
+from campaign.demo.eyes import Habits, Shown, Truth, chance
 
 COVERED = 0.1  # share of an object under masks, from which on it has one
 INSIDE = 0.5  # share of an object in the picture, from which on it is seen there

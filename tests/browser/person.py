@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import label_config
-from campaign.demo.annotators import Truth
+from campaign.demo.eyes import Truth
 from campaign.demo.sight import Sight
 from campaign.store import Store
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from campaign.demo.annotators import Habits
+from campaign.demo.eyes import Habits
 from campaign.demo.finders import Finder, SeenTruth, result
 from campaign.demo.sight import Sight
 from campaign.derived.recall import is_gold

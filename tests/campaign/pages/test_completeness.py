@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from campaign.demo.annotators import Habits
+from campaign.demo.eyes import Habits
 from campaign.demo.finders import Finder, SeenTruth
 from campaign.demo.sight import Sight
 from campaign.derived.dataset import final_masks

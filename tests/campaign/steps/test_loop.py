@@ -21,7 +21,8 @@ from pycocotools.coco import COCO
 from redis.exceptions import RedisError
 
 from campaign.certification.promise import digest_of
-from campaign.demo.annotators import Annotator, Habits, Truth
+from campaign.demo.annotators import Annotator
+from campaign.demo.eyes import Habits, Truth
 from campaign.demo.sight import Sight
 from campaign.derived.showing import task_name
 from campaign.jobs.broker import connect
