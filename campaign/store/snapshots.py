@@ -6,11 +6,12 @@ The file is what `numpy.savez` writes. Its arrays are not compressed, so rows ca
 from __future__ import annotations
 
 import json
+import weakref
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,12 +30,18 @@ class Parts:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """An array in a snapshot file of which rows are read as they are asked for; they are copies, in memory."""
+    """An array in a snapshot file of which rows are read as they are asked for; they are copies, in memory.
 
-    path: Path
+    The file is held open: a cache may remove it meanwhile.
+    """
+
+    file: BinaryIO
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.file.close)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -42,7 +49,7 @@ class StoredRows:
     def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
         if not len(self):
             return np.empty(self.shape, self.dtype)[index]
-        mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        mapped = np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
         return np.array(mapped.view(np.ndarray)[index])  # unmapped again: what was read does not stay in memory
 
 
@@ -79,12 +86,13 @@ def read_snapshot(
 
 
 def _stored_rows(path: Path, names: Collection[str]) -> Iterator[tuple[str, StoredRows]]:
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+    with zipfile.ZipFile(path) as archive:
         for name in names:
+            file = path.open("rb")
             begin = archive.getinfo(f"{name}.npy").header_offset
             file.seek(begin + _HEADER - 4)
             lengths = np.frombuffer(file.read(4), "<u2")
             file.seek(begin + _HEADER + int(lengths.sum()))
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            yield name, StoredRows(path, file.tell(), shape, dtype)
+            yield name, StoredRows(file, file.tell(), shape, dtype)
