@@ -70,6 +70,17 @@ class Bucket:
         with self._asked(name) as (files, path):
             files.get_file(path, str(file))
 
+    def head(self, name: str, length: int) -> bytes:
+        """The first bytes of an object, at most so many. FileNotFoundError where there is none."""
+        with self._asked(name) as (files, path):
+            found: bytes = files.cat_file(path, start=0, end=min(length, int(files.size(path))))
+            return found
+
+    def size(self, name: str) -> int:
+        """How many bytes an object has. FileNotFoundError where there is none."""
+        with self._asked(name) as (files, path):
+            return int(files.size(path))
+
     @contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
         """An object to be read in parts, each of which is asked for. Raises FileNotFoundError where there is none."""

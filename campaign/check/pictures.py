@@ -24,7 +24,8 @@ _MEND = {
     "local storage of the project that covers the folder",
     "uploads": "a token of a member who sees the project; LABEL_STUDIO_HOST must be Label Studio's address",
     "web": "name its host in CAMPAIGN_IMAGE_HOSTS where it lies in a private network, or open it to this machine",
-    "cloud": "connect the storage to the project with credentials that may read it",
+    "cloud": "connect the storage to the project with credentials that may read it, or name its bucket in "
+    "CAMPAIGN_IMAGE_BUCKETS where this machine's credentials may",
 }
 
 

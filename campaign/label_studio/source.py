@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlparse
 
 import numpy as np
@@ -24,13 +24,16 @@ from campaign.label_studio.changes import OVERLAP, changed_since, newest_change,
 from campaign.label_studio.client import Client, LabelStudioError
 from campaign.label_studio.controls import MaskControls, mask_controls
 from campaign.label_studio.task_notes import Region, TaskNote, TaskNotes, images_noted, own_name
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
 from ml_backend.masks.brush import decode_brush
 from ml_backend.masks.coco import Annotation, CocoDataset, ImageRecord, SourceFields
+from ml_backend.masks.fetched import file_of, is_fetched
 from ml_backend.masks.images import image_size
 from ml_backend.masks.limits import MAX_PIXELS, MAX_POINTS, check_size
 from ml_backend.masks.polygons import fill
-from ml_backend.server.image_files import ImageFiles
+from ml_backend.server.image_files import ImageFiles, bucket_url
+
+_Made = TypeVar("_Made")
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ def read_source(
     progress: Callable[[int, int], None] | None = None,
 ) -> SourceProject:
     """The project's tasks, with their images downloaded below `cache`; those that are there already are kept.
+
+    Images in buckets of $CAMPAIGN_IMAGE_BUCKETS stay there, and are fetched as they are read, by whoever reads them.
 
     What was read is noted below `cache` too: called again, also after it was killed, it reads what changed since. A
     task counts as annotated where an annotation was not skipped: the ground truth, else the latest. Of the
@@ -252,18 +257,19 @@ def download(
 ) -> dict[int, Path]:
     """The image of each task as a file below `cache`. Raises InputError naming the task whose image cannot be had."""
     paths: dict[int, Path] = {}
-    for task, path in _downloaded(client, ImageFiles(cache, NO_LIMIT), addresses):
+    files = ImageFiles(cache, NO_LIMIT)
+    for task, path in _several(addresses, lambda task, address: _download(client, files, task, address)):
         paths[task] = path
         if progress:
             progress(len(paths), len(addresses))
     return paths
 
 
-def _downloaded(client: Client, files: ImageFiles, addresses: Mapping[int, str]) -> Iterator[tuple[int, Path]]:
-    """(task, the file of its image), several fetched at a time."""
+def _several(addresses: Mapping[int, str], work: Callable[[int, str], _Made]) -> Iterator[tuple[int, _Made]]:
+    """(task, what work makes of it and its image's address), several at a time."""
     pool = ThreadPoolExecutor(DOWNLOADS)
     try:
-        jobs = {task: pool.submit(_download, client, files, task, address) for task, address in addresses.items()}
+        jobs = {task: pool.submit(work, task, address) for task, address in addresses.items()}
         for task, job in jobs.items():
             yield task, job.result()
     finally:
@@ -274,13 +280,18 @@ def _downloaded(client: Client, files: ImageFiles, addresses: Mapping[int, str])
 def _fetch_images(client: Client, notes: TaskNotes, cache: Path, progress: Callable[[int, int], None] | None) -> None:
     """Fetches the images that are not there yet, and notes where they lie and how large they are."""
     files, done, total = ImageFiles(cache, NO_LIMIT), 0, notes.count()
+
+    def work(task: int, address: str) -> tuple[int, Path, int, int]:
+        path = _download(client, files, task, address)
+        return (task, path, *_size(path, task, address))
+
     for portion in notes.addresses():
-        missing = {task: address for task, (address, path) in portion.items() if path is None or not path.exists()}
+        missing = {t: address for t, (address, path) in portion.items() if path is None or not _is_kept(path)}
         done += len(portion) - len(missing)
         images: list[tuple[int, Path, int, int]] = []
         try:
-            for task, path in _downloaded(client, files, missing):
-                images.append((task, path, *_size(path, task, missing[task])))
+            for _, image in _several(missing, work):
+                images.append(image)
                 done += 1
                 if progress:
                     progress(done, total)
@@ -290,8 +301,15 @@ def _fetch_images(client: Client, notes: TaskNotes, cache: Path, progress: Calla
             progress(done, total)
 
 
+def _is_kept(path: Path) -> bool:
+    """Whether an image is where it was noted; one in a bucket is fetched again where it is no longer here."""
+    return is_fetched(path) or path.exists()
+
+
 def _download(client: Client, files: ImageFiles, task_id: int, address: str) -> Path:
     try:
+        if (url := bucket_url(address)) is not None:
+            return file_of(url)
         return files.get(address, hostname=client.url, token=client.access_token(), task_id=task_id)
     except LabelStudioError:
         raise
@@ -309,6 +327,8 @@ def _address(task: dict[str, Any], controls: MaskControls) -> str:
 def _size(path: Path, task_id: int, address: str) -> tuple[int, int]:
     try:
         return image_size(path)
+    except Unavailable:
+        raise
     except InputError as error:
         raise InputError(f"image of task {task_id} ({address})", error.expected, error.got) from None
 

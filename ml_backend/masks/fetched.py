@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
 from platformdirs import user_cache_path
@@ -24,6 +25,7 @@ from ml_backend.files import write_whole
 
 FETCHES = 16  # at a time: an object store answers several as fast as one
 BY_URL = "by-url"  # below the folder of the cache
+_Said = TypeVar("_Said")
 _EMPTY = "%"  # a part of a path without a name, which no name is quoted to
 
 
@@ -78,6 +80,21 @@ def present(path: str | Path) -> Path:
     return path
 
 
+def size_of(path: Path) -> int | None:
+    """The bytes of the object that is fetched to a path; None where nothing is. Raises like `present`."""
+    url = _url_of(path)
+    return None if url is None else _asked(url, Bucket.size)
+
+
+def beginning(path: str | Path, length: int) -> bytes | None:
+    """The first bytes of an image that would be fetched; None of one that is here. Raises like `present`."""
+    path = Path(path)
+    url = _url_of(path)
+    if url is None or path.exists():
+        return None
+    return _asked(url, partial(Bucket.head, length=length))
+
+
 def fetch(paths: Iterable[Path]) -> None:
     """Fetches the images at these paths that are not there yet, several at a time. Raises like `present`."""
     wanted = [path for path in paths if _url_of(path) is not None]
@@ -103,9 +120,14 @@ def _is_there(url: str) -> bool:
 
 
 def _download(url: str, file: Path) -> None:
+    _asked(url, partial(Bucket.download, file=file))
+
+
+def _asked(url: str, ask: Callable[[Bucket, str], _Said]) -> _Said:
+    """What the object store says of the object of a URL."""
     folder, name = url.rsplit("/", 1)
     try:
-        Bucket(folder).download(name, file)
+        return ask(Bucket(folder), name)
     except FileNotFoundError:
         raise InputError(url, "an image file", "no such object") from None
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,7 @@ from PIL import (  # noqa: F401
 
 from ml_backend.errors import InputError
 from ml_backend.masks.budgets import Budget, machine_share
-from ml_backend.masks.fetched import present
+from ml_backend.masks.fetched import beginning, present
 from ml_backend.masks.limits import MAX_PIXELS
 
 # What is read, and what a browser may be told that it is. SVG is none of these, for it is a program too. Of several
@@ -69,6 +70,7 @@ _DAMAGED = (
     zlib.error,
     Image.DecompressionBombError,
 )
+HEADER = 1 << 18  # bytes of an image in an object store that are asked for to know its size
 _budget = Budget(machine_share())
 
 
@@ -90,10 +92,20 @@ def read_rgb(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of the upright image at `path`, read from its header. Raises InputError like `read_rgb`."""
+    """(width, height) of the upright image at `path`, read from its header. Raises InputError like `read_rgb`.
+
+    Of one that lies in an object store the beginning is asked for, and the rest only where that does not say it.
+    """
+    if (head := beginning(path, HEADER)) is not None:
+        with suppress(InputError), _read(Path(path), BytesIO(head)) as image:
+            return _upright_size(image)
     with _opened(path) as image:
-        width, height = _stored_size(image)
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        return _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = _stored_size(image)
+    return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def media_type(path: str | Path) -> str:
@@ -112,13 +124,23 @@ def _opened(path: str | Path) -> Iterator[Any]:
     try:
         # Pillow would map a file that it is given by name: wrongly where a TIFF lies on its side, and fatally where the
         # file grows shorter meanwhile.
-        with path.open("rb") as file, _image(path, file) as image:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise InputError(path, "an image file", "no such file") from None
+    except OSError as error:
+        raise InputError(path, "a readable image", str(error) or type(error).__name__) from None
+    with file, _read(path, file) as image:
+        yield image
+
+
+@contextmanager
+def _read(path: Path, file: IO[bytes]) -> Iterator[Any]:
+    try:
+        with _image(path, file) as image:
             _check_size(path, *image.size)
             yield image
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(path, "an image file", "no such file") from None
     except UnidentifiedImageError:
         expected = f"an image file ({', '.join(_READERS)})"
         raise InputError(path, expected, "a file that is no image") from None

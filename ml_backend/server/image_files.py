@@ -9,13 +9,13 @@ import logging
 import os
 import threading
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 import requests
 
 from ml_backend.caches import KEPT_SHARE, Held, longest_unused
-from ml_backend.errors import FetchError, InputError
-from ml_backend.masks.fetched import BY_URL, cache_folder, cache_limit
+from ml_backend.errors import FetchError, InputError, Unavailable
+from ml_backend.masks.fetched import BY_URL, cache_folder, cache_limit, file_of, present, size_of
 from ml_backend.server.addresses import ImageHosts
 from ml_backend.server.downloads import LimitedSession, is_plain_path
 
@@ -26,10 +26,13 @@ FETCH_SECONDS = 60.0
 # Answers that speak of permissions and of a busy server, and nothing of the image.
 _PASSING = (401, 403, 407, 408, 425, 429)
 _PARTIAL = ".part"
+AZURE = "azure-blob://"
+_BUCKETS = ("s3://", "gs://", "az://", AZURE)
+MAX_NAME = 255  # bytes of a part of a path
 
 
 class ImageFiles:
-    """Fetches the images of tasks: uploads, local files, cloud storage, http.
+    """Fetches the images of tasks: uploads, local files, cloud storage, buckets, http.
 
     folder: where they are cached. limit: bytes kept there, the longest unused go first. max_bytes: the largest image
     that is fetched. Safe between threads and processes that share the folder.
@@ -55,12 +58,16 @@ class ImageFiles:
     ) -> Path:
         """The file of the image at `url` of a task of the Label Studio at `hostname`.
 
+        One in a bucket of $CAMPAIGN_IMAGE_BUCKETS is read from there, through the cache of such images
+        (`ml_backend.masks.fetched`), by this machine's credentials; others in cloud storage are asked of Label Studio.
         Only what `url` names inside Label Studio or on the web is read: never a path of this machine, unless it is a
         local file below LOCAL_FILES_DOCUMENT_ROOT; and only from hosts that `ImageHosts` lets pass. It may take so
         many seconds. Raises FetchError where it cannot be had just now, InputError where it never can.
         """
         if not isinstance(url, str) or not url.strip():
             raise InputError("image", "an address", repr(url))
+        if (own := bucket_url(url)) is not None:
+            return self._from_bucket(own)
         try:
             # A Label Studio under a path names its own files with it, and is asked under it.
             prefix = urlparse(hostname).path.rstrip("/")
@@ -82,6 +89,15 @@ class ImageFiles:
         finally:
             with self._lock:
                 self._locks.pop(folder.name, None)
+
+    def _from_bucket(self, url: str) -> Path:
+        path = file_of(url)
+        try:
+            if not path.exists() and (size := size_of(path) or 0) > self.max_bytes:
+                raise InputError("image", f"at most {self.max_bytes} bytes", f"{size} bytes")
+            return present(path)
+        except Unavailable as error:
+            raise FetchError(error.thing, error.expected, error.got) from None
 
     def _held(self, folder: Path) -> Path | None:
         with contextlib.suppress(OSError):
@@ -158,6 +174,30 @@ class ImageFiles:
             self._drop(one.path)
             total -= one.size
         return total
+
+
+def bucket_url(address: str) -> str | None:
+    """The URL at which fsspec opens an image that lies in a bucket of $CAMPAIGN_IMAGE_BUCKETS, None for others.
+
+    Whoever may write tasks would else have any object read that this machine's credentials reach. Label Studio says
+    azure-blob:// where fsspec says az://. Raises InputError for one of these buckets that names no object plainly.
+    """
+    allowed = os.environ.get("CAMPAIGN_IMAGE_BUCKETS", "")
+    if not allowed or not address.startswith(_BUCKETS):
+        return None
+    url = _as_fsspec(address)
+    roots = (_as_fsspec(root.strip()).rstrip("/") + "/" for root in allowed.split(",") if root.strip())
+    if not any(url.startswith(root) for root in roots):
+        return None
+    parts = url.split("/")[2:]
+    # fsspec takes what follows "::" for another URL, and the cache has a folder for every part of the name.
+    if "::" in url or not parts[-1] or any(p in (".", "..") or len(quote(p, safe=" ")) > MAX_NAME for p in parts):
+        raise InputError("image", "the plain name of an object in its bucket", _shown(address))
+    return url
+
+
+def _as_fsspec(address: str) -> str:
+    return f"az://{address[len(AZURE) :]}" if address.startswith(AZURE) else address
 
 
 def _failure(url: str, error: requests.RequestException) -> InputError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from contextlib import closing
 from datetime import timedelta
@@ -24,8 +25,13 @@ from campaign.label_studio.source import (
     standing_annotation,
 )
 from campaign.label_studio.task_notes import TaskNotes
+from campaign.steps.create import create_from_label_studio
 from ml_backend.errors import InputError
 from ml_backend.masks.brush import encode_brush
+from ml_backend.masks.fetched import place_of
+from ml_backend.masks.images import read_rgb
+from ml_backend.server.backend import Backend
+from ml_backend.server.image_files import ImageFiles
 
 CONFIG = """<View><Image name="img" value="$image"/>
 <BrushLabels name="brush" toName="img"><Label value="nucleus"/><Label value="cell"/></BrushLabels>
@@ -299,6 +305,57 @@ class TestReadSource:
         (images / "im3.png").unlink()
         again = read_source(client, project, tmp_path / "cache", heldout_share=0.5)
         assert [i.path for i in again.pool.images] == [i.path for i in source.pool.images]
+
+    def test_images_stay_in_the_bucket_that_is_named(
+        self, label_studio_client: Client, images: Path, s3: str, s3_server: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Tasks as Label Studio's own S3 storage writes them, read from the bucket, and from Label Studio otherwise."""
+        import fsspec
+
+        client, files = label_studio_client, fsspec.filesystem("s3")
+        for number in range(3):
+            files.put_file(str(images / f"im{number}.png"), f"{s3}/cells/im{number}.png")
+        project = client.request("POST", "api/projects/", body={"title": "Source: bucket", "label_config": CONFIG})[
+            "id"
+        ]
+        storage = {
+            "project": project, "bucket": s3.removeprefix("s3://"), "prefix": "cells", "s3_endpoint": s3_server,
+            "aws_access_key_id": "me", "aws_secret_access_key": "secret", "region_name": "us-east-1",
+            "use_blob_urls": True, "presign": True, "recursive_scan": True,
+        }  # fmt: skip
+        made = client.request("POST", "api/storages/s3", body=storage)["id"]
+        client.request("POST", f"api/storages/s3/{made}/sync")
+        tasks = list(client.tasks(project, "id,data"))
+        assert sorted(task["data"]["image"] for task in tasks) == [f"{s3}/cells/im{n}.png" for n in range(3)]
+        monkeypatch.setenv("CAMPAIGN_IMAGE_CACHE", str(tmp_path / "images"))
+        presigned = read_source(client, project, tmp_path / "presigned")
+        monkeypatch.setenv("CAMPAIGN_IMAGE_BUCKETS", s3)
+        direct = read_source(client, project, tmp_path / "direct")
+        assert {place_of(i.path) for i in direct.pool.images} == {f"{s3}/cells/im{n}.png" for n in range(3)}
+        assert all(i.path.is_relative_to(tmp_path / "presigned") for i in presigned.pool.images)
+        for one, other in zip(presigned.pool.images, direct.pool.images, strict=True):
+            assert (one.id, one.file_name, one.width, one.height) == (
+                other.id, other.file_name, other.width, other.height
+            )  # fmt: skip
+            assert np.array_equal(read_rgb(one.path), read_rgb(other.path))
+        # Without a Label Studio that answers for the images: nothing was copied, and what the cache lost is fetched.
+        assert [path.name for path in (tmp_path / "direct").iterdir()] == [NOTES_FILE]
+        shutil.rmtree(tmp_path / "images")
+        again = read_source(client, project, tmp_path / "direct")
+        assert [i.path for i in again.pool.images] == [i.path for i in direct.pool.images]
+        assert read_rgb(next(again.pool.images).path).shape == (48, 64, 3)
+        settings = {"name": "bucket", "label_studio": {"url": client.url, "source_project": project}}
+        with pytest.raises(InputError, match="tasks with masks"):
+            create_from_label_studio(tmp_path / "campaign", settings, client.access_token())
+        brush = region("brush", "brushlabels", {"rle": encode_brush(ring_and_dot())}, "cell")
+        client.request("POST", f"api/tasks/{tasks[0]['id']}/annotations/", body={"result": [brush]})
+        store = create_from_label_studio(tmp_path / "campaign", settings, client.access_token(), heldout_share=0)
+        assert {row.path for row in store.images.rows()} == {f"{s3}/cells/im{n}.png" for n in range(3)}
+        cells = Backend(None, ImageFiles(tmp_path / "files"))  # type: ignore[arg-type]
+        monkeypatch.setenv("LABEL_STUDIO_URL", client.url)
+        for task in tasks:
+            assert place_of(cells.task_image(project, task, "image")) == task["data"]["image"]
 
     def test_bad_sources(self, label_studio_client: Client, images: Path, web: str, tmp_path: Path) -> None:
         client = label_studio_client

@@ -4,6 +4,7 @@ import json
 import time
 
 import fsspec
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,7 +13,7 @@ from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.masks.coco_stream import CocoImages
 from ml_backend.masks.fetched import are_there, fetch, file_of, is_fetched, place_of, present
-from ml_backend.masks.images import image_size, read_rgb
+from ml_backend.masks.images import HEADER, image_size, read_rgb
 
 
 @pytest.fixture
@@ -74,3 +75,21 @@ def test_a_coco_file_names_images_below_a_url(pictures, tmp_path):
         path.write_text(json.dumps(coco))
         with pytest.raises(InputError, match=f"expected an object below {pictures}, got {name}"):
             CocoDataset.load(path, file_of(pictures))
+
+
+def test_the_size_of_an_image_costs_its_beginning(s3, tmp_path, machines):
+    """Of a file whose beginning does not say it all of it is read."""
+    machines("one")
+    pixels = np.random.default_rng(0).integers(0, 255, (700, 600, 3), np.uint8)
+    files = fsspec.filesystem("s3")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, more, size in (("a.jpg", {"exif": exif, "quality": 95}, (700, 600)), ("a.png", {}, (600, 700))):
+        Image.fromarray(pixels).save(tmp_path / name, **more)
+        assert (tmp_path / name).stat().st_size > HEADER
+        files.put_file(str(tmp_path / name), f"{s3}/{name}")
+        assert image_size(file_of(f"{s3}/{name}")) == size
+        assert file_of(f"{s3}/{name}").exists() == (name == "a.png")
+    files.pipe_file(f"{s3}/no.jpg", b"nothing" * 100)
+    with pytest.raises(InputError, match="expected an image file"):
+        image_size(file_of(f"{s3}/no.jpg"))

@@ -5,8 +5,10 @@ import os
 import pytest
 
 from ml_backend.errors import FetchError, InputError
-from ml_backend.server.image_files import ImageFiles
+from ml_backend.masks.fetched import place_of
+from ml_backend.server.image_files import ImageFiles, bucket_url
 from tests.ml_backend.file_server import serve_folder, serve_status
+from tests.object_store import check_credentials
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +119,60 @@ def test_errors_name_an_image_without_its_secrets(tmp_path, url, message, monkey
     with pytest.raises(InputError, match=message) as caught:
         ImageFiles(tmp_path / "cache").get(url, task_id=1)
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def bucket(s3, tmp_path, monkeypatch):
+    """The URL of a bucket with a picture and a large object, read directly by this machine."""
+    import fsspec
+
+    files = fsspec.filesystem("s3")
+    for name, content in (("cells/a b.png", b"picture"), ("cells/large.png", b"x" * 2000), ("other/a.png", b"other")):
+        files.pipe_file(f"{s3}/{name}", content)
+    monkeypatch.setenv("CAMPAIGN_IMAGE_CACHE", str(tmp_path / "by-url"))
+    monkeypatch.setenv("CAMPAIGN_IMAGE_BUCKETS", f"gs://more, {s3}/cells")
+    return s3
+
+
+def test_an_image_in_a_bucket_that_is_named_is_read_there(bucket, tmp_path):
+    files = ImageFiles(tmp_path / "cache", max_bytes=1000)
+    path = files.get(f"{bucket}/cells/a b.png")
+    assert path.read_bytes() == b"picture" and place_of(path) == f"{bucket}/cells/a b.png"
+    assert files.get(f"{bucket}/cells/a b.png") == path and list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cells/none.png", "expected an image file, got no such object"),
+        ("cells/large.png", "expected at most 1000 bytes, got 2000 bytes"),
+        ("cells/../other/a.png", "expected the plain name of an object"),
+        ("cells/a.png::file:///etc/passwd", "expected the plain name of an object"),
+        ("cells/" + "ü" * 60, "expected the plain name of an object"),
+        ("cells/", "expected the plain name of an object"),
+    ],
+)
+def test_what_is_refused_of_such_a_bucket(bucket, tmp_path, name, message):
+    with pytest.raises(InputError, match=message) as caught:
+        ImageFiles(tmp_path / "cache", max_bytes=1000).get(f"{bucket}/{name}")
+    assert "\n" not in str(caught.value) and type(caught.value) is InputError
+
+
+def test_other_buckets_are_asked_of_label_studio(bucket, tmp_path, web):
+    with serve_folder(web) as (url, asked), pytest.raises(InputError):
+        ImageFiles(tmp_path / "cache").get(f"{bucket}/other/a.png", hostname=url, token="t", task_id=7)
+    assert [path.split("?")[0] for path in asked] == ["/tasks/7/presign/"]
+    for address in (f"{bucket}-2/cells/a.png", f"{bucket}/cells-2/a.png", "https://host/cells/a.png"):
+        assert bucket_url(address) is None
+    assert bucket_url("gs://more/a.png") == "gs://more/a.png"
+
+
+def test_an_azure_address_is_the_one_of_fsspec(monkeypatch):
+    monkeypatch.setenv("CAMPAIGN_IMAGE_BUCKETS", "azure-blob://scans")
+    assert bucket_url("azure-blob://scans/a/b.png") == bucket_url("az://scans/a/b.png") == "az://scans/a/b.png"
+
+
+def test_a_store_that_takes_no_credentials_says_nothing_of_the_image(bucket, s3_server, tmp_path):
+    check_credentials(s3_server, True)
+    with pytest.raises(FetchError, match="credentials in the environment"):
+        ImageFiles(tmp_path / "cache").get(f"{bucket}/cells/a b.png")
