@@ -28,6 +28,7 @@ RETRY_DELAYS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SLOW = 4.5  # seconds for an answer; a page of a thousand tasks takes three
 RETRIED_STATUS = frozenset({408, 425, 429})
 PAGE_SIZE = 1000
+LONGEST_PAGE = 500  # tasks of a page that is as long as its bytes allow: what a page costs beside them is spread thin
 
 
 class LabelStudioError(InputError):
@@ -67,6 +68,8 @@ class Client:
         self._token = token
         # Label Studio's own time, as its newest answer to `request` stated it.
         self.server_time: datetime | None = None
+        # Bytes of its newest answer to `request`.
+        self.answer_bytes = 0
         self._said_slow = False
 
     def __repr__(self) -> str:
@@ -153,6 +156,7 @@ class Client:
                 path, method=method, params=params, json=body, request_options=options
             )
             self.server_time = _stated_time(response.headers.get("date")) or self.server_time
+            self.answer_bytes = len(response.content)
             if not 200 <= response.status_code < 300:
                 raise ApiError(status_code=response.status_code, body=_body(response))
             return response.json() if response.content else None
@@ -198,8 +202,31 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         """The project's tasks with an id above `after`, by id, with only the fields named in `include`.
 
+        `annotations` must be set where `include` names annotations or predictions.
+        """
+        pages = self.task_pages(
+            project_id, include, after=after, filters=filters, annotations=annotations, page_size=page_size
+        )
+        return (task for page in pages for task in page)
+
+    def task_pages(
+        self,
+        project_id: int,
+        include: str,
+        *,
+        after: int = 0,
+        filters: list[dict[str, Any]] | None = None,
+        annotations: bool = False,
+        page_size: int = PAGE_SIZE,
+        page_bytes: int | None = None,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """What `tasks` returns, in the pages in which it comes: of `page_size` tasks.
+
+        With `page_bytes` the first page is of `page_size` tasks, and each is up to twice as long as the one before, of
+        at most `LONGEST_PAGE` tasks, as far as it has no more bytes than that by what that one had.
+
         Pages go by the last id seen and not by number, so that tasks that appear, change or vanish meanwhile
-        neither double nor hide others. `annotations` must be set where `include` names annotations or predictions.
+        neither double nor hide others.
         """
         while True:
             beyond = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": after}
@@ -221,9 +248,13 @@ class Client:
                     ),
                 },
             )
-            tasks = _listed(page, f"tasks of project {project_id}", after)
-            yield from tasks
-            if len(tasks) < page_size:
+            tasks, asked = _listed(page, f"tasks of project {project_id}", after), page_size
+            if page_bytes:
+                fit = page_bytes * asked // max(self.answer_bytes, 1)
+                page_size = max(1, min(fit, 2 * asked, LONGEST_PAGE))
+            if tasks:
+                yield tasks
+            if len(tasks) < asked:
                 return
             after = tasks[-1]["id"]
 

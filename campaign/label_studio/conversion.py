@@ -16,13 +16,13 @@ from campaign.label_studio.controls import MaskControls, mask_controls
 from campaign.label_studio.source import (
     FIELDS,
     MALFORMED,
-    PAGE_SIZE,
     Region,
     class_ids,
     download,
     file_names,
     parse_regions,
     standing_annotation,
+    task_pages,
 )
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import Annotation, annotation_json, write_json
@@ -79,9 +79,8 @@ def convert(
     result = Conversion({})
     tasks: dict[int, _Task] = {}
     seen = 0
-    for seen, task in enumerate(
-        client.tasks(project_id, f"{FIELDS},completed_by", annotations=True, page_size=PAGE_SIZE), 1
-    ):
+    pages = task_pages(client, project_id, f"{FIELDS},completed_by")
+    for seen, task in enumerate((task for page in pages for task in page), 1):
         if (read := _read_task(task, controls, result)) is not None:
             tasks[task["id"]] = read
         if progress:

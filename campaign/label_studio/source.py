@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlparse
@@ -39,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 # Label Studio applies the same list to a task and to its annotations.
 FIELDS = "id,data,annotations,result,was_cancelled,ground_truth,updated_at"
-# Annotated tasks with brush masks are large.
-PAGE_SIZE = 100
+# Annotated tasks with brush masks are large; a page costs Label Studio a quarter of a second whatever is on it.
+PAGE_SIZE, PAGE_BYTES = 100, 8 << 20
 DOWNLOADS = 8
 NOTES_FILE = "tasks.sqlite"
 SINCE = "since"  # the time from which on changes are not noted yet
@@ -133,14 +132,29 @@ def _read_tasks(client: Client, project_id: int, controls: MaskControls, notes: 
         notes.keep((), **{SINCE: since})
         changed = [changed_since(stated(parsed(since) - OVERLAP))]
         for filters, after in (([], notes.newest()), (changed, 0)):
-            tasks = client.tasks(
-                project_id, FIELDS, after=after, filters=filters, annotations=True, page_size=PAGE_SIZE
-            )
-            while part := list(islice(tasks, PAGE_SIZE)):
-                notes.keep(_note(task, controls) for task in part)
+            for page in _ahead(task_pages(client, project_id, FIELDS, after, filters)):
+                notes.keep(_note(task, controls) for task in page)
         notes.keep((), **{SINCE: max(since, newest or since)})
     if newest_change(client, project_id).tasks != notes.count():
         notes.remove_others({task_number(task) for task in client.tasks(project_id, "id")})
+
+
+def task_pages(
+    client: Client, project_id: int, include: str, after: int = 0, filters: list[dict[str, Any]] | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Annotated tasks, see `Client.task_pages`: in pages that are long where tasks are small."""
+    return client.task_pages(
+        project_id, include, after=after, filters=filters, annotations=True, page_size=PAGE_SIZE, page_bytes=PAGE_BYTES
+    )
+
+
+def _ahead(pages: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """The same pages; while one is worked on, Label Studio makes the next."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, pages, None)
+        while (page := coming.result()) is not None:
+            coming = pool.submit(next, pages, None)
+            yield page
 
 
 def _note(task: dict[str, Any], controls: MaskControls) -> TaskNote:

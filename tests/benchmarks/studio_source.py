@@ -65,11 +65,16 @@ def import_tasks(studio: Studio, client: Client, tasks: int, say: Callable[[str]
     project = client.request("POST", "api/projects", body={"title": f"Source of {tasks}", "label_config": CONFIG})["id"]
     images = studio.files / str(project)
     images.mkdir()
+    # Label Studio hands out what lies below a storage of the project, and that is a folder with something in it.
+    _link(images, 0)
+    storage = {"project": project, "path": str(images), "use_blob_urls": True, "title": "images"}
+    client.request("POST", "api/storages/localfiles", body=storage)
     rng, began = random.Random(0), time.perf_counter()
     for first in range(0, tasks, BATCH):
         bodies = []
         for number in range(first, min(first + BATCH, tasks)):
-            _link(images, number)
+            if number:
+                _link(images, number)
             address = f"/data/local-files/?d={project}/{number}.png"
             annotations = [
                 {"result": [_region(rng, k) for k in range(REGIONS)], "ground_truth": False}

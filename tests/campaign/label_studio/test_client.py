@@ -186,3 +186,21 @@ class TestRealServer:
             label_studio_client.project(987654)
         with pytest.raises(ProjectGone):
             list(label_studio_client.tasks(987654, "id"))
+
+
+def test_pages_are_as_long_as_their_bytes_allow(monkeypatch) -> None:
+    """Tasks grow heavy on the way: pages double while they are small, and are short once they are not."""
+    client, asked = Client("http://127.0.0.1:9", TOKEN), []
+
+    def request(_method: str, _path: str, *, params: dict, **_: object) -> dict:
+        asked.append(params["page_size"])
+        after = json.loads(params["query"])["filters"]["items"][0]["value"]
+        tasks = [{"id": number} for number in range(after + 1, min(after + params["page_size"], 1250) + 1)]
+        client.answer_bytes = sum(10 if task["id"] <= 800 else 400 for task in tasks)
+        return {"tasks": tasks}
+
+    monkeypatch.setattr(client, "request", request)
+    pages = list(client.task_pages(1, "id", page_size=100, page_bytes=8000))
+    assert asked == [100, 200, 400, 500, 24, 20, 20]
+    assert [task["id"] for page in pages for task in page] == list(range(1, 1251))
+    assert [len(page) for page in client.task_pages(1, "id", page_size=1000)] == [1000, 250]

@@ -384,6 +384,7 @@ class TestReadSource:
     def test_goes_on_where_it_was(self, label_studio_client: Client, web: str, tmp_path: Path, monkeypatch) -> None:
         """Killed and begun again it reads on, and afterwards only what changed; what was deleted is gone."""
         monkeypatch.setattr("campaign.label_studio.source.PAGE_SIZE", 2)
+        monkeypatch.setattr("campaign.label_studio.source.PAGE_BYTES", None)
         own = region("box", "rectanglelabels", box(4, 4, 20, 16), "dirt")
         client = label_studio_client
         project, tasks = make_project(
