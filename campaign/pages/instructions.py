@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -48,13 +48,17 @@ def texts_of(store: Store) -> Instructions:
     return Instructions(folder, page.language, page.change_hours)
 
 
-def class_rules(store: Store) -> dict[int, str]:
-    """HTML of the rules of each class, its own first, with examples: what the class's pages show."""
+def class_rules(store: Store, wanted: Collection[int] | None = None) -> dict[int, str]:
+    """HTML of the rules of each class, its own first, with examples: what the class's pages show.
+
+    With `wanted` those of these classes only.
+    """
     texts, shown = texts_of(store), examples(store)
     url = _urls(store)
     return {
         class_id: texts.class_html(name, url, _rows(texts, name, shown.get(class_id), url))
         for class_id, name in store.classes().items()
+        if wanted is None or class_id in wanted
     }
 
 

@@ -48,7 +48,7 @@ def build_pages(store: Store, rows: Sequence[m.Page]) -> list[Page]:
     shown: dict[str, list[Asked]] = defaultdict(list)
     for a in store.questions.on_pages([row.key for row in rows]):
         shown[a.page_key].append(a)
-    classes, rules = store.classes(), class_rules(store)
+    classes, rules = store.classes(), class_rules(store, {row.class_id for row in rows})
     secret, base, days = store.secret("crop_key"), store.settings.page.public_url, store.settings.page.url_days
     built, ahead = [], pages_ahead(store)
     expiry = [(row.created_at + timedelta(days=days)).timestamp() for row in rows]

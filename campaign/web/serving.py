@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 SHARDS_KEPT = 32
 PATHS_KEPT = 10_000  # of images: all of a large pool would take minutes to list, and gigabytes
-EVENT_PAUSE = 0.5  # seconds; what comes meanwhile wakes the reader once
+EVENT_PAUSE = 1.0  # seconds; what comes meanwhile wakes the reader once
 
 
 class StoreCrops:

@@ -3,10 +3,11 @@
 At each size all pages but the newest are answered. Measured are, at each:
 
     publishing      pages a second of `publish_missing`, building them included, and of bare import calls with the same
-                    tasks in the same batches, into a project of their own, in turns; `ratio` is that of the two
+                    tasks in the same batches into the same project, in turns; `ratio` is that of the two
     turn            one turn's read-back with NEW new answers: seconds, calls, and processor seconds here and there
     nothing_new     one with none
     all_at_once     reading what was answered since the last size, or at the first size all of it
+    next_page       milliseconds in which an annotator is given a page: median, and the most of LOOKS
     answers         answers a second that Label Studio takes one by one
 """
 
@@ -19,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from campaign.label_studio.client import Client
-from campaign.label_studio.verification import BATCH, create_project
+from campaign.label_studio.verification import BATCH
 from campaign.pages.projects import ensure_project
 from campaign.pages.publishing import publish_missing, question_tasks
 from campaign.pages.readback import read_back
@@ -31,6 +32,7 @@ from tests.benchmarks.turns import make_campaign
 CLASSES, SIZE = 20, 15
 PUBLISHED, PORTION = 1200, 400  # pages published at each size, and before the bare calls have their turn
 NEW, TURNS = 100, 3
+LOOKS = 20
 ANSWER = [{"from_name": "status", "to_name": "title", "type": "choices", "value": {"choices": ["reviewed"]}}]
 
 
@@ -73,14 +75,15 @@ def measure(studio: Studio, folder: Path, sizes: list[int], say: Callable[[str],
     store = campaign_beside(studio, folder / "pages", sizes[-1])
     client = Counted(studio.url, studio.token, timeout=600)
     project = ensure_project(store, client)
-    bare = create_project(client, "Bare import calls")
     rows, held = [], 0
     for size in sizes:
         answered = add_answered(store, client, project, held, size - PUBLISHED - held, say)
         held = size
-        row: dict[str, Any] = {"pages": size, "publishing": publishing(store, client, bare, size - PUBLISHED)}
+        row: dict[str, Any] = {"pages": size, "all_at_once": {"pages": answered} | turn(studio, store, client)[1]}
+        row["publishing"] = publishing(store, client, project, size - PUBLISHED)
         say(f"{size} pages: {row}")
-        row["all_at_once"] = {"pages": answered} | turn(studio, store, client)[1]
+        row["next_page"] = next_page(client, project)
+        turn(studio, store, client)  # what was published is read once too, and is not what the next ones read
         open_tasks = [page.task_id for page in store.pages.rows(published=True)[-PUBLISHED:]]
         turns = []
         for number in range(TURNS):
@@ -118,15 +121,28 @@ def add_answered(store: Store, client: Client, project: int, first: int, count: 
     return count
 
 
-def publishing(store: Store, client: Counted, bare: int, first: int) -> dict[str, float]:
+def next_page(client: Client, project: int) -> dict[str, float]:
+    """Milliseconds in which Label Studio has the next page for an annotator."""
+    times = []
+    for _ in range(LOOKS):
+        began = time.perf_counter()
+        task = client.request("POST", "api/dm/actions", params={"id": "next_task", "project": project}, body={})
+        times.append(1000 * (time.perf_counter() - began))
+        # Answered, for else the next one is the same: the first are copies, of which the campaign takes no answers.
+        client.request("POST", f"api/tasks/{task['id']}/annotations/", body={"result": ANSWER, "lead_time": 20.0})
+    return {"p50": round(median(times), 1), "most": round(max(times), 1)}
+
+
+def publishing(store: Store, client: Counted, project: int, first: int) -> dict[str, float]:
     """How fast pages from number `first` on come into Label Studio, beside the same tasks by bare calls."""
     ours = theirs = 0.0
     for start in range(first, first + PUBLISHED, PORTION):
         add_pages(store, start, PORTION)
-        bodies = list(question_tasks(store, store.pages.rows(published=False)).values())
+        made = question_tasks(store, store.pages.rows(published=False)).values()
+        bodies = [body | {"meta": {}} for body in made]  # the campaign takes none for its own
         began = time.perf_counter()
         for at in range(0, PORTION, BATCH):
-            client.request("POST", f"api/projects/{bare}/import", params={"return_task_ids": "true"},
+            client.request("POST", f"api/projects/{project}/import", params={"return_task_ids": "true"},
                            body=bodies[at : at + BATCH])  # fmt: skip
         theirs += time.perf_counter() - began
         began = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gunicorn
@@ -80,7 +80,10 @@ class Studio:
 def taken(process: psutil.Process) -> float:
     """Processor seconds of a process, its children and those of them that have ended."""
     times = process.cpu_times()
-    living = sum(sum(child.cpu_times()[:4]) for child in process.children(recursive=True))
+    living = 0.0
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended since: its parent counts it the next time
+            living += sum(child.cpu_times()[:4])
     return float(times.user + times.system + times.children_user + times.children_system + living)
 
 

@@ -53,7 +53,7 @@ def test_the_lead_s_texts_come_first_and_name_their_own_crops(store):
     mask = examples(store)[1]["good"][0]
     path.write_text(f"classes: {name}\n\nRound ones. ![like this](crop:{mask})\n")
     assert write_templates(store) == paths and "Round ones" in path.read_text(), "the lead's file stays"
-    html = class_rules(store)[1]
+    html = class_rules(store, {1})[1]
     assert len(pictures(html)) == 1 and html.index("Round ones") < html.index("When is a mask correct?")
     assert "Round ones" in project_instructions(store) and "How it works" in project_instructions(store)
     assert "brush" in project_instructions(store, "edit").lower()
