@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SHARDS_KEPT = 32
 PATHS_KEPT = 10_000  # of images: all of a large pool would take minutes to list, and gigabytes
+ANSWERED = 0.05  # seconds; whoever wakes is answered before this process has other work
 EVENT_PAUSE = 1.0  # seconds; what comes meanwhile wakes the reader once
 
 
@@ -149,6 +150,7 @@ class Waker:
 
     def _watch(self) -> None:
         while self._woken.wait():
+            time.sleep(ANSWERED)
             self._woken.clear()
             if not self.wake():
                 self._woken.set()
