@@ -76,7 +76,7 @@ class Source:
         working: type = np.float32 if self.features.dtype in (np.float16, np.float32) else np.float64
         rows: np.ndarray = self.features[index].astype(working)
         rows -= self.centre.astype(working)
-        rows *= working(1 / self.feature_scale)
+        rows /= working(self.feature_scale)
         return rows.astype(np.float32, copy=False)
 
     def select(self, index: np.ndarray) -> Points:

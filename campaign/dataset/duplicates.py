@@ -149,14 +149,17 @@ def _candidates(codes: np.ndarray) -> Iterator[np.ndarray]:
     part of the band's values at a time.
     """
     n, width = codes.shape[1], 64 // BANDS
-    parts = -(-codes.size // HASHES_AT_ONCE)
-    cuts = np.linspace(0, 1 << width, parts + 1).round().astype(np.int64)
     flat = codes.reshape(-1)
     for band in range(BANDS):
         keys = (flat >> np.uint64(width * band)).astype(np.uint16)
-        for low, high in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
-            here = np.flatnonzero((keys >= low) & (keys < high)) if parts > 1 else np.arange(len(flat))
+        order = np.argsort(keys, kind="stable")
+        ends = np.cumsum(np.bincount(keys, minlength=1 << width))
+        start = 0
+        while start < len(order):  # whole buckets, `HASHES_AT_ONCE` of them or the fewest more
+            end = int(ends[min(int(np.searchsorted(ends, start + HASHES_AT_ONCE)), len(ends) - 1)])
+            here = order[start:end]
             yield from _in_buckets(flat[here], keys[here], here % n, here < n)
+            start = end
 
 
 def _in_buckets(code: np.ndarray, key: np.ndarray, image: np.ndarray, whole: np.ndarray) -> Iterator[np.ndarray]:

@@ -76,12 +76,11 @@ class RoundColumns:
 
     def inputs(self, number: int) -> Inputs:
         """What the verifier sees; that of the pool stays on disk, for it is large and seldom needed."""
-        version = self.version(number)
-        arrays = self._kept_inputs(number, version)
-        if arrays is None:
-            self._work_out(number, version)
-            arrays = self._kept_inputs(number, version) or {}
         columns = self.of_round(number)
+        while (arrays := self._kept_inputs(number, columns.version)) is None:  # or another process has kept newer ones
+            self._known.pop(number, None)
+            self._work_out(number, self.version(number))
+            columns = self.of_round(number)
         known = Rows(*(arrays[f"heldout_{name}"] for name in ("inputs", "class_id", "image")))
         return Inputs(Rows(arrays["pool_inputs"], columns.class_id, columns.image), known, arrays["heldout_iou"])
 

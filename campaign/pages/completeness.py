@@ -54,9 +54,12 @@ SAID_COMPLETE = "complete"
 def add_complete_pages(store: Store, count: int) -> int:
     """Stores pages of the next `count` parts in the order of the draw, and gold among them; returns how many are new.
 
-    Raises InputError where the dataset is empty.
+    Raises InputError where the dataset is empty, or images are about to join the round's trees: what was found on them
+    is in no dataset yet.
     """
-    known = store.pages.rows(kind=PageKind.COMPLETE)
+    known, newest = store.pages.rows(kind=PageKind.COMPLETE), store.rounds.newest()
+    if newest is not None and store.trees.joining(newest.number) is not None:
+        raise InputError("images", "none that are joining the round's trees, before asking what is missing", "some")
     asked = sorted((p.place or {})["unit"] for p in known if not is_gold(p))
     first = asked[-1] + 1 if asked else 0
     masks = final_masks(store)

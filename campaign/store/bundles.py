@@ -8,7 +8,6 @@ group and its range of every bundle. Bundles are made anew from shards at any ti
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from campaign.store import models as m
 from campaign.store.masks import Masks
 from campaign.store.objects import Files
 from campaign.store.rounds import Rounds
+from campaign.store.scratch import scratch_array
 from campaign.store.sessions import Sessions
 from campaign.store.shards import feature_path, read_features, read_group, read_table, write_groups
 from ml_backend.errors import InputError
@@ -59,9 +59,13 @@ class Bundles:
         return plans
 
     def finished(self, round_number: int) -> frozenset[int]:
-        """The numbers of the bundles that are there."""
-        with self._sessions() as session:
-            return frozenset(session.scalars(select(m.Bundle.number).where(m.Bundle.round == round_number)))
+        """The numbers of the bundles that are there, of the shards that they would be made of now."""
+        plans = self.planned(round_number)
+        return frozenset(
+            row.number
+            for row in self.rows(round_number)
+            if row.number < len(plans) and Plan(row.first, row.end, row.masks) == plans[row.number]
+        )
 
     def rows(self, round_number: int) -> list[m.Bundle]:
         """Rows of the bundles that are there, by number."""
@@ -181,10 +185,7 @@ def _joined(parts: list[np.ndarray], folder: Path) -> np.ndarray:
 
 def _on_disk(parts: list[np.ndarray], folder: Path) -> np.ndarray:
     """Arrays one after the other, in a file that is gone when it is no longer used."""
-    shape = sum(len(part) for part in parts), parts[0].shape[1]
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(max(1, shape[0] * shape[1] * 2))
-        whole = np.memmap(file, np.float16, "r+", shape=shape)
+    whole = scratch_array(folder, (sum(len(part) for part in parts), parts[0].shape[1]), np.float16)
     start = 0
     for part in parts:
         whole[start : start + len(part)] = part

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from campaign.dataset.duplicates import SIDE, Signatures
 from campaign.store.objects import Files
+from campaign.store.scratch import scratch_array
 
 
 class SignatureFiles:
@@ -46,9 +46,7 @@ class SignatureFiles:
         order = np.argsort(image_id, kind="stable")
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        with tempfile.TemporaryFile() as file:
-            file.truncate(max(1, len(order)) * SIDE * SIDE)
-            small = np.memmap(file, np.uint8, "r+", shape=(max(1, len(order)), SIDE, SIDE))[: len(order)]
+        small = scratch_array(self._folder, (len(order), SIDE, SIDE), np.uint8)
         start = 0
         for path, count in zip(self._files.each(paths), map(len, ids[1:]), strict=True):
             with np.load(path, allow_pickle=False) as stored:

@@ -152,7 +152,12 @@ class Waker:
         while self._woken.wait():
             time.sleep(ANSWERED)
             self._woken.clear()
-            if not self.wake():
+            try:
+                done = self.wake()
+            except Exception:
+                log.exception("an answer waits for the next poll")  # the next webhook is to wake again
+                done = True
+            if not done:
                 self._woken.set()
             time.sleep(EVENT_PAUSE)
 

@@ -277,6 +277,8 @@ def _add_changes(pages: Blueprint, store: Store) -> None:
         kind = _kind(request.args.get("kind"))
         change = foresee(store, round_number, class_id, cluster, kind)
         explorer = _explorer(store, round_number, class_id)
+        if "generation" in request.args:
+            check_generation(explorer.entry, _generation())
         return render_template(
             "change.html", explorer=explorer, view=_or_404(explorer.cluster, cluster), kind=kind, change=change
         )
@@ -349,7 +351,7 @@ def _kind(text: str | None) -> str | None:
 
 def _generation() -> int:
     """Which of a class's trees the page showed that a form was sent from."""
-    return _page(request.form.get("generation"))
+    return _page(request.values.get("generation"))
 
 
 def _listing(text: str | None) -> Listing:

@@ -14,6 +14,7 @@ from campaign.derived.live import LiveViews, live
 from campaign.derived.outline import outline
 from campaign.derived.selection import lead_orders
 from campaign.derived.status import status
+from campaign.pages.completeness import add_complete_pages
 from campaign.records.decision import Kind
 from campaign.records.verdict import Verdict
 from campaign.steps import detect as detection
@@ -296,6 +297,14 @@ def test_one_at_a_time(tmp_path, detects):
     with pytest.raises(InputError, match="got images that join it now"):
         add_images(store, tmp_path, 1, 400)
     assert store.images.count("pool") == 2
+
+
+def test_what_is_missing_is_not_asked_meanwhile(tmp_path, detects):
+    store, _ = begun(tmp_path, "paper")
+    add_images(store, tmp_path, 1, 400)
+    with pytest.raises(InputError, match="joining the round's trees, before asking what is missing"):
+        add_complete_pages(store, 1)
+    assert store.pages.rows(kind="complete") == []
 
 
 def test_late_copies_of_steps_do_nothing(tmp_path, detects):

@@ -88,6 +88,18 @@ def test_where_bundles_are_not_whole_the_shards_are_read(store, damage):
     assert same(store.bundles.read(1, 2), store.masks.predictions(1, "pool", 2))
 
 
+def test_a_bundle_is_made_anew_where_shards_came_after(store):
+    gather_all(store)
+    store.masks.save_shard(1, "pool", SHARDS, predictions().select(slice(3)), 1, 0.0)
+    made = store.bundles.finished(1)
+    for number, plan in enumerate(store.bundles.planned(1)):
+        assert (number in made) == (plan.end <= SHARDS)
+        store.bundles.gather(1, number)
+    rows = [(row.first, row.end, row.masks) for row in store.bundles.rows(1)]
+    assert rows == [(plan.first, plan.end, plan.masks) for plan in store.bundles.planned(1)]
+    assert same(store.bundles.read(1, 1), store.masks.predictions(1, "pool", 1))
+
+
 def test_trees_are_the_same_from_bundles_and_from_shards(store):
     gather_all(store)
     cluster(store, 1, 1)

@@ -83,6 +83,23 @@ def test_an_answer_during_a_turn_has_another_follow_it(tmp_path):
         assert wait_until(lambda: queue.job_ids) == [turn.id]
 
 
+def test_a_webhook_wakes_after_one_that_failed(folder, monkeypatch, caplog):
+    waker, woken = Waker(Store.open(folder)), []
+
+    def wake():
+        woken.append(1)
+        if len(woken) == 1:
+            raise OSError("a socket that is gone")
+        return True
+
+    monkeypatch.setattr(waker, "wake", wake)
+    waker("ANNOTATION_CREATED", {})
+    wait_until(lambda: woken)
+    waker("ANNOTATION_CREATED", {})
+    assert wait_until(lambda: len(woken) == 2 or None)
+    assert "an answer waits for the next poll" in caplog.text
+
+
 def wait_until(asked, seconds=10.0):
     until = time.monotonic() + seconds
     while not (found := asked()) and time.monotonic() < until:

@@ -296,6 +296,8 @@ def test_a_form_from_before_new_masks_joined_is_refused_and_a_page_in_between_is
     refused = browser.post(f"{address}/change", data=form)
     assert refused.status_code == 400 and "from before new images joined; look again" in refused.text
     assert store.overrides.rows() == []
+    looked = browser.get(f"{address}/change?kind=reject&generation=0")
+    assert looked.status_code == 400 and "look again" in looked.text
     asked = store.decisions.of_clusters
 
     def slow(*args):
