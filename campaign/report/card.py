@@ -279,7 +279,8 @@ def _draw(path: Path, classes: dict[int, str], ours: dict[int, Shapes], theirs: 
             axis.set(title=f"{classes.get(number, number)}: {title}", yticks=[])
         _centres(row[3], mine, labelled)
         row[3].set(title=f"{classes.get(number, number)}: centres")
-    grid[0][0].legend(fontsize=8, frameon=False)
+    if grid[0][0].get_legend_handles_labels()[0]:
+        grid[0][0].legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=80, format="png", metadata={"Software": None})
 
 
