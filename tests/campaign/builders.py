@@ -51,10 +51,14 @@ def is_good(mask_id: int) -> bool:
 
 
 def verify_store(
-    folder: Path, search: dict | None = None, quality: dict | None = None, label_studio: dict | None = None
-) -> Store:
-    """A store whose round 1 is at verify, over one image of the pool; nothing is held out, so there is no gold."""
-    return _store(folder, ("pool",), search, quality, label_studio)
+    folder: Path, search: dict | None = None, quality: dict | None = None, label_studio: dict | None = None,
+    place: str | None = None, jobs: dict | None = None,
+) -> Store:  # fmt: skip
+    """A store whose round 1 is at verify, over one image of the pool; nothing is held out, so there is no gold.
+
+    It lies in the folder, or at another place.
+    """
+    return _store(folder, ("pool",), search, quality, label_studio, place=place, jobs=jobs)
 
 
 def gold_store(
@@ -75,7 +79,7 @@ def spread_iou(row: int) -> float:
 
 def _store(
     folder: Path, splits: tuple[str, ...], search: dict | None, quality: dict | None, label_studio: dict | None,
-    iou: Callable[[int], float] = lambda i: float(is_good(i)),
+    iou: Callable[[int], float] = lambda i: float(is_good(i)), place: str | None = None, jobs: dict | None = None,
 ) -> Store:  # fmt: skip
     folder.mkdir(parents=True)
     rng, shown, data = np.random.default_rng(0), predictions(), {}
@@ -88,9 +92,9 @@ def _store(
             data[split].annotations = [Annotation(i + 1, 1, int(shown.class_id[i]), rle) for i, rle in true]
     settings = CampaignSettings(
         name="t", search=SEARCH | (search or {}), quality={"gold_share": 0.0} | (quality or {}),
-        label_studio=label_studio or {},
+        label_studio=label_studio or {}, jobs=jobs or {},
     )  # fmt: skip
-    store = Store.create(folder / "c", settings, data)
+    store = Store.create(place or folder / "c", settings, data)
     store.rounds.start(1, "verify")
     store.rounds.update(1, model_version="v1")
     for split in splits:

@@ -81,9 +81,9 @@ def detects(monkeypatch):
     monkeypatch.setattr(detection, "load_checkpoint", lambda name, checkpoint: Finds())
 
 
-def begun(folder, policy):
-    """A campaign of which some pages are answered and two clusters are ordered, the kinds of their masks noted."""
-    store = verify_store(folder / "store", {"policy": policy})
+def begun(folder, policy, **where):
+    """A campaign of which some pages are answered and three clusters are ordered, the kinds of their masks noted."""
+    store = verify_store(folder / "store", {"policy": policy}, **where)
     store.rounds.update(1, checkpoint="none")
     for key in builders.turn(store)[:4]:
         builders.answer(store, key)
@@ -254,6 +254,23 @@ def test_who_reads_meanwhile_sees_old_or_new(tmp_path, detects, monkeypatch):
     monkeypatch.setattr(reader.decisions, "of_kind", slow)
     assert outline(reader).masks == outline(Store.open(store.folder)).masks
     assert obtained(reader, 1).mask_id.tolist() == obtained(store, 1).mask_id.tolist()
+
+
+def test_machines_without_a_common_disk_see_the_trees_change(tmp_path, detects, postgres_server, s3, machines):
+    jobs = {"database_url": postgres_server.database("joined"), "redis_url": "redis://127.0.0.1:1/0"}
+    machines("one")
+    store, orders = begun(tmp_path, "adaptive", place=f"{s3}/mine", jobs=jobs)
+    before = live(store).summaries(1)
+    add_images(store, tmp_path, 1, 400)
+    machines("two")
+    other = Store.open(f"{s3}/mine")
+    assert other.folder != store.folder and live(other).summaries(1) == before
+    work(other)
+    machines("one")
+    assert live(store).summaries(1) == live(other).summaries(1) != before
+    assert store.trees.mask_ids(1, 1).tolist() == other.trees.mask_ids(1, 1).tolist()
+    assert outline(store).masks == outline(other).masks
+    assert {mask: ordered(store).get(mask) for mask in orders} == orders
 
 
 def test_a_voted_mask_keeps_its_verdict(tmp_path, detects):
