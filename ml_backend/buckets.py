@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -102,6 +103,12 @@ class Bucket:
             found = files.find(path, detail=True)
             return {name[len(path) :].lstrip("/"): int(one["size"]) for name, one in found.items()}
         return {}
+
+    def modified(self, name: str) -> float:
+        """When an object was put there, in seconds since 1970. Raises FileNotFoundError where there is none."""
+        with self._asked(name) as (files, path):
+            at: datetime = files.modified(path)
+        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
 
     def is_empty(self) -> bool:
         """Whether there is no object below the URL."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ from ml_backend.errors import InputError, Unavailable
 
 # A disk that is full or failing, or over its quota: somebody will see to it.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+# Names of files that are being written, and of those that were when their process was killed.
+PARTIAL = re.compile(r"\..+\.\d+\.\d+\.partial(\..*)?")
 
 
 @contextmanager

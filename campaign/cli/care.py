@@ -1,4 +1,4 @@
-"""`verify`, `jobs`, `token`, `backup`, `restore`: is all as it should be, and what to do where it is not."""
+"""`verify`, `jobs`, `token`, `backup`, `restore`, `clean`: is all as it should be, and what to do where it is not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ml_backend.buckets import is_url
 from ml_backend.errors import InputError
 
 PASSPHRASE = "CAMPAIGN_PASSPHRASE"
+_SHOWN = 20  # leftovers that are listed for people
 
 
 def verify(
@@ -168,6 +169,38 @@ def restore(
     emit({"folder": store.place, "open_pages": waiting}, json, text)
 
 
+def clean(
+    folder: Folder,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove what is old enough; without, it is listed.")] = False,
+    hours: Annotated[float, typer.Option(min=1, help="Age from which something is old enough.")] = 24,
+    json: Json = False,
+) -> None:
+    """List, or remove, what interrupted work left behind: objects and files that nothing of the campaign names.
+
+    The campaign may run meanwhile: what is being written has no name yet either, and is younger.
+    """
+    from campaign.store import Store
+    from campaign.store.leftovers import leftovers, remove_leftovers, total
+
+    store = Store.open(folder)
+    found = leftovers(store)
+    old = [one for one in found if one.age > hours * 3600]
+    removed = remove_leftovers(store, old, hours * 3600) if remove else []
+    lines = [f"{one.place}: {one.bytes} bytes, {one.age / 3600:.1f} hours old" for one in found[:_SHOWN]]
+    lines += [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    lines.append(
+        f"{store.place}: {len(found)} objects and files that nothing names, {total(found)['bytes']} bytes;"
+        f" older than {hours:g} hours: {len(old)}, {total(old)['bytes']} bytes"
+    )
+    if remove:
+        lines.append(f"removed: {len(removed)}, {total(removed)['bytes']} bytes")
+    elif old:
+        lines.append(f"to remove what is old enough: campaign clean {folder} --remove")
+    shown = [{"place": one.place, "bytes": one.bytes, "hours": round(one.age / 3600, 3)} for one in found]
+    said = {"unnamed": total(found), "old": total(old), "removed": total(removed), "leftovers": shown}
+    emit({"folder": store.place, **said}, json, "\n".join(lines))
+
+
 def ask_passphrase(confirm: bool = False) -> str:
     """The passphrase of backups from the environment, or from a prompt that does not show it."""
     if value := os.environ.get(PASSPHRASE):
@@ -177,4 +210,4 @@ def ask_passphrase(confirm: bool = False) -> str:
     return typer.prompt("Passphrase of the backup", hide_input=True, confirmation_prompt=confirm)
 
 
-COMMANDS: tuple[Any, ...] = (verify, jobs, token, backup, restore)
+COMMANDS: tuple[Any, ...] = (verify, jobs, token, backup, restore, clean)

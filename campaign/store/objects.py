@@ -96,6 +96,10 @@ class Files:
         """{name: bytes} of the files in a folder."""
         return {path.name: path.stat().st_size for path in self.listed(folder, pattern)}
 
+    def times(self, folder: Path) -> dict[str, float]:
+        """{name: seconds since 1970 at which it was written} of the files in a folder."""
+        return {path.name: path.stat().st_mtime for path in self.listed(folder)}
+
     def newest(self, folder: Path, pattern: str) -> Path | None:
         """The path of the file that was written last, None where there is none."""
         made = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
@@ -144,7 +148,7 @@ class Objects(Files):
 
     def __init__(self, sessions: Sessions, root: Path, bucket: Bucket, limit: int):
         super().__init__(sessions)
-        self._root, self._bucket = root, bucket
+        self._root, self.bucket = root, bucket
         self._cache = CacheFolder(root, limit, self._losable)
 
     def local(self, path: Path) -> Path:
@@ -173,12 +177,12 @@ class Objects(Files):
             yield path
             return
         try:
-            with self._bucket.opened(row.object) as file:
+            with self.bucket.opened(row.object) as file:
                 if (size := file.seek(0, os.SEEK_END)) != row.bytes:
-                    raise InputError(f"{self._bucket.url}/{row.object}", f"{row.bytes} bytes", f"{size}")
+                    raise InputError(f"{self.bucket.url}/{row.object}", f"{row.bytes} bytes", f"{size}")
                 yield file
         except FileNotFoundError:
-            raise InputError(f"{self._bucket.url}/{row.object}", f"an object of {row.bytes} bytes", "none") from None
+            raise InputError(f"{self.bucket.url}/{row.object}", f"an object of {row.bytes} bytes", "none") from None
 
     def parallel(self, work: Callable[[_Given], _Made], given: Iterable[_Given]) -> list[_Made]:
         """See `Files`."""
@@ -201,6 +205,10 @@ class Objects(Files):
     def sizes(self, folder: Path, pattern: str = "*") -> dict[str, int]:
         """See `Files`."""
         return {Path(row.name).name: row.bytes for row in self._in(folder, pattern)}
+
+    def times(self, folder: Path) -> dict[str, float]:
+        """See `Files`."""
+        return {Path(row.name).name: _written(row) / 10**9 for row in self._in(folder, "*")}
 
     def newest(self, folder: Path, pattern: str) -> Path | None:
         """See `Files`."""
@@ -235,7 +243,7 @@ class Objects(Files):
             self._cache.add(path)
             old = before.get(row.name)
             if old is not None and old.object != row.object and within is None:
-                self._bucket.remove([old.object])  # who fetches it just now looks again what the file is
+                self.bucket.remove([old.object])  # who fetches it just now looks again what the file is
 
     def publish(self, *paths: Path) -> None:
         """See `Files`."""
@@ -263,9 +271,7 @@ class Objects(Files):
 
     def copy(self, images: Sequence[tuple[Path, str]]) -> None:
         """Uploads images of this machine, each to a URL below the campaign's."""
-        _side_by_side(
-            self._bucket.upload, [(path, place.removeprefix(f"{self._bucket.url}/")) for path, place in images]
-        )
+        _side_by_side(self.bucket.upload, [(path, place.removeprefix(f"{self.bucket.url}/")) for path, place in images])
 
     def upload(self, paths: Sequence[Path]) -> list[m.Object]:
         """Uploads files under names of their own; returns the rows to be added so that they are there."""
@@ -273,11 +279,11 @@ class Objects(Files):
 
     def copy_of(self, number: int, image: str) -> str:
         """Where the image of this number is for all machines: the URL itself, of a file that of its copy."""
-        return image if is_url(image) else f"{self._bucket.url}/{IMAGES}/{number:09d}-{Path(image).name}"
+        return image if is_url(image) else f"{self.bucket.url}/{IMAGES}/{number:09d}-{Path(image).name}"
 
     def broken(self) -> list[tuple[str, str]]:
         """See `Files`."""
-        sizes = self._bucket.sizes()
+        sizes = self.bucket.sizes()
         wrong = []
         for row in self.rows():
             size = sizes.get(row.object)
@@ -292,7 +298,7 @@ class Objects(Files):
         """The rows of files that have to be there."""
         rows = self._rows(names)
         if missing := next((name for name in names if name not in rows), None):
-            raise InputError(f"{self._bucket.url} {missing}", "a file that the database names", "none of that name")
+            raise InputError(f"{self.bucket.url} {missing}", "a file that the database names", "none of that name")
         return rows
 
     def _fetch(self, paths: Sequence[Path]) -> None:
@@ -342,11 +348,11 @@ class Objects(Files):
         self._cache.use(path)
 
     def _download(self, row: m.Object, path: Path) -> None:
-        thing = f"{self._bucket.url}/{row.object}"
+        thing = f"{self.bucket.url}/{row.object}"
 
         def fill(partial: Path) -> None:
             try:
-                self._bucket.download(row.object, partial)
+                self.bucket.download(row.object, partial)
             except FileNotFoundError:
                 raise InputError(thing, f"the object of {row.bytes} bytes that the database names", "none") from None
             size = partial.stat().st_size
@@ -367,7 +373,7 @@ class Objects(Files):
         row = m.Object(
             name=name, object=f"{name}.{token_hex(16)}", bytes=path.stat().st_size, digest=digest, committed_at=m.now()
         )
-        self._bucket.upload(path, row.object)
+        self.bucket.upload(path, row.object)
         return row
 
     def _forget(self, rows: Sequence[m.Object]) -> None:
@@ -376,7 +382,7 @@ class Objects(Files):
         with self._sessions() as session:
             for part in portions([row.name for row in rows]):
                 session.execute(delete(m.Object).where(m.Object.name.in_(part)))
-        self._bucket.remove([row.object for row in rows])
+        self.bucket.remove([row.object for row in rows])
         for row in rows:
             (self._root / row.name).unlink(missing_ok=True)
 

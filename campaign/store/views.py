@@ -21,12 +21,14 @@ from campaign.store.sessions import Sessions
 from campaign.store.snapshots import Parts, read_snapshot, write_snapshot
 from ml_backend.errors import InputError, Unavailable
 
+SNAPSHOTS = "derived"  # the folder, in the campaign's, of the snapshots
+
 
 class Views:
     """Part of `Store`: rows of the views, and their snapshots under `derived/` in the campaign folder."""
 
     def __init__(self, sessions: Sessions, files: Files, folder: Path):
-        self._sessions, self._files, self._folder = sessions, files, folder / "derived"
+        self._sessions, self._files, self._folder = sessions, files, folder / SNAPSHOTS
 
     def row(self, name: str) -> m.View | None:
         """The row of one view, None where it was never saved or was dropped."""
