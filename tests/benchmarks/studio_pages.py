@@ -13,6 +13,7 @@ At each size all pages but the newest are answered. Measured are, at each:
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,7 @@ def measure(studio: Studio, folder: Path, sizes: list[int], say: Callable[[str],
     project = ensure_project(store, client)
     rows, held = [], 0
     for size in sizes:
+        gc.freeze()  # as in a job's process, which does not look for garbage in what its worker has loaded
         answered = add_answered(store, client, project, held, size - PUBLISHED - held, say)
         held = size
         row: dict[str, Any] = {"pages": size, "all_at_once": {"pages": answered} | turn(studio, store, client)[1]}
