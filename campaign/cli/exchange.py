@@ -70,7 +70,7 @@ def export(
         into_label_studio(store, choice, as_annotations, remove, json)
         return
     division = Division.parse(split, str(store.settings.seed)) if split else None
-    form = Form(Format(format_), polygons, division, copy_images, Parts.parse(parts) if parts else None)
+    form = Form(Format(format_), polygons, division, copy_images, Parts.parse(parts) if parts is not None else None)
     path, display = out or default_path(store, form), Display()
     with display.live():
         written = export_campaign(store, path, choice, form, partial(display.show, "masks"))

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 
 from campaign.store.locks import file_lock
 from ml_backend.buckets import Bucket, is_url
-from ml_backend.errors import InputError
+from ml_backend.errors import InputError, Unavailable
 from ml_backend.files import write_whole
 
 SETTINGS_FILE = "campaign.json"
@@ -163,6 +163,10 @@ class Prefix:
         """See `Place`."""
         if self.bucket.has(SETTINGS_FILE):
             raise InputError(self.name, "a URL without a campaign", "one that holds a campaign already")
+        for above in _above(self.name):
+            with suppress(Unavailable):  # these credentials may be good for less than all of the bucket
+                if Bucket(above).has(SETTINGS_FILE):
+                    raise InputError(self.name, "a URL that lies in no campaign", f"one in the campaign {above}")
         if not filled and not self.bucket.is_empty():
             raise InputError(self.name, "a URL without objects", "one that holds other objects")
         if not self.bucket.create(SETTINGS_FILE, _text({_MADE: False, "key": key})):
@@ -207,6 +211,13 @@ def _folder_name(url: str) -> str:
     """A name that tells people which campaign it is of, and is another for each URL."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", url).strip("-")[-40:].strip("-")
     return f"{words}-{hashlib.blake2b(url.encode(), digest_size=6).hexdigest()}"
+
+
+def _above(url: str) -> Iterator[str]:
+    """The URLs that this one lies below, the nearest first, up to the bucket."""
+    scheme, _, path = url.partition("://")
+    while (path := path.rpartition("/")[0]).strip("/"):
+        yield f"{scheme}://{path}"
 
 
 def _text(content: dict[str, Any]) -> bytes:

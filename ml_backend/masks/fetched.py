@@ -26,6 +26,7 @@ from ml_backend.files import write_whole
 FETCHES = 16  # at a time: an object store answers several as fast as one
 BY_URL = "by-url"  # below the folder of the cache
 _Said = TypeVar("_Said")
+_LIMIT = "CAMPAIGN_IMAGE_CACHE_BYTES"
 _EMPTY = "%"  # a part of a path without a name, which no name is quoted to
 
 
@@ -35,8 +36,14 @@ def cache_folder() -> Path:
 
 
 def cache_limit() -> int:
-    """The bytes that are kept there, $CAMPAIGN_IMAGE_CACHE_BYTES: 4 GiB where it is unset."""
-    return int(os.environ.get("CAMPAIGN_IMAGE_CACHE_BYTES", 4 << 30))
+    """The bytes that are kept there, $CAMPAIGN_IMAGE_CACHE_BYTES: 4 GiB where it is unset.
+
+    Raises InputError where that is no number.
+    """
+    text = os.environ.get(_LIMIT) or str(4 << 30)
+    if not text.isdecimal():
+        raise InputError(f"${_LIMIT}", "a number of bytes", text)
+    return int(text)
 
 
 def file_of(place: str) -> Path:

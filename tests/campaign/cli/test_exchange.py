@@ -42,6 +42,7 @@ def test_export_in_every_form(folder, tmp_path):
         (["--rounds", "1,9"], 1, "rounds: expected some of 1, got 9"),
         (["--rounds", "one"], 2, "--rounds: expected numbers such as 1,2, got one"),
         (["--classes", "cell,nut"], 1, "classes: expected some of cell, dot, got nut"),
+        (["--parts", ""], 1, "parts: expected class, or a number of images such as 100000, got"),
         (["--split", "0.8"], 1, "split: expected two or three shares"),
     ],
 )

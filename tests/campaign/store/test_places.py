@@ -167,6 +167,11 @@ def test_one_campaign_at_each_url_and_in_each_database(bucket_url, machines, set
     with pytest.raises(InputError, match=f"expected a database of its own, got one of campaign '{chosen.name}'"):
         Store.create(f"{bucket_url}-two", chosen, splits)
     assert names(f"{bucket_url}-two") == []
+    with pytest.raises(
+        InputError, match=f"expected a URL that lies in no campaign, got one in the campaign {bucket_url}"
+    ):
+        Store.create(f"{bucket_url}/deep/er", settings(), splits)
+    assert names(bucket_url) == before
     fsspec.open(f"{bucket_url}-three/else.txt", "w", auto_mkdir=True).open().close()
     with pytest.raises(InputError, match="expected a URL without objects, got one that holds other objects"):
         Store.create(f"{bucket_url}-three", settings(), splits)

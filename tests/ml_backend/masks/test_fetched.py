@@ -63,6 +63,12 @@ def test_the_longest_unused_go(pictures, monkeypatch):
     assert not paths[0].exists() and paths[2].exists() and read_rgb(paths[0])[0, 0].tolist() == [0, 0, 0]
 
 
+def test_a_limit_that_is_no_number_is_one_line(pictures, monkeypatch):
+    monkeypatch.setenv("CAMPAIGN_IMAGE_CACHE_BYTES", "4 GiB")
+    with pytest.raises(InputError, match=r"^\$CAMPAIGN_IMAGE_CACHE_BYTES: expected a number of bytes, got 4 GiB$"):
+        present(file_of(f"{pictures}/0%.png"))
+
+
 def test_a_coco_file_names_images_below_a_url(pictures, tmp_path):
     rows = [{"id": n, "file_name": f"{n}%.png", "width": 20, "height": 10} for n in range(3)]
     coco = {"images": rows, "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
