@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ml_backend.errors import InputError, Unavailable
 
@@ -38,11 +38,23 @@ def partial_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        kind = Unavailable if error.errno in NO_ROOM else InputError
-        raise kind(path, "a file that can be written", error.strerror or str(error)) from None
+        raise refusal(path, "a file that can be written", error) from None
     finally:
         if partial.parent.is_dir():
             partial.unlink(missing_ok=True)
+
+
+def refusal(thing: object, expected: str, error: OSError) -> InputError:
+    """What to raise where the disk refuses: Unavailable where that is for want of room."""
+    kind = Unavailable if error.errno in NO_ROOM else InputError
+    return kind(thing, expected, error.strerror or str(error))
+
+
+def feed(digest: Any, path: Path) -> None:
+    """Feeds the content of a file to a digest of hashlib."""
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object], durable: bool = True) -> None:

@@ -184,11 +184,12 @@ def _sampled_scale(source: Source, pairs: int, seed: int) -> float:
     rng = np.random.default_rng(seed)
     order = rng.permutation(count)
     shifts = rng.choice(count - 1, min(count - 1, -(-pairs // count)), replace=False) + 1
-    parts = [np.arange(low, min(low + BLOCK, count)) for low in range(0, count, BLOCK)]
-    norms = sum(float(_norms(source.x(slice(part[0], part[-1] + 1))).sum(dtype=np.float64)) for part in parts)
+    starts = range(0, count, BLOCK)
+    norms = sum(float(_norms(source.x(slice(low, low + BLOCK))).sum(dtype=np.float64)) for low in starts)
     centre = np.sqrt(2 * norms / (count - 1))
     first = second = 0.0
-    for place in parts:
+    for low in starts:
+        place = np.arange(low, min(low + BLOCK, count))
         own = source.x(order[place])
         for shift in shifts:
             value = np.sqrt(_norms(own - source.x(order[(place + shift) % count]))).astype(np.float64) - centre

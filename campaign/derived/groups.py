@@ -128,14 +128,14 @@ def grouped(number: int, columns: dict[str, np.ndarray]) -> np.ndarray:
 def chosen_groups(round_number: np.ndarray, class_id: np.ndarray, voted: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """Rows of `GROUP` of masks that were chosen one by one: (n,) each, `chance` NaN where there is none."""
     likely = ~np.isnan(chance) & ~voted
-    known = np.unique(class_id)
-    classes = len(known)
-    code = np.asarray(round_number, np.int64) * classes + np.searchsorted(known, class_id)
+    classes = np.unique(class_id)
+    count = max(len(classes), 1)
+    code = np.asarray(round_number, np.int64) * count + np.searchsorted(classes, class_id)
     code = code * 4 + 2 * voted + likely  # few, so rows need not be sorted
     there = np.bincount(code) > 0
     kinds, of = np.flatnonzero(there), (np.cumsum(there) - 1)[code]
     rows = np.zeros(len(kinds), GROUP)
-    rows["round"], rows["class_id"] = kinds // 4 // max(classes, 1), known[kinds // 4 % max(classes, 1)]
+    rows["round"], rows["class_id"] = kinds // 4 // count, classes[kinds // 4 % count]
     rows["voted"] = kinds // 2 % 2
     rows["cluster"], rows["masks"] = NO_CLUSTER, np.bincount(of, minlength=len(kinds))
     known = np.where(likely, chance, 0.0)

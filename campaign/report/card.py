@@ -18,7 +18,7 @@ from campaign.derived.pace import campaign_pace
 from campaign.steps.export import Exported
 from campaign.store import Store
 from ml_backend.detector import learns
-from ml_backend.files import whole_file, write_whole
+from ml_backend.files import feed, whole_file, write_whole
 from ml_backend.masks.rle import areas
 
 DRAWN = 6  # classes in the plot, the largest first
@@ -135,10 +135,8 @@ def _checksum(path: Path) -> dict[str, Any]:
     for file in of:
         if path.is_dir():
             digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with file.open("rb") as content:
-            while part := content.read(1 << 20):
-                digest.update(part)
-                size += len(part)
+        feed(digest, file)
+        size += file.stat().st_size
     return {"name": path.name, "bytes": size, "sha256": digest.hexdigest()}
 
 

@@ -12,6 +12,7 @@ from campaign.derived.duplicates import duplicate_counts as counts_of
 from campaign.derived.duplicates import duplicates, duplicates_line
 from campaign.settings import Split
 from campaign.store import Store
+from ml_backend.files import feed
 from ml_backend.masks.coco import ImageRecord
 from ml_backend.masks.fetched import fetch, present
 from ml_backend.masks.images import read_rgb
@@ -51,7 +52,5 @@ def look_for_duplicates(store: Store) -> None:
 
 def _digest(image: ImageRecord) -> list[int]:
     digest = hashlib.blake2b(digest_size=16)
-    with present(image.path).open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+    feed(digest, present(image.path))
     return list(digest.digest())

@@ -106,7 +106,7 @@ def progress_of(store: Store) -> Progress | None:
         # A round whose pool an earlier version began to detect keeps all.
         bool((current.metrics.get(KEPT) or {}).get("applied")) or any(split == "pool" for split, _, _ in done),
         len(bundles),
-        store.bundles.finished(current.number) if bundles else frozenset(),
+        store.bundles.finished(current.number, bundles) if bundles else frozenset(),
         joining,
         frozenset(t.class_id for t in store.trees.prepared(current.number)) if joining else frozenset(),
     )

@@ -28,7 +28,7 @@ from campaign.store.database import HEAD
 from campaign.store.places import SECRETS_FILE, SETTINGS_FILE
 from campaign.store.store import Store
 from ml_backend.errors import InputError
-from ml_backend.files import partial_file
+from ml_backend.files import feed, partial_file
 
 FORMAT = 1
 MANIFEST, SEALED = "backup.json", "secrets.sealed"
@@ -129,9 +129,7 @@ def _is_product(file: Path) -> bool:
 def checksum(file: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while part := content.read(1 << 20):
-            digest.update(part)
+    feed(digest, file)
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ group and its range of every bundle. Bundles are made anew from shards at any ti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +58,10 @@ class Bundles:
                 plans.append(Plan(number, number + 1, masks))
         return plans
 
-    def finished(self, round_number: int) -> frozenset[int]:
-        """The numbers of the bundles that are there, of the shards that they would be made of now."""
-        plans = self.planned(round_number)
-        return frozenset(
-            row.number
-            for row in self.rows(round_number)
-            if row.number < len(plans) and Plan(row.first, row.end, row.masks) == plans[row.number]
-        )
+    def finished(self, round_number: int, plans: Sequence[Plan]) -> frozenset[int]:
+        """The numbers of the bundles that are there, of the shards that they would be made of by the plans of now."""
+        rows = self.rows(round_number)
+        return frozenset(row.number for row in rows if row.number < len(plans) and _made_by(row) == plans[row.number])
 
     def rows(self, round_number: int) -> list[m.Bundle]:
         """Rows of the bundles that are there, by number."""
@@ -80,7 +76,7 @@ class Bundles:
     def gather(self, round_number: int, number: int, report: Report | None = None) -> None:
         """Makes a bundle of its shards. One that is there is left as it is, and one that is not planned is none."""
         plans = self.planned(round_number)
-        if number in self.finished(round_number) or number >= len(plans):
+        if number in self.finished(round_number, plans) or number >= len(plans):
             return
         plan = plans[number]
         path, numbers = self.path(round_number, number), range(plan.first, plan.end)
@@ -110,8 +106,7 @@ class Bundles:
         are not all there and whole.
         """
         rows = self.rows(round_number)
-        planned = [(plan.first, plan.end, plan.masks) for plan in self.planned(round_number)]
-        if planned == [(row.first, row.end, row.masks) for row in rows]:
+        if self.planned(round_number) == [_made_by(row) for row in rows]:
             try:
                 return self._read(rows, class_id, masks)
             except (InputError, OSError, ValueError):
@@ -172,6 +167,11 @@ class Bundles:
 
     def _folder(self, round_number: int) -> Path:
         return self._rounds.folder(round_number) / "bundles"
+
+
+def _made_by(row: m.Bundle) -> Plan:
+    """The plan that a bundle was made by."""
+    return Plan(row.first, row.end, row.masks)
 
 
 def _digest(features: np.ndarray) -> str:

@@ -32,7 +32,7 @@ from campaign.store.sessions import Sessions, portions
 from ml_backend.buckets import Bucket, is_url
 from ml_backend.caches import CacheFolder
 from ml_backend.errors import InputError
-from ml_backend.files import write_whole
+from ml_backend.files import feed, write_whole
 
 TRANSFERS = 8  # at a time
 _TRIES = 3  # of a file that is replaced while it is fetched
@@ -411,9 +411,7 @@ def _side_by_side(work: Callable, arguments: list[tuple]) -> list:
 def digest_of(path: Path) -> str:
     """BLAKE2b of a file's content, 16 bytes in hex."""
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+    feed(digest, path)
     return digest.hexdigest()
 
 

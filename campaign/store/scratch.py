@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.errors import InputError, Unavailable
-from ml_backend.files import NO_ROOM
+from ml_backend.files import refusal
 
 
 def scratch_array(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -30,5 +29,4 @@ def scratch_array(folder: Path, shape: tuple[int, ...], dtype: type) -> np.ndarr
                 file.truncate(length)
             return np.memmap(file, dtype, "r+", shape=shape)
     except OSError as error:
-        kind = Unavailable if error.errno in NO_ROOM else InputError
-        raise kind(folder, f"room for {length} bytes", error.strerror or str(error)) from None
+        raise refusal(folder, f"room for {length} bytes", error) from None

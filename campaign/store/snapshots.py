@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -58,17 +58,22 @@ def write_snapshot(path: Path, arrays: Mapping[str, np.ndarray | Parts], values:
     text = np.frombuffer(json.dumps(values).encode(), np.uint8)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         for name, array in {**arrays, _TEXT: text}.items():
-            parts = array if isinstance(array, Parts) else Parts(array.shape, array.dtype.type, [array])
             with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-                dtype = array.dtype if isinstance(array, np.ndarray) else np.dtype(array.dtype)
-                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": parts.shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                rows = 0
-                for part in parts.parts:
-                    member.write(np.ascontiguousarray(part, dtype).data.cast("B") if part.size else b"")
-                    rows += len(part) if part.ndim else 1
-                if parts.shape and rows != parts.shape[0]:
-                    raise ValueError(f"{name}: expected {parts.shape[0]} rows, got {rows}")
+                if isinstance(array, Parts):
+                    _write_parts(member, name, array)
+                else:
+                    np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
+
+
+def _write_parts(member: IO[bytes], name: str, array: Parts) -> None:
+    dtype, rows = np.dtype(array.dtype), 0
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(member, header)
+    for part in array.parts:
+        member.write(np.ascontiguousarray(part, dtype).tobytes())
+        rows += len(part)
+    if rows != array.shape[0]:
+        raise ValueError(f"{name}: expected {array.shape[0]} rows, got {rows}")
 
 
 def read_snapshot(

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from ml_backend.errors import InputError, brief
-from ml_backend.files import write_whole
+from ml_backend.files import feed, write_whole
 from ml_backend.masks.json_stream import JsonStream
 from ml_backend.masks.limits import is_id, is_number
 
@@ -86,9 +86,7 @@ def version_of(path: Path) -> str:
         return ResultsIndex(path).version
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
+        feed(digest, path)
     except FileNotFoundError:
         raise InputError(path, "a COCO results file", "no such file") from None
     except OSError as error:

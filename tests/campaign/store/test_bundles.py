@@ -91,7 +91,7 @@ def test_where_bundles_are_not_whole_the_shards_are_read(store, damage):
 def test_a_bundle_is_made_anew_where_shards_came_after(store):
     gather_all(store)
     store.masks.save_shard(1, "pool", SHARDS, predictions().select(slice(3)), 1, 0.0)
-    made = store.bundles.finished(1)
+    made = store.bundles.finished(1, store.bundles.planned(1))
     for number, plan in enumerate(store.bundles.planned(1)):
         assert (number in made) == (plan.end <= SHARDS)
         store.bundles.gather(1, number)
