@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,19 +23,27 @@ from campaign.store import Store
 from campaign.store import models as m
 
 PAUSE = 0.2  # seconds between two looks for new pages
+PATIENCE_SECONDS = 60.0  # for which a page is waited for
 
 
 class Sight:
     """What the published pages of a campaign show."""
 
-    def __init__(self, store: Store):
-        self.store = store
+    def __init__(self, store: Store, patience: float = PATIENCE_SECONDS):
+        self.store, self.patience = store, patience
         self._seen: dict[str, dict[str, Any]] = {}
 
     def __call__(self, key: str) -> dict[str, Any] | None:
-        """What the page of this name shows, None where none of that name was published."""
-        if key not in self._seen:
+        """What the page of this name shows; it is waited for a while. None where none of that name was published.
+
+        Label Studio hands a page out as soon as it has it, which is before the campaign has noted it as published.
+        """
+        until = time.monotonic() + self.patience
+        while key not in self._seen:
             self.look()
+            if key in self._seen or time.monotonic() > until:
+                break
+            time.sleep(PAUSE)
         return self._seen.get(key)
 
     def look(self) -> list[dict[str, Any]]:
