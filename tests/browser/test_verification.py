@@ -51,7 +51,7 @@ def wait_for_page(screen, crops_of: dict) -> None:
 PAGES = int(os.environ.get("CAMPAIGN_PAGES", "20"))
 
 
-@pytest.mark.parametrize(("number", "milliseconds"), [(PAGES, 100), (PAGES, 250), (PAGES, 500)])
+@pytest.mark.parametrize(("number", "milliseconds"), [(PAGES, 100), (PAGES // 2, 250), (PAGES // 4, 500)])
 def test_every_verdict_is_the_one_meant(screen, project, crops, label_studio_client, number, milliseconds):
     tasks = pages(crops, number)
     project_id = project(number)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,13 +117,14 @@ def test_an_unreachable_label_studio_is_named(data, tmp_path):
 def test_a_label_studio_that_went_away_is_named(data, tmp_path):
     folder = tmp_path / "c"
     campaign("init", folder, "--data", data, "--set", "label_studio.url=http://127.0.0.1:9")
-    done = campaign("sync", folder, LABEL_STUDIO_API_KEY="0" * 40)
-    assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
-    done = campaign("verify", folder, "--json", LABEL_STUDIO_API_KEY="0" * 40)
-    said = json.loads(done.stdout)
-    assert done.returncode == 1 and said["findings"] == [] and not said["fits"] and "127.0.0.1:9" in said["unknown"]
-    done = campaign("check", folder, "--json", LABEL_STUDIO_API_KEY="0" * 40)
-    assert "Label Studio does not answer" in done.stdout and "give --label-studio" not in done.stdout
+    # Each tries for some seconds before it gives up, so side by side.
+    commands = (["sync", folder], ["verify", folder, "--json"], ["check", folder, "--json"])
+    with ThreadPoolExecutor() as pool:
+        sync, verify, check = pool.map(lambda args: campaign(*args, LABEL_STUDIO_API_KEY="0" * 40), commands)
+    assert sync.returncode == 1 and "127.0.0.1:9" in sync.stderr and len(sync.stderr.splitlines()) == 1
+    said = json.loads(verify.stdout)
+    assert verify.returncode == 1 and said["findings"] == [] and not said["fits"] and "127.0.0.1:9" in said["unknown"]
+    assert "Label Studio does not answer" in check.stdout and "give --label-studio" not in check.stdout
 
 
 def test_a_token_is_needed_and_never_shown(data, tmp_path):

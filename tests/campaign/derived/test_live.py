@@ -1,6 +1,7 @@
 """Views that are kept up in any way equal one fold from the beginning."""
 
 import gc
+import os
 import shutil
 import weakref
 
@@ -18,6 +19,8 @@ from campaign.records.verdict import Verdict
 from campaign.store import Store
 from tests.campaign.builders import add_page, answer, finish, gold_store, spread_iou, turn, verify_store
 
+# Of each kind; more where it is asked for: CAMPAIGN_INTERLEAVINGS=100.
+INTERLEAVINGS = int(os.environ.get("CAMPAIGN_INTERLEAVINGS", "40"))
 KINDS = ("plain", "gold", "overlap", "qualified", "budget")
 OPERATIONS = (
     "turn", "turn", "answer", "answer", "answer", "careless", "edit", "delete", "override", "revert",
@@ -147,8 +150,9 @@ def seen(views: LiveViews) -> tuple:
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+    max_examples=INTERLEAVINGS, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
 def test_any_interleaving_equals_one_fold_from_the_beginning(kind, data, templates, tmp_path):
     folder = tmp_path / "case"
     shutil.rmtree(folder, ignore_errors=True)
