@@ -87,6 +87,14 @@ def enqueue_anew(store: Store, connection: Redis, step: Step) -> bool:
     return True
 
 
+def seconds_of_last(store: Store, connection: Redis, step: Step) -> float:
+    """Seconds that the last job of a step took; 0 where it is not over, or it is not known any more."""
+    job = fetch_job(step.job_id(store.key), connection)
+    if job is None or job.started_at is None or job.ended_at is None:
+        return 0.0
+    return max(0.0, (job.ended_at - job.started_at).total_seconds())
+
+
 def retry_pauses(retries: int, first: float) -> list[int]:
     """Seconds before each retry of a failed job: doubled each time, none the same twice."""
     return [pause_before(attempt, first) for attempt in range(retries)]

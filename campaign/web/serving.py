@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 SHARDS_KEPT = 32
 PATHS_KEPT = 10_000  # of images: all of a large pool would take minutes to list, and gigabytes
 ANSWERED = 0.05  # seconds; whoever wakes is answered before this process has other work
-EVENT_PAUSE = 1.0  # seconds; what comes meanwhile wakes the reader once
+# Seconds; what comes meanwhile wakes the reader once. The machine has as long for those who answer as a turn took.
+EVENT_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 
 
 class StoreCrops:
@@ -118,6 +119,7 @@ class Waker:
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._pause = EVENT_PAUSE
 
     def __call__(self, action: str, _payload: dict[str, Any]) -> None:
         """Notes that there is something to read, and returns at once."""
@@ -137,13 +139,15 @@ class Waker:
         from redis.exceptions import RedisError
 
         from campaign.jobs.broker import connect
-        from campaign.jobs.queues import enqueue_anew
+        from campaign.jobs.queues import enqueue_anew, seconds_of_last
 
         try:
             current = self.store.rounds.newest()
             if current is None or current.stage != Stage.VERIFY:
                 return True
-            return enqueue_anew(self.store, connect(self.store), Step(StepName.SYNC, "default", current.number))
+            connection, turn = connect(self.store), Step(StepName.SYNC, "default", current.number)
+            self._pause = min(max(EVENT_PAUSE, seconds_of_last(self.store, connection, turn)), LONGEST_PAUSE)
+            return enqueue_anew(self.store, connection, turn)
         except (InputError, RedisError) as error:
             log.warning("an answer waits for the next poll: %s", error)
             return True
@@ -159,7 +163,7 @@ class Waker:
                 done = True
             if not done:
                 self._woken.set()
-            time.sleep(EVENT_PAUSE)
+            time.sleep(self._pause)
 
 
 class CampaignModel:

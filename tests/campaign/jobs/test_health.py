@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from campaign.derived.outlook import go_on
 from campaign.jobs import health, tasks, worker
 from campaign.jobs.broker import connect
 from campaign.jobs.health import State, Watch, jobs_of, release_scheduled, retry_dead
-from campaign.jobs.queues import enqueue, enqueue_due, fetch_job, retry_pauses, step_queue
+from campaign.jobs.queues import enqueue, enqueue_due, fetch_job, retry_pauses, seconds_of_last, step_queue
 from campaign.jobs.supervisor import Clock
 from campaign.records.stage import Stage
 from campaign.steps import rounds
@@ -68,6 +69,18 @@ def test_pauses_between_tries_grow_and_are_never_the_same_twice():
     for row in pauses:
         assert 3 <= row[0] <= 7 and row[4] >= 3 * row[0] and max(row) <= 375
     assert len({tuple(row) for row in pauses}) > 10
+
+
+def test_a_turn_says_how_long_it_took_once_it_is_over(store, connection):
+    assert seconds_of_last(store, connection, SYNC) == 0
+    enqueue(store, connection, SYNC)
+    one = job(store, connection)
+    one.started_at = datetime(2026, 1, 1, 12, 0, 0, tzinfo=timezone.utc)
+    one.save()
+    assert seconds_of_last(store, connection, SYNC) == 0
+    one.ended_at = datetime(2026, 1, 1, 12, 0, 3, 500_000, tzinfo=timezone.utc)
+    one.save()
+    assert seconds_of_last(store, connection, SYNC) == 3.5
 
 
 def test_dead_jobs_are_listed_with_their_reason_and_tried_anew(store, connection):
