@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +11,12 @@ import typer
 
 from campaign.cli.arguments import Folder, Json, ask_token
 from campaign.cli.output import emit
+from ml_backend.buckets import is_url
 
 if TYPE_CHECKING:
     from campaign.dataset.choice import Choice
     from campaign.steps.export import Exported
+    from campaign.steps.export_files import Form
     from campaign.store import Store
 
 SHOWN = 10  # files that are named
@@ -22,7 +25,7 @@ SHOWN = 10  # files that are named
 def export(
     folder: Folder,
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write, for yolo a folder; by default in the campaign folder.")
+        str | None, typer.Option("--out", help="File to write, for yolo a folder; by default in the campaign folder.")
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="coco, yolo (segmentation) or parquet.")] = "coco",
     polygons: Annotated[bool, typer.Option("--polygons", help="COCO polygons instead of exact RLE.")] = False,
@@ -38,6 +41,9 @@ def export(
     parts: Annotated[
         str | None, typer.Option(help="A file for each class (class), or for every so many images (100000).")
     ] = None,
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="With --parts: the campaign's workers make them; --out may be a URL.")
+    ] = False,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images too, below images/.")] = False,
     card: Annotated[bool, typer.Option(help="Write a data card beside it.")] = True,
     to_label_studio: Annotated[
@@ -52,9 +58,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the masks as COCO, YOLO or Parquet, each with what it rests on."""
-    from campaign.cli.output import Display
     from campaign.dataset.choice import Division, Parts
-    from campaign.steps.export import default_path, export_campaign
     from campaign.steps.export_files import Form, Format
     from campaign.store import Store
 
@@ -64,6 +68,10 @@ def export(
         raise typer.BadParameter(f"--polygons: expected --format coco, got {format_}")
     if (as_annotations or remove) and not to_label_studio:
         raise typer.BadParameter(f"{'--remove' if remove else '--as-annotations'}: expected --to-label-studio with it")
+    if jobs and parts is None:
+        raise typer.BadParameter("--jobs: expected --parts with it")
+    if out is not None and is_url(out) and not jobs:
+        raise typer.BadParameter(f"--out: expected a path, or --jobs with it, got {out}")
     choice = chosen(classes, rounds, min_score, verified_only)
     store = Store.open(folder)
     if to_label_studio:
@@ -71,16 +79,50 @@ def export(
         return
     division = Division.parse(split, str(store.settings.seed)) if split else None
     form = Form(Format(format_), polygons, division, copy_images, Parts.parse(parts) if parts is not None else None)
-    path, display = out or default_path(store, form), Display()
+    if jobs:
+        by_workers(store, out, choice, form, card, json)
+    else:
+        by_this_process(store, out, choice, form, card, json)
+
+
+def by_this_process(store: Store, out: str | None, choice: Choice, form: Form, card: bool, json: bool) -> None:
+    """Writes an export, and its card."""
+    from campaign.cli.output import Display
+    from campaign.steps.export import default_path, export_campaign
+
+    path, display = Path(out) if out is not None else default_path(store, form), Display()
     with display.live():
         written = export_campaign(store, path, choice, form, partial(display.show, "masks"))
-    said, text = as_dict(written), lines(written)
-    if card:
-        from campaign.report.card import write_card
+    tell(written, write_card_at(store, written, path) if card else None, json)
 
-        files = write_card(store, written, path)
-        said["card"] = [str(file) for file in files]
-        text.append(f"data card in {files[1]}")
+
+def by_workers(store: Store, out: str | None, choice: Choice, form: Form, card: bool, json: bool) -> None:
+    """Has workers write an export in parts, and writes its card."""
+    from campaign.cli.output import Display
+    from campaign.jobs.exporting import shared_export
+
+    display = Display()
+    with display.live(), shared_export(store, out, choice, form, partial(display.show, "masks")) as shared:
+        files = None
+        if card:
+            with shared.target.writing() as path:
+                files = [shared.target.file(file.name) for file in write_card_at(store, shared.written, path)]
+    tell(shared.written, files, json)
+
+
+def write_card_at(store: Store, written: Exported, path: Path) -> list[Path]:
+    """Writes the data card of an export to a path."""
+    from campaign.report.card import write_card
+
+    return write_card(store, written, path)
+
+
+def tell(written: Exported, card: Sequence[Path | str] | None, json: bool) -> None:
+    """Says what was written, and where its card is."""
+    said, text = as_dict(written), lines(written)
+    if card is not None:
+        said["card"] = [str(file) for file in card]
+        text.append(f"data card in {card[1]}")
     emit(said, json, "\n".join(text))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,24 @@ class Tally:
         place = np.minimum(np.searchsorted(self.drawn, masks.mask_id), len(self.drawn) - 1)
         own = masks.select(self.drawn[place] == masks.mask_id)
         self._kept.append((own.class_id, own.box, areas(own.rles()), own.size[:, ::-1]))
+
+    def as_arrays(self) -> dict[str, np.ndarray]:
+        """What was counted, for another process to `take`; (k,) rows of what is kept."""
+        empty = np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 2), np.int32)
+        columns = [np.concatenate(column) for column in zip(*(self._kept or [empty]), strict=True)]
+        counts = [(number, what, count) for number, own in self.sources.items() for what, count in own.items()]
+        return dict(zip(("class_id", "box", "area", "extent"), columns, strict=True)) | {
+            "source_class": np.array([number for number, _, _ in counts], np.int64),
+            "source": np.array([what for _, what, _ in counts], np.str_),
+            "source_masks": np.array([count for _, _, count in counts], np.int64),
+        }
+
+    def take(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes what another tally of the same masks counted into account."""
+        rows = zip(*(arrays[name].tolist() for name in ("source_class", "source", "source_masks")), strict=True)
+        for number, what, count in rows:
+            self.sources[number][what] += count
+        self._kept.append(tuple(arrays[name] for name in ("class_id", "box", "area", "extent")))
 
     def shapes(self, masks: ListedMasks, images: int) -> dict[int, Shapes]:
         """The shapes of all masks, which have passed, by class; `images` is the number of images they are of."""

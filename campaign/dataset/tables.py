@@ -74,7 +74,8 @@ class ParquetFile:
             about = {"info": json.dumps(self._info), "images": f"[{self._images.getvalue()}]"}
             self._images = StringIO()
             self._writer = pq.ParquetWriter(self._path, SCHEMA.with_metadata(about), compression="zstd")
-        self._writer.write_table(table)
+        # In one piece: where pages end follows from the chunks, and a file is to be the same however masks came.
+        self._writer.write_table(table.combine_chunks())
 
 
 @contextmanager

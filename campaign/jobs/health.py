@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -17,11 +18,11 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.worker import Worker
 
-from campaign.jobs.queues import WAITING, fetch_job, forget_job, status_of
+from campaign.jobs.queues import WAITING, due_steps, fetch_job, forget_job, status_of
 from campaign.jobs.step_jobs import QUEUES, step_queue
 from campaign.jobs.trouble import JITTER, LONGEST_PAUSE
 from campaign.records.names import Name
-from campaign.steps.rounds import due, progress_of
+from campaign.steps.rounds import Step
 from campaign.store import Store
 
 PATIENCE = 5.0  # seconds that a job may be between two places of Redis
@@ -51,7 +52,7 @@ class JobRow:
 def jobs_of(store: Store, connection: Redis) -> list[JobRow]:
     """The jobs of a campaign that are not over, dead ones first, with the reason of each."""
     rows = []
-    stuck = {job.id: why for job, why in _stuck(store, connection)}
+    stuck = {job.id: why for job, why in _stuck(store, connection, due_steps(store))}
     for name in QUEUES:
         queue = step_queue(store, name, connection)
         places = (
@@ -139,10 +140,15 @@ class Watch:
 
     _since: dict[str, float] = field(default_factory=dict)
 
-    def unstick(self, store: Store, connection: Redis) -> list[tuple[str, str]]:
-        """Forgets the stuck jobs among the steps that are due, so that they are planned anew; returns (id, why)."""
+    def unstick(
+        self, store: Store, connection: Redis, steps: Iterable[Step] | None = None
+    ) -> list[tuple[str, str]]:  # fmt: skip
+        """Forgets the stuck jobs among some steps, by default those that are due, so that they are planned anew.
+
+        Returns (id, why) of each.
+        """
         now, found = time.monotonic(), dict[str, tuple[Job, str]]()
-        for job, why in _stuck(store, connection):
+        for job, why in _stuck(store, connection, due_steps(store) if steps is None else steps):
             found[job.id] = job, why
         self._since = {job_id: self._since.get(job_id, now) for job_id in found}
         freed = []
@@ -158,12 +164,11 @@ class Watch:
         return freed
 
 
-def _stuck(store: Store, connection: Redis) -> list[tuple[Job, str]]:
-    """Jobs of due steps that nothing will ever run, with the reason."""
-    progress = progress_of(store)
+def _stuck(store: Store, connection: Redis, steps: Iterable[Step]) -> list[tuple[Job, str]]:
+    """Jobs of these steps that nothing will ever run, with the reason."""
     alive: set[str] | None = None
     found = []
-    for step in due(progress) if progress else []:
+    for step in steps:
         job = fetch_job(step.job_id(store.key), connection)
         if job is None or (status := status_of(job)) not in WAITING:
             continue

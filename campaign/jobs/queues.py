@@ -27,14 +27,19 @@ class Failure:
     reason: str
 
 
+def due_steps(store: Store) -> list[Step]:
+    """The steps that are due."""
+    progress = progress_of(store)
+    return due(progress) if progress else []
+
+
 def enqueue_due(store: Store, connection: Redis, leave_out: Collection[str] = ()) -> list[Failure]:
     """Puts every due step on its queue unless it is there already; returns the steps that failed for good.
 
     Steps named in `leave_out` are not put there.
     """
-    progress = progress_of(store)
     failures = []
-    for step in due(progress) if progress else []:
+    for step in due_steps(store):
         if step.name in leave_out:
             continue
         if (failure := enqueue(store, connection, step)) is not None:
@@ -100,10 +105,9 @@ def retry_pauses(retries: int, first: float) -> list[int]:
     return [pause_before(attempt, first) for attempt in range(retries)]
 
 
-def clear_failures(store: Store, connection: Redis) -> None:
-    """Forgets failed jobs of the steps that are due, so that they are tried anew."""
-    progress = progress_of(store)
-    for step in due(progress) if progress else []:
+def clear_failures(store: Store, connection: Redis, steps: Iterable[Step] | None = None) -> None:
+    """Forgets failed jobs of some steps, by default of those that are due, so that they are tried anew."""
+    for step in due_steps(store) if steps is None else steps:
         job = fetch_job(step.job_id(store.key), connection)
         if job is not None and status_of(job) == JobStatus.FAILED:
             forget_job(job)

@@ -43,6 +43,7 @@ _ARGUMENTS: dict[StepName, tuple[type, ...]] = {
     StepName.GATHER: (int,),
     StepName.CLUSTER: (int,),
     StepName.JOIN: (int,),
+    StepName.EXPORT: (str, int),
 }
 
 

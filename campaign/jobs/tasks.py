@@ -49,7 +49,7 @@ def perform(place: str, name: str, round_number: int, *args: str | int) -> None:
             job.retries_left = 0
             job.save()
         raise
-    if job is not None and name != StepName.SYNC:
+    if job is not None and name not in (StepName.SYNC, StepName.EXPORT):
         enqueue_after(store, job.connection, name)
 
 

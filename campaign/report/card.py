@@ -15,7 +15,7 @@ from campaign.dataset.statistics import Shapes, often_of, shapes_of
 from campaign.derived.answers import gold_count
 from campaign.derived.duplicates import duplicates_line
 from campaign.derived.pace import campaign_pace
-from campaign.steps.export import Exported
+from campaign.steps.export import Exported, checksum
 from campaign.store import Store
 from ml_backend.detector import learns
 from ml_backend.files import feed, whole_file, write_whole
@@ -75,7 +75,7 @@ def card_data(
     return {
         "name": store.settings.name,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "files": [_checksum(file) for file in exported.files],
+        "files": exported.checksums or [_checksum(Path(file)) for file in exported.files],
         "masks": len(masks),
         "images": len(exported.images),
         **split,
@@ -130,11 +130,11 @@ def _method(store: Store) -> str:
 
 def _checksum(path: Path) -> dict[str, Any]:
     """Name, bytes and SHA-256 of a file; of a folder those of its labels, names and contents together."""
+    if not path.is_dir():
+        return checksum(path)
     digest, size = hashlib.sha256(), 0
-    of = sorted((path / "labels").rglob("*.txt")) if path.is_dir() else [path]
-    for file in of:
-        if path.is_dir():
-            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+    for file in sorted((path / "labels").rglob("*.txt")):
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0")
         feed(digest, file)
         size += file.stat().st_size
     return {"name": path.name, "bytes": size, "sha256": digest.hexdigest()}

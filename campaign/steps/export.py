@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -24,10 +25,11 @@ from campaign.derived.duplicates import duplicate_counts, duplicates
 from campaign.derived.recall import recall_figures
 from campaign.derived.spending import questions_asked
 from campaign.pages.painting import reference
-from campaign.steps.export_files import ExportedImages, Form, Format, Said, write
+from campaign.steps.export_files import Form, Format, Said, Written, write
+from campaign.steps.export_images import ExportedImages
 from campaign.store import Store
 from ml_backend.errors import InputError
-from ml_backend.files import write_whole
+from ml_backend.files import feed, write_whole
 from ml_backend.masks.fetched import present
 
 
@@ -36,10 +38,11 @@ class Exported:
     """What was written: the files, the masks, how many in each part, how many were not chosen, what polygons lost.
 
     `masks` are on images by their ids in the files. `info` and `certificate` are what the file, or the parts together,
-    say; `classes` those that were exported, `tally` what the masks rest on and look like.
+    say; `classes` those that were exported, `tally` what the masks rest on and look like. `checksums` are of the files,
+    where whoever wrote them worked them out: `name`, `bytes` and `sha256` of each. Files in an object store are URLs.
     """
 
-    files: list[Path]
+    files: Sequence[Path | str]
     masks: ListedMasks
     parts: dict[str, int]
     left_out: int
@@ -49,6 +52,26 @@ class Exported:
     loss: PolygonLoss | None = None
     certificate: dict[str, Any] | None = None
     classes: dict[int, str] | None = None
+    checksums: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an export holds: masks on images by the campaign's ids, `left_out` others not chosen, and what files say."""
+
+    masks: ListedMasks
+    left_out: int
+    images: ExportedImages
+    said: Said
+    tally: Tally
+
+    def exported(self, written: Written, checksums: list[dict[str, Any]] | None = None) -> Exported:
+        """What was written, once it is."""
+        in_file = self.masks.on_images(self.images.ids_in_file(self.masks.image_id))
+        return Exported(
+            written.files, in_file, written.parts, self.left_out, self.said.info, self.images, self.tally,
+            written.loss, self.said.certificate, self.said.classes, checksums,
+        )  # fmt: skip
 
 
 def default_path(store: Store, form: Form) -> Path:
@@ -67,8 +90,17 @@ def export_campaign(
     has none. `report` is called with the masks written and all of them. Raises InputError where a file cannot be
     written; what was there before then stays.
     """
-    choice, form = choice or Choice(), form or Form()
+    form = form or Form()
     form.check()
+    content = content_of(store, choice or Choice(), form)
+    written = write(path, form, content.masks, content.images, content.said, content.tally, report)
+    if form.copy_images:
+        _copy_images(path, form, content.images)
+    return content.exported(written)
+
+
+def content_of(store: Store, choice: Choice, form: Form) -> Content:
+    """What an export of the dataset as it stands holds, of which nothing is written yet."""
     whole = standing_masks(store)
     choice.check_rounds(row.number for row in store.rounds.all())
     masks = whole.select(choice.select(whole, store.classes()))
@@ -77,21 +109,21 @@ def export_campaign(
     known = np.array(list(copies), np.int64)
     on_copies = known[np.isin(known, whole.image_id)].tolist()  # of rounds before copies were looked for
     left_out = frozenset(copies.keys() - on_copies)
-    images = ExportedImages(store, form, _first_of_its_kind(store), left_out)
+    length = form.parts.images if form.parts is not None else None
+    images = ExportedImages(store, form.division, length, _first_of_its_kind(store), left_out)
     certificate = standing_certificate(store, whole) if len(masks) == len(whole) else None
     kept = choice.kept(store.classes())
-    tally = Tally.of(masks)
     fields = store.images.fields()
     categories = [fields.categories.get(c, {}) | {"id": c, "name": name} for c, name in kept.items()]
-    written = write(
-        path, form, masks, images, Said(info, certificate, fields.licenses, categories, kept), tally, report
-    )
-    if form.copy_images:
-        _copy_images(path, form, images)
-    return Exported(
-        written.files, masks.on_images(images.ids_in_file(masks.image_id)), written.parts, len(whole) - len(masks),
-        info, images, tally, written.loss, certificate, kept,
-    )  # fmt: skip
+    said = Said(info, certificate, fields.licenses, categories, kept)
+    return Content(masks, len(whole) - len(masks), images, said, Tally.of(masks))
+
+
+def checksum(path: Path) -> dict[str, Any]:
+    """Name, bytes and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    feed(digest, path)
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _first_of_its_kind(store: Store) -> dict[int, str]:

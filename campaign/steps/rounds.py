@@ -33,7 +33,10 @@ DETECTION_SECONDS = 600
 
 
 class StepName(Name):
-    """The steps of a round, in their order; `join` and `follow` where images came while it is verified."""
+    """The steps of a round, in their order; `join` and `follow` where images came while it is verified.
+
+    `export` makes some files of an export, which is of no round.
+    """
 
     TRAIN = "train"
     DETECT = "detect"
@@ -46,6 +49,7 @@ class StepName(Name):
     OPEN = "open"
     SYNC = "sync"
     PROPAGATE = "propagate"
+    EXPORT = "export"
 
 
 # Steps of which many are due together.
@@ -214,7 +218,9 @@ def run_step(store: Store, name: str, round_number: int, *args: str | int, repor
     step = Step(StepName(name), "default", round_number, args)
     with store.step_locked(step.job_id(store.key)):
         current = store.rounds.newest()
-        if current is not None and current.number == round_number and _is_time(store, current, step.name):
+        if step.name == StepName.EXPORT or (
+            current is not None and current.number == round_number and _is_time(store, current, step.name)
+        ):
             _RUN[step.name](store, round_number, args, report)
 
 
@@ -301,6 +307,13 @@ def _propagate(store: Store, round_number: int, _args: tuple, _report: Report | 
     finish_round(store, round_number)
 
 
+def _export(store: Store, _round_number: int, args: tuple, report: Report | None) -> None:
+    from campaign.steps.export_plan import make_parts
+
+    export_id, job = str(args[0]), int(args[1])
+    make_parts(store, export_id, job, None if report is None else lambda done, total: report("masks", done, total))
+
+
 # Imported when they run: a worker that publishes pages need not load a detector.
 _RUN: dict[StepName, Callable[[Store, int, tuple, Report | None], None]] = {
     StepName.TRAIN: _train,
@@ -314,6 +327,7 @@ _RUN: dict[StepName, Callable[[Store, int, tuple, Report | None], None]] = {
     StepName.OPEN: _open,
     StepName.SYNC: _sync,
     StepName.PROPAGATE: _propagate,
+    StepName.EXPORT: _export,
 }
 _STAGE = {
     StepName.TRAIN: Stage.TRAIN,

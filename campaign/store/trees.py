@@ -165,8 +165,12 @@ class Datasets:
 
         Of each portion the masks lie by class, in row groups of one class or a few, so that a class is read alone.
         """
-        write_pieces(self.path(round_number), _by_class(masks))
-        self._files.publish(self.path(round_number))
+        self.write(self.path(round_number), masks)
+
+    def write(self, path: Path, masks: DatasetMasks | ListedMasks) -> None:
+        """Stores masks in a file of this form."""
+        write_pieces(path, _by_class(masks))
+        self._files.publish(path)
 
     def read(self, before: int | None = None, class_id: int | None = None) -> DatasetMasks:
         """The masks obtained in all rounds, or in those before one, by round and mask id; of all classes or one."""
@@ -190,6 +194,10 @@ class Datasets:
     def listed(self, before: int | None = None) -> list[ListedMasks]:
         """The masks obtained in each round, in outline. They stay readable where a round is stored anew."""
         return [_listed(RowFile(path)) for path in self._paths(before)]
+
+    def files(self) -> dict[int, Path]:
+        """{round: the file of the masks that it obtained}, on this machine."""
+        return {n: path for n in (r.number for r in self._rounds.all()) if (path := self.file(n)) is not None}
 
     def _paths(self, before: int | None) -> list[Path]:
         numbers = [r.number for r in self._rounds.all() if before is None or r.number < before]

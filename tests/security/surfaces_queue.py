@@ -38,7 +38,12 @@ def job(rng: random.Random) -> None:
     """A job is a step of the campaign, or is not run."""
     name = rng.choice(list(StepName))
     args: list[Any] = [FOLDER, str(name), 1]
-    args += {StepName.DETECT: ["pool", 0, 1], StepName.CLUSTER: [3], StepName.GATHER: [3]}.get(name, [])
+    args += {
+        StepName.DETECT: ["pool", 0, 1],
+        StepName.CLUSTER: [3],
+        StepName.GATHER: [3],
+        StepName.EXPORT: ["0f", 3],
+    }.get(name, [])
     job_id = "-".join([KEY, "r1", str(name), *map(str, args[3:])])
     whole = [PERFORM, None, args, {}]
     value = mutated(rng, whole, rng.choice([0.0, 0.05, 0.2]))

@@ -43,6 +43,9 @@ def test_export_in_every_form(folder, tmp_path):
         (["--rounds", "one"], 2, "--rounds: expected numbers such as 1,2, got one"),
         (["--classes", "cell,nut"], 1, "classes: expected some of cell, dot, got nut"),
         (["--parts", ""], 1, "parts: expected class, or a number of images such as 100000, got"),
+        (["--jobs"], 2, "--jobs: expected --parts with it"),
+        (["--out", "s3://bucket/e.json"], 2, "--out: expected a path, or --jobs with it, got s3://bucket/e.json"),
+        (["--jobs", "--parts", "class"], 1, "embedded Redis: expected `campaign run"),
         (["--split", "0.8"], 1, "split: expected two or three shares"),
     ],
 )
