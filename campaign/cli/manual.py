@@ -162,7 +162,13 @@ def _recall_words(row: dict) -> str:
     return f"about {row['estimate']:.3f}{least}; {row['masks']} masks, {row['clicked']} objects clicked"
 
 
-def instructions(folder: Folder, json: Json = False) -> None:
+def instructions(
+    folder: Folder,
+    take_mine: Annotated[
+        bool, typer.Option("--take-mine", help="Share this folder's texts, also where others have changed them since.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Write the texts that annotators are shown, to be changed there, and put them into Label Studio."""
     from campaign.pages.instructions import keep_instructions, write_templates
     from campaign.pages.projects import connect
@@ -170,7 +176,7 @@ def instructions(folder: Folder, json: Json = False) -> None:
 
     store = Store.open(folder)
     with store.locked():
-        paths = [str(path) for path in write_templates(store)]
+        paths = [str(path) for path in write_templates(store, take_mine)]
         changed = keep_instructions(store, connect(store)) if store.settings.label_studio.url else 0
     lines = [*paths, f"rules put into {changed} projects; pages published from now on show these rules"]
     emit({"files": paths, "projects": changed}, json, "\n".join(lines))

@@ -7,6 +7,7 @@ a class or a group of classes. Good and bad examples are held-out predictions wh
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import shutil
@@ -22,12 +23,16 @@ from campaign.quality.measures import stable_hash
 from campaign.records.page import Screen
 from campaign.records.verdict import Verdict
 from campaign.store import Store
+from campaign.store.objects import digest_of
 from campaign.store.values import Key
 from label_config import Instructions
 from label_config.instructions import DEFAULTS, default_text, examples_html
+from ml_backend.errors import InputError
+from ml_backend.files import write_whole
 from ml_backend.server.signing import crop_url
 
 FOLDER = "instructions"
+BASE = ".shared.json"  # beside copies of shared texts: what these were when they were copied
 EXAMPLES_EACH = 4
 CLEARLY_GOOD, NEARLY_GOOD = 0.85, 0.35  # IoU of good examples at least, and of bad ones: a mask on nothing teaches less
 DAY = 86400
@@ -118,15 +123,40 @@ def keep_instructions(store: Store, client: Client) -> int:
     return updated
 
 
-def write_templates(store: Store) -> list[Path]:
+def write_templates(store: Store, take_desk: bool = False) -> list[Path]:
     """The lead's files; those that are not there yet are made, so that they can be changed.
 
-    Of a campaign at a URL they are copies on the lead's desk, and this also takes what was changed there.
+    Of a campaign at a URL they are copies on the lead's desk. What was changed there is shared, and what others have
+    shared since is copied there. Where a text was changed in both places it raises InputError and changes nothing,
+    unless `take_desk` says that the desk's counts.
     """
     folder, shared = store.desk / FOLDER, store.folder / FOLDER
+    if folder == shared:
+        return _with_templates(store, folder)
+    base = _base(folder)
+    ours, theirs = _digests(folder), _digests(store.files.folder(shared))
+    differing = [name for name in theirs if name in ours and ours[name] != theirs[name]]
+    if not take_desk:
+        for name in differing:
+            if base.get(name) not in (ours[name], theirs[name]):
+                expected = "a text that was changed here or by others since it was copied, not both"
+                hint = "remove it to take the shared one, or use --take-mine to share this one"
+                raise InputError(folder / name, expected, f"another than the shared one; {hint}")
+    for name in theirs:
+        if name not in ours or (name in differing and not take_desk and base.get(name) == ours[name]):
+            write_whole(folder / name, partial(shutil.copyfile, shared / name), durable=False)
+    paths = _with_templates(store, folder)
+    now = _digests(folder)
+    for name in now:
+        if now[name] != theirs.get(name):
+            store.files.write(shared / name, partial(shutil.copyfile, folder / name))
+    write_whole(folder / BASE, lambda path: path.write_text(json.dumps(now, indent=1)), durable=False)
+    return paths
+
+
+def _with_templates(store: Store, folder: Path) -> list[Path]:
+    """The lead's files in a folder, with templates for those that are missing."""
     (folder / "classes").mkdir(parents=True, exist_ok=True)
-    if folder != shared:
-        _copy_missing(store.files.folder(shared), folder)
     shown = examples(store)
     paths = []
     for path in sorted(DEFAULTS.glob("*.md")):
@@ -140,18 +170,21 @@ def write_templates(store: Store) -> list[Path]:
             chosen = shown.get(class_id, {})
             words = {word: " ".join(f"crop:{i}" for i in chosen.get(word, [])) or "none" for word in ("good", "bad")}
             path.write_text(TEMPLATE.format(name=name, **words), encoding="utf-8")
-    paths += sorted((folder / "classes").glob("*.md"))
-    if folder != shared:
-        for path in paths:
-            store.files.write(shared / path.relative_to(folder), partial(shutil.copyfile, path))
-    return paths
+    return [*paths, *sorted((folder / "classes").glob("*.md"))]
 
 
-def _copy_missing(source: Path, target: Path) -> None:
-    for path in source.rglob("*.md"):
-        copied = target / path.relative_to(source)
-        if not copied.exists():
-            shutil.copyfile(path, copied)
+def _digests(folder: Path) -> dict[str, str]:
+    """{path in the folder: digest} of the texts in it."""
+    return {path.relative_to(folder).as_posix(): digest_of(path) for path in sorted(folder.rglob("*.md"))}
+
+
+def _base(folder: Path) -> dict[str, str]:
+    """{path in the folder: digest} of the texts as they were when they last were the shared ones."""
+    try:
+        content = json.loads((folder / BASE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a copy of before, or none
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _rows(texts: Instructions, name: str, shown: dict[str, list[int]] | None, url: Callable[[int], str]) -> str:

@@ -14,7 +14,9 @@ from campaign.pages.instructions import (
 )
 from campaign.pages.projects import ensure_project
 from campaign.pages.publishing import build_pages
-from tests.campaign.builders import gold_store, is_good, turn
+from campaign.store import Store
+from ml_backend.errors import InputError
+from tests.campaign.builders import gold_store, is_good, turn, verify_store
 
 
 @pytest.fixture
@@ -81,3 +83,45 @@ def test_label_studio_is_told_where_the_texts_changed(tmp_path, label_studio, la
     assert keep_instructions(store, label_studio_client) == 1
     told = label_studio_client.project(project)
     assert "<strong>whole</strong>" in told["expert_instruction"] and told["show_instruction"]
+
+
+def test_desks_share_their_texts_and_take_none_back(tmp_path, postgres_server, s3, machines, monkeypatch):
+    jobs = {"database_url": postgres_server.database("texts"), "redis_url": "redis://127.0.0.1:1/0"}
+
+    def at(name):
+        """One of the leads at their desk."""
+        monkeypatch.chdir(machines(name))
+        return Store.open(f"{s3}/mine"), machines(name) / "instructions" / "task.md"
+
+    machines("one")
+    verify_store(tmp_path / "a", place=f"{s3}/mine", jobs=jobs)
+    store, ours = at("one")
+    paths = write_templates(store)
+    other, theirs = at("two")
+    assert ours in paths and [p.name for p in write_templates(other)] == [p.name for p in paths]
+    store, _ = at("one")
+    ours.write_text("first")
+    write_templates(store)
+    other, _ = at("two")
+    assert theirs.read_text() != "first"
+    write_templates(other)  # an old copy takes what is newer
+    assert theirs.read_text() == "first" and "first" in project_instructions(other)
+    theirs.write_text("second")
+    write_templates(other)
+    store, _ = at("one")
+    ours.write_text("third")
+    (ours.parent / "classes" / "more.md").write_text("classes: more\n\nAlso these.")
+    with pytest.raises(InputError, match=r"task.md: expected a text .*; remove it to take the shared one, or use"):
+        write_templates(store)
+    assert ours.read_text() == "third" and "second" in project_instructions(store)
+    assert not store.files.has(store.folder / "instructions" / "classes" / "more.md")
+    write_templates(store, take_desk=True)
+    assert "third" in project_instructions(store)
+    other, _ = at("two")
+    theirs.write_text("fourth")
+    (theirs.parent / ".shared.json").unlink()  # a copy of an earlier release
+    with pytest.raises(InputError, match="not both, got another than the shared one"):
+        write_templates(other)
+    theirs.unlink()
+    write_templates(other)
+    assert theirs.read_text() == "third"
