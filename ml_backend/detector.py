@@ -14,7 +14,8 @@ What it must keep, as `ml_backend.obligations` looks at it and `campaign check-d
    the nearer two features, the more alike the masks.
 7. The same weights have the same `version`, and predict the same on the same machine; other weights have another.
 8. `train` leaves a killed run so that the same call goes on with it and ends with the same weights, returns a finished
-   run as it is, and takes the checkpoint of the round before as `start_from`.
+   run as it is, and takes the checkpoint of the round before as `start_from`. Where the files that lie in `output`
+   itself, and are whole whenever it calls `progress`, say how far it is, another machine goes on with it.
 9. Bad input is an `InputError`, of one line: a checkpoint that is missing or not its own, an image that cannot be read
    or is of another size than its record says, an option it does not know.
 

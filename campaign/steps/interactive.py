@@ -13,6 +13,7 @@ from pycocotools import mask as mask_util
 
 from campaign.derived.heldout import heldout
 from campaign.derived.ranking import ranker_path
+from campaign.steps.handover import carried, leave
 from campaign.steps.train import training_set
 from campaign.store import Store
 from campaign.store.clicks import MODELS
@@ -63,11 +64,13 @@ def train_interactive(
     known = store.images.annotated("heldout")
     chosen = {"seed": store.settings.seed} | options
     work = store.folder / MODELS / f"{number:03d}"
-    trained = kind.train(data, known if known.images else None, work, options=chosen, progress=progress)
+    report = carried(store, work, progress)
+    trained = kind.train(data, known if known.images else None, work, options=chosen, progress=report)
     segmenter = kind.load(trained)
     checkpoint = store.folder / MODELS / f"{number:03d}-{segmenter.version}.pt"
     if not store.files.has(checkpoint):
         store.files.write(checkpoint, lambda partial: shutil.copyfile(trained, partial))
+    leave(store, work)
     ranker = fit_ranker(store, segmenter, number, progress)
     return TrainedInteractive(checkpoint, segmenter.version, len(data.images), len(data.annotations), ranker)
 

@@ -13,6 +13,7 @@ from campaign.derived.ranking import doubtful
 from campaign.derived.recall import complete_images
 from campaign.records.dataset_masks import DatasetMasks
 from campaign.search.sampling import draw_keys
+from campaign.steps.handover import carried, leave
 from campaign.store import Store
 from ml_backend.detector import Progress, load_detector_class
 from ml_backend.masks.coco import Annotation, CocoDataset
@@ -26,20 +27,21 @@ _SALT = 83  # of the draw of images
 def train(store: Store, round_number: int, progress: Progress | None = None) -> None:
     """Trains the detector of a round, from the weights of the round before where there are any."""
     rows = {r.number: r for r in store.rounds.all()}
+    output = store.folder / "models" / f"{round_number:03d}"
     if rows[round_number].checkpoint:
+        leave(store, output)
         return
     detector = load_detector_class(store.settings.detector.name)
     data = training_set(store, round_number)
     heldout = store.images.annotated("heldout")
     fetch(image.path for image in [*data.images, *heldout.images])
     before = rows.get(round_number - 1)
-    output = store.folder / "models" / f"{round_number:03d}"
     checkpoint = detector.train(
         data,
         heldout if heldout.images else None,
         output,
         options=dict(store.settings.detector.options) | {"seed": store.settings.seed},
-        progress=progress,
+        progress=carried(store, output, progress),
         start_from=store.checkpoint(before) if before and before.checkpoint else None,
     )
     trained = detector.load(checkpoint)
@@ -50,6 +52,7 @@ def train(store: Store, round_number: int, progress: Progress | None = None) -> 
         metrics["training"] = course
     kept = store.keep_checkpoint(output, checkpoint)
     store.rounds.update(round_number, checkpoint=kept, model_version=trained.version, metrics=metrics)
+    leave(store, output)
 
 
 def training_set(store: Store, round_number: int) -> CocoDataset:

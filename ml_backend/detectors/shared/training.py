@@ -22,7 +22,7 @@ from ml_backend.learning.training import Learner, Losses, Outcome, Schedule, Wei
 from ml_backend.masks.coco import CocoDataset
 
 # Beside the checkpoint: what all processes start from.
-START = "start.pt"
+START = ".start.pt"  # hidden: it is of this machine's processes alone
 # Steps before the first measurement of a training with an open end: a network from scratch has begun to find objects.
 MEASURE_FROM = 250
 # Steps of which `score_from` is a share at most: with an open end nobody knows how many there will be.
