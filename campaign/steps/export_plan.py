@@ -134,9 +134,11 @@ class PlannedExport:
                     self.store.files.remove([path])
 
     def missing(self) -> list[int]:
-        """The jobs that are not done."""
+        """The jobs that are not done. Raises InputError where another export to this place took this one's."""
         paths = [outcome_path(self.folder, job) for job in range(len(self.plan.jobs))]
-        there = self.store.files.there(paths)
+        there = self.store.files.there([*paths, self.folder / PLAN])
+        if self.folder / PLAN not in there:
+            raise InputError(f"export to {self.plan.target.place}", "to be the only one to it", "another one since")
         return [job for job, path in enumerate(paths) if path not in there]
 
     def outcome(self) -> Exported:

@@ -119,6 +119,8 @@ def test_an_export_that_was_broken_off_goes_on(opened, tmp_path):
     other = PlannedExport(store, tmp_path / "e.json", Choice(min_score=0.5), form)
     assert [plan.id for plan in plans(store)] == [other.plan.id] != [again.plan.id]
     make_parts(store, again.plan.id, 1)
+    with pytest.raises(InputError, match="to be the only one to it, got another one since"):
+        again.missing()
 
 
 def test_a_job_that_fails_leaves_nothing_and_is_made_later(opened, tmp_path, monkeypatch):
