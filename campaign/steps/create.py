@@ -14,7 +14,7 @@ import numpy as np
 
 from campaign.settings import DetectorSettings, Split, parse_settings
 from campaign.store import Store
-from campaign.store.places import SETTINGS_FILE, place_of
+from campaign.store.places import SETTINGS_FILE, place_of, taken
 from campaign.store.store import check_shared
 from ml_backend.detector import check_options, detector_names
 from ml_backend.errors import InputError
@@ -116,8 +116,8 @@ def create_from_label_studio(
     _check_detector(settings.detector)
     where = place_of(place)
     check_shared(where, settings.jobs)
-    if where.read(SETTINGS_FILE) is not None:
-        raise InputError(where.name, "a place without a campaign", "one that holds a campaign already")
+    if (found := where.read(SETTINGS_FILE)) is not None:
+        raise InputError(where.name, "a place without a campaign", taken(found))
     client = Client(url, token)
     client.check()
     images = where.folder.with_name(where.folder.name + ".images")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from campaign.dataset.duplicates import SIDE, Signatures, small_picture
+from campaign.dataset.duplicates import Signatures
+from campaign.dataset.pictures import SIDE, small_picture
 from campaign.derived.duplicates import duplicate_counts as counts_of
 from campaign.derived.duplicates import duplicates, duplicates_line
 from campaign.settings import Split

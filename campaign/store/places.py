@@ -21,16 +21,17 @@ from platformdirs import user_cache_path
 from campaign.store.locks import file_lock
 from ml_backend.buckets import Bucket, is_url
 from ml_backend.errors import InputError, Unavailable
-from ml_backend.files import write_whole
+from ml_backend.files import PARTIAL, write_whole
 
 SETTINGS_FILE = "campaign.json"
 SECRETS_FILE = "secrets.json"
 _WHAT = {SETTINGS_FILE: "the settings of a campaign", SECRETS_FILE: "the secrets of a campaign"}
+_LEFT = re.compile(rf"\.init\.lock|{PARTIAL.pattern}")  # by whoever was killed as it claimed a folder
 IMAGES = "images"  # copies of images that no other machine would reach
 CACHE = "CAMPAIGN_CACHE"
 CACHE_LIMIT = "CAMPAIGN_CACHE_GIB"
 SECRETS_SECONDS = 30.0  # for which those of a campaign at a URL are kept
-_MADE = "made"  # false in the settings of a campaign at a URL as long as it is being made
+_MADE = "made"  # false in the settings of a campaign as long as it is being made
 
 
 class Place(Protocol):
@@ -104,18 +105,21 @@ class Folder:
         """See `Place`: whoever opens a campaign in a folder has one."""
 
     @contextmanager
-    def claimed(self, _key: str, filled: bool = False) -> Iterator[None]:
+    def claimed(self, key: str, filled: bool = False) -> Iterator[None]:
         """See `Place`."""
-        folder, fresh = self.folder, not self.folder.exists()
-        if (folder / SETTINGS_FILE).exists():
-            raise InputError(folder, "a folder without a campaign", "one that holds a campaign already")
-        before = set() if fresh else {path for path in folder.iterdir() if path.name != ".init.lock"}
-        if before and not filled:
+        folder, fresh, found = self.folder, not self.folder.exists(), self.read(SETTINGS_FILE)
+        if found is not None and not is_being_made(found):
+            raise InputError(folder, "a folder without a campaign", taken(found))
+        before = set() if fresh else {path for path in folder.iterdir() if not _LEFT.fullmatch(path.name)}
+        if before and not filled and found is None:
             raise InputError(folder, "an empty or new folder", "a folder that holds other files")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with file_lock(folder / ".init.lock", wait=False, thing=str(folder)):
+                if found is not None:
+                    raise InputError(folder, "a folder without a campaign", taken(found, filled))
                 try:
+                    self.write(SETTINGS_FILE, {_MADE: False, "key": key})
                     yield
                 except BaseException:
                     _clear(folder, before, remove=fresh)
@@ -161,8 +165,8 @@ class Prefix:
     @contextmanager
     def claimed(self, key: str, filled: bool = False) -> Iterator[None]:
         """See `Place`."""
-        if self.bucket.has(SETTINGS_FILE):
-            raise InputError(self.name, "a URL without a campaign", "one that holds a campaign already")
+        if (found := self.read(SETTINGS_FILE)) is not None:
+            raise InputError(self.name, "a URL without a campaign", taken(found, filled))
         for above in _above(self.name):
             with suppress(Unavailable):  # these credentials may be good for less than all of the bucket
                 if Bucket(above).has(SETTINGS_FILE):
@@ -182,6 +186,14 @@ class Prefix:
             if isinstance(error, OSError):
                 raise InputError(self.folder, "a folder that can be written", error.strerror or error) from None
             raise
+
+
+def taken(settings: dict[str, Any], filled: bool = False) -> str:
+    """What to say of a place that has settings; one that was `filled` before it was claimed keeps its files."""
+    if not is_being_made(settings):
+        return "one that holds a campaign already"
+    what = f"its {SETTINGS_FILE}" if filled else "it"
+    return f"one whose `campaign init` or `restore` runs, or was ended before it was done: then remove {what}"
 
 
 def is_being_made(content: dict[str, Any]) -> bool:

@@ -1,8 +1,8 @@
 """A campaign made of a backup, in a folder or at a URL: whole, or not at all.
 
-What `backup` wrote is checked before anything is: its format, its passphrase, and that its database is whole. Files are
-then put in their places and held against their checksums. All rows are added in one transaction, which ends with the
-settings, by which a campaign is found.
+What `backup` wrote is checked before anything is: its format, its passphrase, and that its database is whole. The place
+is then claimed by settings that say that a campaign is being made there; files are put in their places and held against
+their checksums, and all rows are added in one transaction. Last come the settings by which a campaign is found.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import DateTime, Engine, func, insert, select, text
+from sqlalchemy import DateTime, Engine, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from campaign.settings import JobSettings
@@ -49,7 +49,8 @@ def restore(
     in it they are to lie at the place already.
 
     Raises InputError where the place holds a campaign or something else, the passphrase is another, the backup or a
-    file is not whole, or the database has rows. Where it raises, the place and the database are as they were.
+    file is not whole, or the database has rows. Where it raises, the place and the database are as they were. A process
+    that is killed leaves what is no campaign yet: it is refused, and so is another restore, with what is to be removed.
     """
     where = place_of(place)
     with tar_opened(path) as archive:
@@ -164,7 +165,7 @@ class _Restoration:
             url = addresses.get("database_url")
             engine = open_database(url, where.folder)
             try:
-                _check_empty(engine)
+                _check_empty(engine, backup.key)
                 self._fill(engine, content, secrets)
             except SQLAlchemyError as error:
                 shown = engine.url.render_as_string(hide_password=True)
@@ -185,6 +186,7 @@ class _Restoration:
                     self.backup.extract(name, self._target(name))
                 self.backup.check(name, self._target(name))
                 self._tell("files", done, len(self.backup.files))
+        self.where.write(SECRETS_FILE, secrets)
         with engine.begin() as connection:
             for table in tables():
                 rows = self.backup.rows(table)
@@ -193,8 +195,13 @@ class _Restoration:
             for start in range(0, len(named), PORTION):
                 connection.execute(insert(m.Object.__table__), named[start : start + PORTION])  # type: ignore[arg-type]
             _set_sequences(connection)
-            self.where.write(SECRETS_FILE, secrets)
+        try:
             self.where.write(SETTINGS_FILE, content)
+        except BaseException:
+            with engine.begin() as connection:
+                for table in reversed(m.Base.metadata.sorted_tables):
+                    connection.execute(delete(table))
+            raise
 
     def _documents(self, addresses: dict[str, str]) -> tuple[Row, dict[str, str]]:
         """(settings, secrets) as they are to be."""
@@ -281,8 +288,9 @@ class _Restoration:
         return row
 
     def _now(self, path: str) -> str:
-        """Where that lies now which lay at a path."""
-        old = next((o for o in self._places if path == o or path.startswith(o.rstrip("/") + "/")), None)
+        """Where that lies now which lay at a path: what is said of the nearest folder counts."""
+        above = (o for o in self._places if path == o or path.startswith(o.rstrip("/") + "/"))
+        old = max(above, key=lambda o: len(o.rstrip("/")), default=None)
         return path if old is None else self._places[old].rstrip("/") + path[len(old.rstrip("/")) :]
 
     def _tell(self, what: str, done: int, total: int) -> None:
@@ -298,12 +306,15 @@ def _here(place: str) -> Path:
     return path
 
 
-def _check_empty(engine: Engine) -> None:
+def _check_empty(engine: Engine, key: str | None = None) -> None:
+    """Raises InputError where a database has rows; `key` is that of the campaign whose rows are to come."""
     with engine.connect() as connection:
         rows = {row.name: row.value for row in connection.execute(select(m.Meta.name, m.Meta.value))}
     if rows:
         name = rows.get("campaign", {}).get("name")
         got = "one with rows" if name is None else f"one of campaign {name!r}"
+        if key is not None and rows.get("campaign", {}).get("key") == key:
+            got += ", its own or of a `restore` that was ended before it was done: then empty it"
         raise InputError(engine.url.render_as_string(hide_password=True), "an empty database", got)
 
 

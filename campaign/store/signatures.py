@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from campaign.dataset.duplicates import SIDE, Signatures
+from campaign.dataset.duplicates import Signatures
+from campaign.dataset.pictures import SIDE
 from campaign.store.objects import Files
 from campaign.store.scratch import scratch_array
 

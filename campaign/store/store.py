@@ -29,7 +29,16 @@ from campaign.store.locks import campaign_lock, database_lock, file_lock
 from campaign.store.masks import Masks
 from campaign.store.objects import Files, Objects
 from campaign.store.pages import Pages, Questions
-from campaign.store.places import SECRETS_FILE, SETTINGS_FILE, Place, Prefix, cache_limit, is_being_made, place_of
+from campaign.store.places import (
+    SECRETS_FILE,
+    SETTINGS_FILE,
+    Place,
+    Prefix,
+    cache_limit,
+    is_being_made,
+    place_of,
+    taken,
+)
 from campaign.store.rounds import Rounds
 from campaign.store.sessions import Sessions
 from campaign.store.signatures import SignatureFiles
@@ -119,8 +128,7 @@ class Store:
             expected = "the URL of a campaign" if isinstance(where, Prefix) else "a campaign folder"
             raise InputError(where.name, f"{expected} (see `campaign init`)", f"no {SETTINGS_FILE} in it")
         if is_being_made(content):
-            got = "one whose `campaign init` or `restore` runs, or was ended before it was done: then remove it"
-            raise InputError(where.name, "a campaign", got)
+            raise InputError(where.name, "a campaign", taken(content))
         if content.get("format") != FORMAT:
             raise InputError(thing, f"format {FORMAT}", content.get("format"))
         settings = parse_settings(_with_policy(content.get("settings", {})), thing)

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from campaign.dataset.duplicates import SIDE, Duplicates, Signatures, find_duplicates, near_pairs, small_picture
+from campaign.dataset.duplicates import Duplicates, Signatures, find_duplicates
+from campaign.dataset.near import near_pairs
+from campaign.dataset.pictures import SIDE, small_picture
 
 SIZE = 160
 

@@ -1,12 +1,15 @@
 """Backups restored at a URL: from a folder and from another URL, the same campaign, whole or not at all."""
 
 import json
+import os
 import shutil
+import signal
 from itertools import count
+from pathlib import Path
 
 import fsspec
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 
 from campaign.cli import main
 from campaign.derived.consistency import local_findings
@@ -171,14 +174,18 @@ def test_what_cannot_be_restored_leaves_place_and_database_as_they_were(begun, s
     (tmp_path / "away.png").rename(image)
     real = Bucket.write
 
-    def breaks(self, name, content):
-        if name == "secrets.json":  # by then all else is there
-            raise Unavailable(name, "an object store that answers", "none")
-        real(self, name, content)
+    def breaks(which):
+        def write(self, name, content):
+            if name == which:
+                raise Unavailable(name, "an object store that answers", "none")
+            real(self, name, content)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Bucket, "write", breaks)
-        refused("expected an object store that answers", one, kind=Unavailable)
+        return write
+
+    for last in ("secrets.json", "campaign.json"):  # by then all files are there, and all rows
+        with monkeypatch.context() as patched:
+            patched.setattr(Bucket, "write", breaks(last))
+            refused("expected an object store that answers", one, kind=Unavailable)
     restore(file, bucket_url, PASSPHRASE, one).engine.dispose()
     refused("expected a URL without a campaign, got one that holds a campaign already", addresses())
 
@@ -205,3 +212,93 @@ def test_the_command_takes_addresses_from_the_environment(begun, s3, addresses, 
     code, out, _ = said()
     assert code == 0 and json.loads(out)["folder"] == f"{s3}/mine"
     Store.open(f"{s3}/mine").engine.dispose()
+
+
+def moments(work, killed_at=0):
+    """Does the work in a process that is killed at a moment before or after it writes; how many there are."""
+    child = os.fork()
+    if child:
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) == bool(killed_at)
+        return 0 if killed_at else os.WEXITSTATUS(status)
+    number, replace = 0, Path.replace
+    real = {name: getattr(Bucket, name) for name in ("write", "create")}
+
+    def passed():
+        nonlocal number
+        number += 1
+        if number == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def marked(function):
+        def marking(*arguments):
+            passed()
+            done = function(*arguments)
+            passed()
+            return done
+
+        return marking
+
+    try:
+        Path.replace = marked(replace)  # as every file gets its name
+        for name, function in real.items():
+            setattr(Bucket, name, marked(function))
+        event.listen(Engine, "commit", lambda _connection: passed())
+        work()
+    finally:
+        os._exit(number)
+
+
+def kill_everywhere(begun, file, place, chosen, clear, at_the_end=8):
+    """Restores, killed at the first and each of the last moments in turn, and then again, as the messages say."""
+
+    def restored(addresses):
+        return restore(file, place, PASSPHRASE, addresses)
+
+    addresses = chosen()
+    last = moments(lambda: restored(addresses))
+    clear()
+    for number in (1, *range(last + 1 - at_the_end, last + 1)):
+        addresses = chosen()
+        moments(lambda addresses=addresses: restored(addresses), number)
+        try:
+            store = Store.open(place)
+        except InputError:
+            try:
+                store = restored(addresses)
+            except InputError as error:
+                assert "\n" not in str(error) and "before it was done: then remove it" in str(error)
+                clear()
+                if addresses and rows_of(addresses["database_url"]):
+                    with pytest.raises(
+                        InputError, match="of a `restore` that was ended before it was done: then empty"
+                    ):
+                        restored(addresses)
+                    addresses = chosen()
+                store = restored(addresses)
+        assert store.answers.rows() and len(store.answers.rows()) == len(begun.answers.rows())
+        assert store.images.rows() and local_findings(store) == local_findings(begun)
+        store.engine.dispose()
+        clear()
+
+
+def test_killed_at_any_write_it_leaves_a_whole_campaign_or_none(begun, tmp_path):
+    file, place = tmp_path / "b.tar", tmp_path / "new"
+    back_up(begun, file, PASSPHRASE)
+    kill_everywhere(begun, file, place, dict, lambda: shutil.rmtree(place))
+
+
+def test_killed_at_any_write_at_a_url_it_leaves_a_whole_campaign_or_none(begun, s3, addresses, tmp_path):
+    file = tmp_path / "b.tar"
+    back_up(begun, file, PASSPHRASE)
+    kill_everywhere(begun, file, f"{s3}/mine", addresses, Bucket(f"{s3}/mine").clear, 4)
+
+
+def test_of_two_folders_that_moved_the_nearer_one_counts(begun, tmp_path):
+    image = tmp_path / "old" / "pool.png"
+    back_up(begun, tmp_path / "b.tar", PASSPHRASE)
+    near, far = str(image.parent), str(tmp_path)
+    for moved in ({far: "/far", near: "/near"}, {near: "/near", far: "/far"}):
+        store = restore(tmp_path / "b.tar", tmp_path / f"new-{next(_numbers)}", PASSPHRASE, moved=moved)
+        assert store.images.rows()[0].path == "/near/pool.png"
+        store.engine.dispose()
