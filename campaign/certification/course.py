@@ -255,15 +255,14 @@ class Course:
         terms = self.terms
         while True:
             known = int((self.verdict != NONE).sum())
-            gain = gains(self.beliefs, self.selection, terms.target)
-            image = self.masks.rows.image[self.selection.candidates]
-            price = price_now(terms.price, known, len(gain))
-            wanted = most_wanted(gain, image, price, PER_IMAGE)[: next_milestone(known) - known]
+            gain, rows = gains(self.beliefs, self.selection, terms.target), self.selection.candidates
+            price, most = price_now(terms.price, known, len(gain)), next_milestone(known) - known
+            wanted = most_wanted(gain, rows, self.masks.rows.image, price, PER_IMAGE, most)
             if terms.budget is not None:
                 wanted = wanted[: max(0, int(terms.budget * LEARNING_SHARE) - self.questions)]
             if not len(wanted):
                 return
-            self.ask(self.selection.candidates[wanted])
+            self.ask(rows[wanted])
             self.fit()
 
     def _overlooked(self) -> float:
@@ -286,7 +285,7 @@ class Course:
         rows, kept = outer.unasked, self.selection.kept
         keys = draw_keys(terms.seed, 71, rows)
         frozen = freeze(
-            self.beliefs.correct[rows], self.unseen[rows], keys, len(kept), terms.target,
+            self.beliefs.correct(rows), self.unseen[rows], keys, len(kept), terms.target,
             min(self.selection.size, len(rows)), overlooked=self._overlooked(), missed=self._missed(),
         )  # fmt: skip
         voted, orders = Voted(self.unseen[kept]), self._class_orders(frozen, rows, kept)

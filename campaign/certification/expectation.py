@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from campaign.records.figure import Figure
+from campaign.search.portions import portions
 
 CLASSES = np.array([0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98])  # edges of the classes of chance
 DRAWS = 200
@@ -63,9 +64,14 @@ class Tally:
     @classmethod
     def of(cls, chance: np.ndarray) -> Tally:
         """Of masks with these chances of a yes, (n,)."""
-        place, classes = _class_of(chance), len(CLASSES) + 1
-        total = np.bincount(place, chance, minlength=classes)
-        return cls(np.bincount(place, minlength=classes), total, float((chance * (1 - chance)).sum()))
+        count, total = np.zeros(len(CLASSES) + 1, np.int64), np.zeros(len(CLASSES) + 1)
+        for part in portions(len(chance)):
+            place = _class_of(chance[part])
+            count += np.bincount(place, minlength=len(count))
+            np.add.at(total, place, chance[part])
+        spread = 1 - chance
+        spread *= chance
+        return cls(count, total, float(spread.sum()))
 
     def correct(self, shift: np.ndarray) -> np.ndarray:
         """How many are expected to be correct where chances are off by so much, (draws, classes): (draws,)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from campaign.quality.eyes import Eyes
+from campaign.search.portions import portions
 from campaign.search.selection import Beliefs
 
 BINS = 8  # of the verifier's chance, with as many held-out masks each
@@ -44,12 +45,18 @@ class Passing:
     noise: np.ndarray
 
     def bins(self, chance: np.ndarray) -> np.ndarray:
-        """The bin of each chance, (n,) int."""
-        return np.searchsorted(self.edges, chance, side="right")
+        """The bin of each chance, (n,) uint8."""
+        found = np.empty(len(chance), np.uint8)
+        for part in portions(len(chance)):
+            found[part] = np.searchsorted(self.edges, chance[part], side="right")
+        return found
 
     def counts(self, chance: np.ndarray) -> np.ndarray:
         """How many masks fall in each bin, (B,) int."""
-        return np.bincount(self.bins(chance), minlength=len(self.edges) + 1)
+        found = np.zeros(len(self.edges) + 1, np.int64)
+        for part in portions(len(chance)):
+            found += np.bincount(self.bins(chance[part]), minlength=len(found))
+        return found
 
     def most(self, unasked: np.ndarray, voted: np.ndarray, alpha: float) -> float:
         """The most wrong masks that votes overlook at error probability `alpha`, for so many masks of each bin (B,).
@@ -73,10 +80,9 @@ class Passing:
         Of what votes overlook as much is feared as gold leaves open: the promise counts the most of it, so a set that
         were planned by the mean would be too large to be promised, and hold yes of little worth where it cannot be.
         """
-        place = self.bins(unseen)
         passed, overlooked = (np.quantile(share, FEARED, axis=0) for share in (self.voted, self.unasked))
         more = self.of_all + overlooked - self.unasked.mean(axis=0)
-        return Beliefs(chance, np.clip(chance - more[place], 0.0, 1.0), 1 - passed[place])
+        return Beliefs(chance, self.bins(unseen), more, 1 - passed)
 
 
 def no_passing() -> Passing:

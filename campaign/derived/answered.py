@@ -78,6 +78,15 @@ class AnsweredView:
         """A column of these masks, in their order; `otherwise` where a mask was not asked about."""
         return matched(self.rows["mask"], self.rows[column], mask_ids, otherwise)
 
+    def over(self, mask_ids: np.ndarray, column: str, otherwise: int = NONE) -> np.ndarray:
+        """The same of all masks of a round, whose ids rise: those that were asked about are looked up among them."""
+        found = np.full(len(mask_ids), otherwise, self.rows.dtype[column])
+        if len(mask_ids):
+            place = np.minimum(np.searchsorted(mask_ids, self.rows["mask"]), len(mask_ids) - 1)
+            there = mask_ids[place] == self.rows["mask"]
+            found[place[there]] = self.rows[column][there]
+        return found
+
     def save(self) -> None:
         """Writes a snapshot where something is new. To be called under the campaign's lock."""
         with self._lock:

@@ -28,7 +28,10 @@ PART = 1 << 16  # masks whose run lengths are in memory together
 
 @dataclass(frozen=True)
 class Columns:
-    """The n masks of a round's trees, by mask id; `pairs` are rows of rivals. `version` names what they follow from."""
+    """The n masks of a round's trees, by mask id; `pairs` are rows of rivals. `version` names what they follow from.
+
+    The columns lie on disk.
+    """
 
     mask_id: np.ndarray
     class_id: np.ndarray
@@ -69,7 +72,9 @@ class RoundColumns:
         version = self.version(number)
         known = self._known.get(number)
         if known is None or known.version != version:
-            arrays = self.store.views.kept(f"columns/{number}", version) or self._work_out(number, version)
+            while (arrays := self.store.views.kept(f"columns/{number}", version, mapped=_NAMES)) is None:
+                self._work_out(number, version)
+                version = self.version(number)
             pairs = arrays.pop("first"), arrays.pop("second")
             known = self._known[number] = Columns(**arrays, pairs=pairs, version=version)
         return known
@@ -100,7 +105,7 @@ class RoundColumns:
         text = repr((FORM, number, trees, shards, settings.seed, settings.rounds.dedupe_iou))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def _work_out(self, number: int, version: str) -> dict[str, np.ndarray]:
+    def _work_out(self, number: int, version: str) -> None:
         trees = [t for t in self.store.trees.rows(number) if t.masks]
         ids = [self.store.trees.mask_ids(number, t.class_id, t.generation) for t in trees]
         pool_ids = np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
@@ -117,9 +122,7 @@ class RoundColumns:
             "pool_inputs": Parts(shape, np.float32, self._of_pool(pool_ids, learned, found)),
         }  # fmt: skip
         self.store.views.keep(f"inputs/{number}", version, arrays)
-        columns = {name: np.concatenate(found.pop(name)) for name in _NAMES}
-        self.store.views.keep(f"columns/{number}", version, columns)
-        return columns
+        self.store.views.keep(f"columns/{number}", version, {name: np.concatenate(found.pop(name)) for name in _NAMES})
 
     def _of_pool(
         self, ids: np.ndarray, learned: Projection | None, found: dict[str, list[np.ndarray]]

@@ -78,8 +78,10 @@ def work_out(store: Store) -> dict[str, Any]:
             chosen = round_selection(store, current.number)
             rows = chosen.delivered
             voted = chosen.verdict[rows] == Verdict.YES
-            chance = np.where(chosen.accepted[rows] & ~voted, np.nan, chosen.chance[rows])
-            own = chosen_groups(np.full(len(rows), current.number), chosen.columns.class_id[rows], voted, chance)
+            chance = chosen.chance[rows]
+            chance[chosen.accepted[rows] & ~voted] = np.nan
+            of_round = np.broadcast_to(np.int64(current.number), len(rows))
+            own = chosen_groups(of_round, chosen.columns.class_id[rows], voted, chance)
             groups = np.concatenate([groups, own])
     outline = Outline(groups, False)
     promise = _not_promised(store, outline.masks) if now is None else _with_questions(store, now.as_dict())

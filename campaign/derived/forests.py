@@ -13,17 +13,17 @@ import numpy as np
 
 from campaign.derived.columns import Columns, Inputs, round_columns
 from campaign.records.verdict import Verdict
-from campaign.search.growth import SHARED, groups_of, growth_plan, own_groups
+from campaign.search.growth import SHARED, groups_of, growth_plan, in_group, own_groups
+from campaign.search.portions import portions
 from campaign.search.verifier import grow
 from campaign.store import Store
 
-PART = 1 << 16  # masks that trees are asked about at a time
 FORM = 1  # of snapshots; another form is worked out anew
 
 
 @dataclass(frozen=True)
 class Said:
-    """The chances of a round's masks, `pool` (n,), also by trees that saw nothing of their images, `crossed` (n,).
+    """The chances of a round's masks, `pool` (n,); `crossed` are of some by trees that saw nothing of their images.
 
     `heldout` (h,) are those of held-out masks by trees that saw nothing of their images, whose true IoU, image and
     class stand beside.
@@ -43,44 +43,48 @@ def prepare(store: Store, round_number: int) -> None:
 
 
 def said_unseen(store: Store, round_number: int, columns: Columns) -> Said:
-    """What is thought of masks before any answer: answers tell what annotators say, and cannot tell what they pass."""
+    """What is thought of masks before any answer: answers tell what annotators say, and cannot tell what they pass.
+
+    `crossed` (n,) is of all masks; it and `pool` lie on disk.
+    """
     version, name = _version(store, columns, (), b""), f"unseen/{round_number}"
-    arrays = store.views.kept(name, version)
-    if arrays is None:
+    while (arrays := store.views.kept(name, version, mapped=("pool", "crossed"))) is None:
         inputs = round_columns(store).inputs(round_number)
         nothing = np.zeros(0, np.int64)
-        arrays = _grown(store, inputs, np.ones(len(inputs.pool), bool), np.ones(len(inputs.heldout), bool), nothing)
-        arrays |= {
+        grown = _grown(store, inputs, np.ones(len(inputs.pool), bool), np.ones(len(inputs.heldout), bool), nothing)
+        grown |= {
             "heldout_iou": inputs.heldout_iou, "heldout_image": inputs.heldout.image,
             "heldout_class": inputs.heldout.class_id,
         }  # fmt: skip
-        store.views.keep(name, version, arrays)
+        store.views.keep(name, version, grown)
     return Said(**arrays)
 
 
 def said(store: Store, round_number: int, columns: Columns, rows: np.ndarray, verdict: np.ndarray) -> Said:
     """What trees say that are grown on the verdicts of these rows, in the order in which they came, as far as planned.
 
-    `verdict` (n,) int8 is that of every mask.
+    `verdict` (n,) int8 is that of every mask; `crossed` (a,) is of these rows.
     """
     unseen = said_unseen(store, round_number, columns)
     own = own_groups(unseen.heldout_class, unseen.heldout_iou >= store.settings.search.k_iou)
-    group, of_heldout = groups_of(columns.class_id, own), groups_of(unseen.heldout_class, own)
-    plan = growth_plan(group[rows])
+    group = groups_of(columns.class_id[rows], own)
+    plan, crossed = growth_plan(group), unseen.crossed[rows]
     if not plan:
-        return unseen
+        return replace(unseen, crossed=crossed)
     inputs = cache(lambda: round_columns(store).inputs(round_number))  # large, and seldom needed
-    pool, crossed, heldout = unseen.pool.copy(), unseen.crossed.copy(), unseen.heldout.copy()
+    pool, heldout = unseen.pool.copy(), unseen.heldout.copy()
     for number, count in sorted(plan.items()):
-        used = rows[group[rows] == number][:count]
+        used = rows[group == number][:count]
         version = _version(store, columns, (number, *own.tolist()), used.tobytes() + verdict[used].tobytes())
         name = f"trees/{round_number}/{'shared' if number == SHARED else number}"
-        here, there = group == number, of_heldout == number
-        arrays = store.views.kept(name, version)
+        here, there = (in_group(c, own, number) for c in (columns.class_id, unseen.heldout_class))
+        arrays = store.views.kept(name, version, mapped=("pool", "crossed"))
         if arrays is None:
             arrays = _grown(store, inputs(), here, there, used, verdict[used] == Verdict.YES)
             store.views.keep(name, version, arrays)
-        pool[here], crossed[here], heldout[there] = arrays["pool"], arrays["crossed"], arrays["heldout"]
+        pool[here], heldout[there] = arrays["pool"], arrays["heldout"]
+        mine = group == number
+        crossed[mine] = arrays["crossed"][np.searchsorted(np.flatnonzero(here), rows[mine])]
     return replace(unseen, pool=pool, crossed=crossed, heldout=heldout)
 
 
@@ -103,14 +107,14 @@ def _grown(
     correct = inputs.heldout_iou[there] >= store.settings.search.k_iou
     given = np.zeros(len(rows), bool) if yes is None else yes
     forest = grow(heldout, correct, pool.select(rows), given, store.settings.seed)
-    chances, crossed = np.empty(len(pool)), np.empty(len(pool))
     wanted = np.flatnonzero(here)
-    wanted = wanted[np.argsort(pool.class_id[wanted], kind="stable")]  # classes have trees of their own
-    for start in range(0, len(wanted), PART):
-        some = wanted[start : start + PART]
-        part = pool.select(some)
+    order = np.argsort(pool.class_id[wanted], kind="stable")  # classes have trees of their own
+    chances, crossed = np.empty(len(wanted)), np.empty(len(wanted))
+    for portion in portions(len(wanted)):
+        some = order[portion]
+        part = pool.select(wanted[some])
         chances[some], crossed[some] = forest.chances(part), forest.crossed(part, np.ones(len(part), bool))
     return {
-        "pool": chances[here], "crossed": crossed[here],
+        "pool": chances, "crossed": crossed,
         "heldout": forest.crossed(heldout, np.zeros(len(heldout), bool)),
     }  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from campaign.records.dataset_masks import VOTED_RULE, chance_of
 from campaign.records.stage import Stage
+from campaign.search.portions import portions
 from campaign.store import Store
 
 FORM = "1"  # of what is kept of a round
@@ -127,20 +128,25 @@ def grouped(number: int, columns: dict[str, np.ndarray]) -> np.ndarray:
 
 def chosen_groups(round_number: np.ndarray, class_id: np.ndarray, voted: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """Rows of `GROUP` of masks that were chosen one by one: (n,) each, `chance` NaN where there is none."""
-    likely = ~np.isnan(chance) & ~voted
     classes = np.unique(class_id)
     count = max(len(classes), 1)
-    code = np.asarray(round_number, np.int64) * count + np.searchsorted(classes, class_id)
-    code = code * 4 + 2 * voted + likely  # few, so rows need not be sorted
-    there = np.bincount(code) > 0
-    kinds, of = np.flatnonzero(there), (np.cumsum(there) - 1)[code]
+    masks = np.zeros(4 * count * (int(np.max(round_number, initial=0)) + 1), np.int64)
+    sums = {"chance": np.zeros(len(masks)), "spread": np.zeros(len(masks))}
+    for part in portions(len(class_id)):
+        likely = ~np.isnan(chance[part]) & ~voted[part]
+        code = round_number[part].astype(np.int64) * count + np.searchsorted(classes, class_id[part])
+        code = code * 4 + 2 * voted[part] + likely  # few, so rows need not be sorted
+        masks += np.bincount(code, minlength=len(masks))
+        known = np.where(likely, chance[part], 0.0)
+        np.add.at(sums["chance"], code, known)
+        np.add.at(sums["spread"], code, known * (1 - known))
+    kinds = np.flatnonzero(masks)
     rows = np.zeros(len(kinds), GROUP)
     rows["round"], rows["class_id"] = kinds // 4 // count, classes[kinds // 4 % count]
     rows["voted"] = kinds // 2 % 2
-    rows["cluster"], rows["masks"] = NO_CLUSTER, np.bincount(of, minlength=len(kinds))
-    known = np.where(likely, chance, 0.0)
-    for name, values in (("chance", known), ("spread", known * (1 - known))):
-        rows[name] = np.where(kinds % 2 == 1, np.bincount(of, values, minlength=len(kinds)), np.nan)
+    rows["cluster"], rows["masks"] = NO_CLUSTER, masks[kinds]
+    for name, values in sums.items():
+        rows[name] = np.where(kinds % 2 == 1, values[kinds], np.nan)
     return rows
 
 

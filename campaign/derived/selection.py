@@ -93,7 +93,8 @@ class RoundSelection:
     def _gain(self) -> np.ndarray:
         """What a question about each candidate is expected to bring; minus infinity where it was asked."""
         gain = gains(self.beliefs, self.selection, self.target)
-        return np.where(self.asked[self.selection.candidates], -np.inf, gain)
+        gain[self.asked[self.selection.candidates]] = -np.inf
+        return gain
 
     def wanted(self, price: float, ahead: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(rows, gains) of the masks that are worth a question at that price, the best first; none was asked about.
@@ -108,16 +109,16 @@ class RoundSelection:
             keys = draw_keys(self.seed, 71, self.columns.mask_id[rows])
             order = np.argsort(keys, kind="stable")[:missing]
             return rows[order], self._gain[free][order]
-        gain, image = self._gain, self.columns.image[self.selection.candidates]
-        order = most_wanted(gain, image, price, PER_IMAGE)
+        gain, of = self._gain, (self.selection.candidates, self.columns.image)
+        order = most_wanted(gain, *of, price, PER_IMAGE)
         if price_now(price, self._asked, len(gain)) < price:
-            first = most_wanted(gain, image, 0.0, PER_IMAGE)[: first_questions(len(gain)) - self._asked]
+            first = most_wanted(gain, *of, 0.0, PER_IMAGE, first_questions(len(gain)) - self._asked)
             order = np.concatenate([first, order[~np.isin(order, first)]])
             gain = gain.copy()
             gain[first] = np.maximum(gain[first], price)  # not to be asked ahead
         if ahead > 0:
-            less = most_wanted(np.where(gain < price, gain, -np.inf), image, AHEAD_SHARE * price, PER_IMAGE)
-            order = np.concatenate([order, less[:ahead]])
+            less = most_wanted(np.where(gain < price, gain, -np.inf), *of, AHEAD_SHARE * price, PER_IMAGE, ahead)
+            order = np.concatenate([order, less])
         return self.selection.candidates[order], self._gain[order]
 
 
@@ -157,18 +158,22 @@ def _round_selection(store: Store, round_number: int) -> RoundSelection:
     known: _Known = store.companions.setdefault(_Known, _Known())
     view, columns = answered(store), round_columns(store).of_round(round_number)
     eyes, orders, settings = campaign_eyes(store), _orders(store, round_number), store.settings.search
-    verdict, asked = view.of(columns.mask_id, "own"), view.of(columns.mask_id, "round", 0) == round_number
+    verdict, asked = view.over(columns.mask_id, "own"), np.zeros(len(columns), bool)
+    asked[columns.rows_of(view.rows["mask"][view.rows["round"] == round_number])] = True
     fit = _fitted(store, round_number, columns, verdict)
-    stands = hashlib.blake2b(verdict.tobytes() + asked.tobytes()).digest()
+    stands = hashlib.blake2b(verdict.data)
+    stands.update(asked.data)
     waits = waiting(store, round_number)
     targets = settings.precision, settings.precision_per_class
-    mark = fit.version, stands, orders, targets, settings.confidence, tuple(sorted(waits))
+    mark = fit.version, stands.digest(), orders, targets, settings.confidence, tuple(sorted(waits))
     before = known.selections.get(round_number)
     if before is not None and before[0] == mark and before[1] is eyes:
         return before[2]
     accepted, rejected = _ordered(store, round_number, columns, orders)
-    rejected = rejected | (np.isin(columns.class_id, list(waits)) & ~accepted)
-    gone = np.where(_out_of_the_way(columns, accepted, rejected, verdict), Verdict.NO, verdict)
+    if waits:
+        rejected |= np.isin(columns.class_id, list(waits)) & ~accepted
+    gone = verdict.copy()
+    gone[_out_of_the_way(columns, accepted, rejected, verdict)] = Verdict.NO
     beliefs = planning_beliefs(store, fit, eyes)
     per_class = target_per_class(store, columns.class_id)
     chosen = select(beliefs, gone, columns.pairs, settings.precision, per_class)
@@ -244,8 +249,27 @@ def _fitted(store: Store, round_number: int, columns: Columns, verdict: np.ndarr
     if round_number in known.fits and known.fits[round_number].version == version:
         return known.fits[round_number]
 
-    fit = known.fits[round_number] = _calibrated(store, round_number, columns, version, rows, verdict)
+    fit = known.fits[round_number] = _kept_fit(store, round_number, columns, version, rows, verdict)
     return fit
+
+
+def _kept_fit(
+    store: Store, round_number: int, columns: Columns, version: str, rows: np.ndarray, verdict: np.ndarray
+) -> Fit:
+    """The verifier by these verdicts, whose chances are kept: they stay the same for many turns."""
+    name, mapped = f"fit/{round_number}", ("chance",)
+    kept = store.views.kept(name, version, mapped=mapped)
+    if kept is None:
+        fit = _calibrated(store, round_number, columns, version, rows, verdict)
+        if not len(rows):  # what was said unseen, which is kept already
+            return fit
+        store.views.keep(name, version, {"chance": fit.chance, "heldout_now": fit.heldout_now})
+        kept = store.views.kept(name, version, mapped=mapped)
+        if kept is None:  # another process has kept a newer one
+            return fit
+    unseen = said_unseen(store, round_number, columns)
+    held = unseen.heldout_iou, unseen.heldout, unseen.heldout_image, unseen.heldout_class
+    return Fit(version, kept["chance"], unseen.pool, *held, kept["heldout_now"])
 
 
 def _in_order(store: Store, columns: Columns, verdict: np.ndarray) -> np.ndarray:
@@ -264,7 +288,7 @@ def _calibrated(
         return Fit(version, unseen.pool, unseen.pool, *held, unseen.heldout)
     trees = said(store, round_number, columns, rows, verdict)
     pool, heldout = _seen(columns.class_id, columns.image), _seen(unseen.heldout_class, unseen.heldout_image)
-    forest = cast(Forest, _Crossed(trees.heldout, trees.crossed[rows]))
+    forest = cast(Forest, _Crossed(trees.heldout, trees.crossed))
     correct = unseen.heldout_iou >= store.settings.search.k_iou
     verifier = calibrate(forest, heldout, correct, pool.select(rows), verdict[rows] == Verdict.YES)
     now = like_pool(trees.heldout, correct, verifier.calibration)
@@ -342,7 +366,7 @@ def _out_of_the_way(columns: Columns, accepted: np.ndarray, rejected: np.ndarray
 def last_fit(store: Store, round_number: int) -> Fit:
     """The verifier's chances by all verdicts of a round, rather than those up to a milestone."""
     columns = round_columns(store).of_round(round_number)
-    verdict = answered(store).of(columns.mask_id, "own")
+    verdict = answered(store).over(columns.mask_id, "own")
     return _calibrated(store, round_number, columns, "", _in_order(store, columns, verdict), verdict)
 
 

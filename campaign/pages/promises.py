@@ -64,13 +64,14 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
     per_class = target_per_class(store, classes_of(store, ids))
     planned = select(beliefs, settled, pairs, settings.precision, per_class)
     outer = select(beliefs, settled, pairs, settings.precision - OUTERMOST, per_class)
-    stay = _without_duplicates(store, ids, beliefs.correct, outer.unasked, planned.kept)
+    correct = beliefs.correct()
+    stay = _without_duplicates(store, ids, correct, outer.unasked, planned.kept)
     rows, voted = outer.unasked[stay[outer.unasked]], planned.kept[stay[planned.kept]]
     stays = np.zeros(len(ids), bool)
     stays[rows] = stays[voted] = True
-    others = _others(stays, asked, beliefs.correct, pairs)
+    others = _others(stays, asked, correct, pairs)
     # Whose yes is worth too little is settled now: what gold says later must not let masks come and go.
-    others &= planned.delivers(beliefs.right)
+    others &= planned.delivers(beliefs.right())
     others[rows] = False
     facts = {
         "target": settings.precision, "confidence": settings.confidence, "cut": planned.cut,
@@ -78,7 +79,7 @@ def begin_promise(store: Store, round_number: int) -> Attempt:
         "overlooked": _overlooked(store, fit, fit.unseen[planned.unasked], fit.unseen[planned.kept]),
         "missed": _missed(store),
     }  # fmt: skip
-    frozen, seen = (_Masks(ids[r], beliefs.correct[r], fit.unseen[r]) for r in (rows, np.flatnonzero(others)))
+    frozen, seen = (_Masks(ids[r], correct[r], fit.unseen[r]) for r in (rows, np.flatnonzero(others)))
     return _freeze(store, (1, round_number), frozen, seen, ids[voted], fit, facts)
 
 

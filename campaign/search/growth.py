@@ -31,6 +31,11 @@ def groups_of(class_id: np.ndarray, own: np.ndarray) -> np.ndarray:
     return np.where(np.isin(class_id, own), class_id, SHARED)
 
 
+def in_group(class_id: np.ndarray, own: np.ndarray, group: int) -> np.ndarray:
+    """Which masks, by their class, are of a group, (n,) bool."""
+    return np.isin(class_id, own, invert=True) if group == SHARED else class_id == group
+
+
 def growth_plan(group: np.ndarray) -> dict[int, int]:
     """{group: answers} that the trees of each group are to be grown on, the first so many of its own.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from campaign.records.verdict import Verdict
+from campaign.search.portions import portions
 from campaign.search.rivals import without_rivals
 
 NONE = -1  # verdict of a mask that has none
@@ -45,15 +46,28 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Beliefs:
-    """What is believed of n masks, (n,) each.
+    """What is believed of n masks: `yes` (n,) is the chance of being voted yes, `kind` (n,) uint8 one of k kinds.
 
-    `yes` is the chance of being voted yes; `correct` that of being correct, for a mask nobody is asked about; `right`
-    that of being correct once voted yes. With annotators who never err, the first two are the same and the third is 1.
+    Of a kind, masks nobody is asked about are so much `less` (k,) likely correct than voted yes, and once voted yes
+    they are correct with chance `worth` (k,). With annotators who never err, that is 0 and 1.
     """
 
     yes: np.ndarray
-    correct: np.ndarray
-    right: np.ndarray
+    kind: np.ndarray
+    less: np.ndarray
+    worth: np.ndarray
+
+    def correct(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The chance of these rows of being correct, (m,), for masks nobody is asked about."""
+        yes, kind = self.yes[rows], self.kind[rows]
+        found = np.empty(len(yes))
+        for part in portions(len(yes)):
+            found[part] = np.clip(yes[part] - self.less[kind[part]], 0.0, 1.0)
+        return found
+
+    def right(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The chance of these rows of being correct once voted yes, (m,)."""
+        return self.worth[self.kind[rows]]
 
 
 @dataclass(frozen=True)
@@ -96,69 +110,100 @@ def select(
     per_class: PerClass | None = None,
 ) -> Selection:
     """The largest set that is expected to be precise enough; `verdict` (n,) int8, `NONE` where there is none."""
-    yes, known = verdict == Verdict.YES, verdict != NONE
-    live = without_rivals(np.where(yes, 2.0, beliefs.correct), pairs, known & ~yes)
-    chance = np.where(yes, beliefs.right, beliefs.correct)
-    candidates = np.flatnonzero(live & ~known)
-    candidates = candidates[np.argsort(-chance[candidates], kind="stable")]
-    voted = np.flatnonzero(yes)
+    voted = np.flatnonzero(verdict == Verdict.YES)
+    candidates, chance = _ranked(beliefs, verdict, voted, pairs)
+    of_voted = beliefs.right(voted)
     if per_class is not None:
-        return _select_by_class(chance, candidates, voted, target, per_class)
-    return _selected(chance, candidates, voted, target)
+        return _select_by_class((candidates, chance), (voted, of_voted), target, per_class)
+    return _selected((candidates, chance), (voted, of_voted), target)
 
 
-def _selected(chance: np.ndarray, candidates: np.ndarray, voted: np.ndarray, target: float) -> Selection:
-    both = np.sort(np.concatenate([chance[candidates], chance[voted]]))[::-1]
-    affordable = np.flatnonzero(np.cumsum(both - target) >= 0)
-    count = int(affordable[-1]) + 1 if len(affordable) else 0
+_Ranked = tuple[np.ndarray, np.ndarray]  # rows, and how likely each is correct
+
+
+def _ranked(beliefs: Beliefs, verdict: np.ndarray, voted: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> _Ranked:
+    """The candidates, most likely correct first."""
+    rank = beliefs.correct()
+    rank[voted] = 2.0
+    free = without_rivals(rank, pairs, (verdict != NONE) & (verdict != Verdict.YES))
+    free[voted] = False
+    rows = np.flatnonzero(free)
+    falling = np.negative(rank, out=rank)[rows]
+    del rank  # as large as all masks, and sorting takes as much again
+    order = np.argsort(falling, kind="stable")
+    falling = falling[order]
+    return rows[order], np.negative(falling, out=falling)
+
+
+def _selected(unasked: _Ranked, yes: _Ranked, target: float) -> Selection:
+    """The selection of candidates, most likely correct first, and masks voted yes."""
+    (candidates, chance), (voted, of_voted) = unasked, yes
+    both = np.concatenate([chance, of_voted])
+    both.sort()
+    both = both[::-1]
+    count = _affordable(both, target)
     cut = float(both[count - 1]) if count else 1.0
-    size = int((chance[candidates] >= cut).sum())
     at_cut = min(float(both[min(count, len(both) - 1)]), target) if len(both) else 0.0
-    return Selection(candidates, size, voted[chance[voted] >= cut], cut, at_cut / max(target - at_cut, _LEAST_GAP))
+    size = int(np.count_nonzero(chance >= cut))
+    return Selection(candidates, size, voted[of_voted >= cut], cut, at_cut / max(target - at_cut, _LEAST_GAP))
 
 
-def _select_by_class(
-    chance: np.ndarray, candidates: np.ndarray, voted: np.ndarray, target: float, per_class: PerClass
-) -> Selection:
+def _affordable(falling: np.ndarray, target: float) -> int:
+    """How many masks, the first of these `falling` (n,) chances, are together as precise as `target`; the most."""
+    count, slack = 0, 0.0
+    for part in portions(len(falling)):
+        left = falling[part] - target
+        left[0] += slack
+        np.cumsum(left, out=left)
+        affordable = np.flatnonzero(left >= 0)
+        count, slack = part.start + int(affordable[-1]) + 1 if len(affordable) else count, left[-1]
+    return count
+
+
+def _select_by_class(unasked: _Ranked, yes: _Ranked, target: float, per_class: PerClass) -> Selection:
     """The selection among those masks of each class that leave it precise enough."""
-    cut = np.full(len(chance), per_class.target)
-    doubted = np.zeros(len(chance))  # the chance of the first mask of the class that may not be delivered
-    rows = np.concatenate([candidates, voted])
-    rows = rows[np.lexsort((-chance[rows], per_class.class_id[rows]))]
-    own = per_class.class_id[rows]
+    (candidates, of_candidates), (voted, of_voted) = unasked, yes
+    cut = np.full(len(per_class.class_id), per_class.target)
+    doubted = np.zeros(len(cut))  # the chance of the first mask of the class that may not be delivered
+    rows, chance = np.concatenate([candidates, voted]), np.concatenate([of_candidates, of_voted])
+    order = np.lexsort((-chance, per_class.class_id[rows]))
+    own, chance = per_class.class_id[rows[order]], chance[order]
     start = np.flatnonzero(np.concatenate([[True], own[1:] != own[:-1]])) if len(rows) else np.zeros(0, np.int64)
     ends = {}
     for first, last in zip(start.tolist(), [*start[1:].tolist(), len(rows)], strict=True):
-        falling = chance[rows[first:last]]
-        affordable = np.flatnonzero(np.cumsum(falling - per_class.planned(len(falling))) >= 0)
-        count = int(affordable[-1]) + 1 if len(affordable) else 0
+        falling = chance[first:last]
+        count = _affordable(falling, per_class.planned(len(falling)))
         at_cut = min(falling[count - 1], per_class.target) if count else per_class.target  # as precise: never too much
         ends[int(own[first])] = at_cut, falling[count] if count < len(falling) else 0.0
     for class_id, (at_cut, beyond) in ends.items():
         here = per_class.class_id == class_id
         cut[here], doubted[here] = at_cut, beyond
-    may = chance >= cut
-    chosen = _selected(chance, candidates[may[candidates]], voted[may[voted]], target)
+    may, may_voted = of_candidates >= cut[candidates], of_voted >= cut[voted]
+    chosen = _selected((candidates[may], of_candidates[may]), (voted[may_voted], of_voted[may_voted]), target)
     if chosen.size == len(chosen.candidates):  # more slack over all would bring nothing
         chosen = replace(chosen, value=0.0)
     # Slack of a class is worth something where masks are left out that would be delivered for the sake of all.
     worth = doubted + chosen.value * (doubted - target)
     value = np.where(worth > 0, worth / np.maximum(per_class.target - doubted, _LEAST_GAP), 0.0)
-    ordered = np.concatenate([chosen.candidates, candidates[~may[candidates]]])
+    ordered = np.concatenate([chosen.candidates, candidates[~may]])
     return replace(chosen, candidates=ordered, per_class=per_class, class_cut=cut, class_value=value)
 
 
 def gains(beliefs: Beliefs, selection: Selection, target: float) -> np.ndarray:
     """What asking about each candidate is expected to bring, in correct masks, (m,) in the order of `candidates`."""
-    rows, value = selection.candidates, selection.value
+    value = selection.value
 
-    def worth(chance: np.ndarray) -> np.ndarray:
+    def worth(chance: np.ndarray, rows: np.ndarray) -> np.ndarray:
         own = chance + value * (chance - target)
         if selection.per_class is not None and selection.class_value is not None:
             own = own + selection.class_value[rows] * (chance - selection.per_class.target)
         return np.maximum(own, 0.0)
 
-    return beliefs.yes[rows] * worth(beliefs.right[rows]) - worth(beliefs.correct[rows])
+    found = np.empty(len(selection.candidates))
+    for part in portions(len(found)):
+        rows = selection.candidates[part]
+        found[part] = beliefs.yes[rows] * worth(beliefs.right(rows), rows) - worth(beliefs.correct(rows), rows)
+    return found
 
 
 def price_now(price: float, asked: int, candidates: int) -> float:
@@ -175,18 +220,28 @@ def first_questions(candidates: int) -> int:
     return min(FIRST_QUESTIONS, candidates // 10)
 
 
-def most_wanted(gain: np.ndarray, image: np.ndarray, price: float, per_image: int) -> np.ndarray:
+def most_wanted(
+    gain: np.ndarray, rows: np.ndarray, image: np.ndarray, price: float, per_image: int, most: int | None = None
+) -> np.ndarray:
     """Places of the candidates to ask about, the best first: those that bring `price`, few of an image before others.
 
     Answers tell of the other masks of their image, so questions are spread: the first `per_image` of each image come
-    before any others, then the next ones. Masks of unknown image (below 0) are not held back.
+    before any others, then the next ones. Candidates are `rows` (m,) of masks, whose `image` (n,) may be unknown (below
+    0): those are not held back. At `most` so many places.
     """
     wanted = np.flatnonzero(gain >= price)
-    wanted = wanted[np.argsort(-gain[wanted], kind="stable")]
-    if not len(wanted):
-        return wanted
-    own = np.where(image[wanted] < 0, -1 - np.arange(len(wanted)), image[wanted])
-    return wanted[np.argsort(place_in_group(own) // per_image, kind="stable")]
+    looked = len(wanted) if most is None else max(8 * most, 1)
+    while True:
+        some = wanted
+        if looked < len(wanted):  # the best, and all that bring as much as the last of them
+            some = wanted[gain[wanted] >= np.partition(gain[wanted], -looked)[-looked]]
+        some = some[np.argsort(-gain[some], kind="stable")]
+        of = image[rows[some]]
+        turn = place_in_group(np.where(of < 0, -1 - np.arange(len(some)), of)) // per_image
+        # Whoever is among the first of an image is so whatever brings less.
+        if len(some) == len(wanted) or np.count_nonzero(turn == 0) >= (most or 0):
+            return some[np.argsort(turn, kind="stable")][:most]
+        looked *= 8
 
 
 def place_in_group(group: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from campaign.search.portions import portions
 from campaign.search.rivals import BESIDE, Overlaps
 from ml_backend.masks.rle import areas
 from ml_backend.predictions import Predictions
@@ -161,13 +162,18 @@ class Verifier:
     def chances(self, rows: Rows, of_forest: np.ndarray | None = None) -> np.ndarray:
         """P(correct) of each mask, (n,) float64; `of_forest` (n,) is the forest's word where it is known already."""
         shift, stretch = self.calibration
-        value = shift + stretch * logit(self.forest.chances(rows) if of_forest is None else of_forest)
+        chance = self.forest.chances(rows) if of_forest is None else of_forest
         known = np.fromiter(self.effects, np.int64, len(self.effects))
         effect = np.fromiter(self.effects.values(), np.float64, len(known))
-        if len(known):
-            place = np.minimum(np.searchsorted(known, rows.image), len(known) - 1)
-            value = value + np.where(known[place] == rows.image, effect[place], 0.0)
-        return 1 / (1 + np.exp(-value))
+        found = np.empty(len(rows))
+        for part in portions(len(rows)):
+            value = shift + stretch * logit(chance[part])
+            if len(known):
+                image = rows.image[part]
+                place = np.minimum(np.searchsorted(known, image), len(known) - 1)
+                value = value + np.where(known[place] == image, effect[place], 0.0)
+            found[part] = 1 / (1 + np.exp(-value))
+        return found
 
 
 def grow(heldout: Rows, correct: np.ndarray, answered: Rows, yes: np.ndarray, seed: int) -> Forest:

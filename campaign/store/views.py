@@ -53,24 +53,30 @@ class Views:
         self._files.write(self._folder / file, lambda p: write_snapshot(p, arrays, values), durable=False)
 
     def read(
-        self, file: str, only: Collection[str] | None = None, by_rows: Collection[str] = ()
+        self,
+        file: str,
+        only: Collection[str] | None = None,
+        by_rows: Collection[str] = (),
+        mapped: Collection[str] = (),
     ) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """What `write` wrote, or of the arrays `only` these; None where the file is gone or cut short.
 
-        Then the view is worked out anew. Arrays in `by_rows` stay on disk, to be read by rows.
+        Then the view is worked out anew. Arrays in `by_rows` and `mapped` ones stay on disk, see `read_snapshot`.
         """
         try:
-            return read_snapshot(self._files.local(self._folder / file), only, by_rows)
+            return read_snapshot(self._files.local(self._folder / file), only, by_rows, mapped)
         except Unavailable:
             raise
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
-    def kept(self, name: str, version: str, by_rows: Collection[str] = ()) -> dict[str, Any] | None:
+    def kept(
+        self, name: str, version: str, by_rows: Collection[str] = (), mapped: Collection[str] = ()
+    ) -> dict[str, Any] | None:
         """The arrays that `keep` wrote under that name, None where there are none of that version."""
         row = self.row(name)
         is_there = row is not None and row.version == version and row.file
-        stored = self.read(str(row.file), by_rows=by_rows) if row is not None and is_there else None
+        stored = self.read(str(row.file), None, by_rows, mapped) if row is not None and is_there else None
         return None if stored is None else stored[0]
 
     def keep(self, name: str, version: str, arrays: Mapping[str, np.ndarray | Parts]) -> None:

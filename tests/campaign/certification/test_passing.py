@@ -58,9 +58,9 @@ def test_where_all_chances_are_the_same_no_bin_is_empty():
 def test_beliefs_tell_a_vote_from_the_truth():
     iou, chance, image = masks(4000, 2)
     beliefs = passing(eyes_at(0.70), iou, chance, image, 0.75).beliefs(chance, chance)
-    assert (beliefs.correct <= beliefs.yes + 1e-12).all() and (beliefs.right < 1).any()
+    assert (beliefs.correct() <= beliefs.yes + 1e-12).all() and (beliefs.right() < 1).any()
     sure = no_passing().beliefs(chance, chance)
-    assert np.array_equal(sure.correct, chance) and (sure.right == 1).all()
+    assert np.array_equal(sure.correct(), chance) and (sure.right() == 1).all()
 
 
 def test_without_heldout_masks_annotators_are_taken_at_their_word():

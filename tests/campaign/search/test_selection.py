@@ -16,7 +16,7 @@ NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 def sure(chance: np.ndarray) -> Beliefs:
     """Annotators who never err."""
-    return Beliefs(chance, chance, np.ones(len(chance)))
+    return Beliefs(chance, np.zeros(len(chance), np.uint8), np.zeros(1), np.ones(1))
 
 
 def test_the_largest_set_that_is_precise_enough_is_delivered():
@@ -39,7 +39,8 @@ def test_masks_voted_yes_make_room_and_those_voted_no_are_gone():
 
 
 def test_a_yes_that_is_worth_too_little_is_not_kept():
-    beliefs = Beliefs(np.full(10, 0.9), np.full(10, 0.95), np.where(np.arange(10) < 2, 0.5, 1.0))
+    kind = (np.arange(10) < 2).astype(np.uint8)
+    beliefs = Beliefs(np.full(10, 0.9), kind, np.full(2, -0.05), np.array([1.0, 0.5]))
     verdict = np.full(10, Verdict.YES, np.int8)
     assert select(beliefs, verdict, NO_PAIRS, 0.95).kept.tolist() == list(range(2, 10))
 
@@ -113,11 +114,21 @@ def test_the_gain_is_what_the_best_set_grows_by_when_the_answer_is_known():
 
 
 def test_questions_are_spread_over_images_and_stop_at_the_price():
-    gain = np.array([0.9, 0.89, 0.88, 0.87, 0.8, 0.2])
-    image = np.array([1, 1, 1, 1, 2, 3])
-    assert most_wanted(gain, image, 0.5, per_image=2).tolist() == [0, 1, 4, 2, 3]
-    assert most_wanted(gain, np.full(6, -1), 0.5, per_image=2).tolist() == [0, 1, 2, 3, 4]
-    assert not len(most_wanted(gain, image, 1.0, per_image=2))
+    gain, rows = np.array([0.9, 0.89, 0.88, 0.87, 0.8, 0.2]), np.arange(6)[::-1]
+    image = np.array([3, 2, 1, 1, 1, 1])
+    assert most_wanted(gain, rows, image, 0.5, per_image=2).tolist() == [0, 1, 4, 2, 3]
+    assert most_wanted(gain, rows, np.full(6, -1), 0.5, per_image=2).tolist() == [0, 1, 2, 3, 4]
+    assert not len(most_wanted(gain, rows, image, 1.0, per_image=2))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_most_wanted_few_are_the_first_of_all(seed):
+    rng = np.random.default_rng(seed)
+    gain = np.where(rng.random(3000) < 0.1, -np.inf, rng.integers(0, 40 if seed % 2 else 10**6, 3000) / 40)
+    rows, image = rng.permutation(4000)[:3000], rng.integers(-1, 30 if seed % 3 else 2000, 4000)
+    whole = most_wanted(gain, rows, image, 0.2, 2)
+    for most in (0, 1, 7, 60, 400, 5000):
+        assert most_wanted(gain, rows, image, 0.2, 2, most).tolist() == whole[:most].tolist()
 
 
 def masks_of(*boxes: tuple[int, int, int, int], image: int = 1, class_id: int = 1) -> Predictions:

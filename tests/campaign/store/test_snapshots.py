@@ -46,3 +46,14 @@ def test_too_few_parts_and_files_cut_short_are_errors(tmp_path, rows):
     (tmp_path / "b.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:-3000])
     with pytest.raises(BadZipFile):
         read_snapshot(tmp_path / "b.npz", by_rows=["rows"])
+
+
+def test_mapped_arrays_are_read_where_they_lie(tmp_path, rows):
+    parts = Parts(rows.shape, np.float32, [rows[:600], rows[600:]])
+    written = {"odd": np.zeros(3, bool), "rows": parts, "ids": np.arange(5), "none": np.zeros(0)}
+    write_snapshot(tmp_path / "a.npz", written, {})
+    arrays, _ = read_snapshot(tmp_path / "a.npz", mapped=["rows", "ids", "none"])
+    (tmp_path / "a.npz").unlink()
+    np.testing.assert_array_equal(arrays["rows"], rows)
+    assert arrays["ids"].tolist() == [0, 1, 2, 3, 4] and arrays["odd"].tolist() == [False] * 3
+    assert not len(arrays["none"]) and arrays["rows"].flags.aligned and not arrays["rows"].flags.writeable
