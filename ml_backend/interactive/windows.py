@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision.ops import roi_align
 
 from ml_backend.interactive.segmenter import Click, Proposal
 from ml_backend.masks.pasting import resampled
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Sides of windows, in pixels, below which nothing is to be seen.
 LEAST_SIDE = 8.0
@@ -78,6 +79,9 @@ def seen(picture: Tensor, windows: Sequence[Window], cells: int, scale: float = 
         cells: of a side of the grid.
         scale: values per pixel of the windows.
     """
+    import torch  # by those alone who have tensors: a turn asks for the extent of a mask
+    from torchvision.ops import roi_align
+
     if not windows:
         return picture.new_zeros((0, picture.shape[0], cells, cells))
     boxes = torch.tensor([w.box for w in windows], dtype=picture.dtype, device=picture.device)
@@ -130,6 +134,8 @@ def pixels_in(
     pixels: np.ndarray, mean: np.ndarray, deviation: float | np.ndarray, window: Window, cells: int
 ) -> Tensor:
     """What a picture (h, w, 3) uint8 shows in a window, normalised, (1, 3, cells, cells); its mean outside of it."""
+    import torch
+
     part, moved = _part(pixels, window)
     if not part.size:
         return torch.zeros(1, 3, cells, cells)

@@ -132,9 +132,10 @@ def test_a_token_is_needed_and_never_shown(data, tmp_path):
     assert done.returncode == 1 and "LABEL_STUDIO_API_KEY" in done.stderr
 
 
-def test_torch_is_not_loaded_for_the_command_line():
+@pytest.mark.parametrize("also", ["campaign.steps.rounds", "campaign.steps.verify"])
+def test_torch_is_not_loaded_for_the_command_line_and_for_a_turn(also):
     code = (
-        "import sys, campaign.cli, campaign.derived.status, campaign.store, campaign.steps.rounds\n"
+        f"import sys, campaign.cli, campaign.derived.status, campaign.store, {also}\n"
         "print([m for m in ('torch', 'pyarrow', 'sklearn', 'alembic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
