@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*")
+PORTION = 1000  # objects that S3 lists at a time, at most
 # What to install for the stores that fsspec does not open by itself.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "adl": "az"}
 
@@ -104,6 +105,12 @@ class Bucket:
             return {name[len(path) :].lstrip("/"): int(one["size"]) for name, one in found.items()}
         return {}
 
+    def listed(self) -> Iterator[dict[str, int]]:
+        """{name: bytes} of all objects, in portions: of S3 `PORTION` at a time, of other stores a folder at a time."""
+        with suppress(FileNotFoundError), self._asked() as (files, path):
+            for part in _pages(files, path) if hasattr(files, "call_s3") else _folders(files, path):
+                yield {name[len(path) :].lstrip("/"): size for name, size in part.items()}
+
     def modified(self, name: str) -> float:
         """When an object was put there, in seconds since 1970. Raises FileNotFoundError where there is none."""
         with self._asked(name) as (files, path):
@@ -171,6 +178,31 @@ def _opened(url: str) -> tuple[AbstractFileSystem, str]:
     except ValueError as error:
         raise InputError(url, "the URL of an object store", _said(error)) from None
     return files, path
+
+
+def _pages(files: Any, path: str) -> Iterator[dict[str, int]]:
+    """{path: bytes} as S3 lists them; s3fs itself makes one list of all."""
+    bucket, key, _ = files.split_path(path)
+    more: dict[str, str] = {}
+    while True:
+        page = files.call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=PORTION, **files.req_kw, **more
+        )
+        yield {f"{bucket}/{one['Key']}": int(one["Size"]) for one in page.get("Contents", [])}
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _folders(files: AbstractFileSystem, path: str) -> Iterator[dict[str, int]]:
+    """{path: bytes} of one folder after the other. One that is gone by then has nothing."""
+
+    def failed(error: Exception) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for _, _, found in files.walk(path, detail=True, on_error=failed):
+        yield {one["name"]: int(one["size"]) for one in found.values()}
 
 
 def _said(error: BaseException) -> str:

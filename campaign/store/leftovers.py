@@ -43,6 +43,8 @@ class Leftover:
 def leftovers(store: Store) -> list[Leftover]:
     """All that nothing names, the largest first; also what is being written just now.
 
+    Objects are looked at in portions: what is held is what nothing names.
+
     Raises Unavailable where the object store or the database does not answer.
     """
     found = [*_objects(store), *_snapshots(store), *_partial_files(store)]
@@ -88,24 +90,32 @@ def total(found: Collection[Leftover]) -> dict[str, int]:
 def _objects(store: Store) -> list[Leftover]:
     if not isinstance(store.files, Objects):
         return []
-    bucket = store.files.bucket
-    # Listed before the names are read: what gets its name in between has one.
-    sizes = bucket.sizes()
-    others = tuple(name.removesuffix(SETTINGS_FILE) for name in sizes if name.endswith(f"/{SETTINGS_FILE}"))
-    ours = [
-        name for name in sizes
-        if (_UPLOAD.fullmatch(name) or _COPY.fullmatch(name)) and not name.startswith(others)
-    ]  # fmt: skip
-    named = _named(store, store.files, ours)
+    bucket, others, found = store.files.bucket, dict[str, bool](), list[Leftover]()
 
-    def leftover(name: str) -> list[Leftover]:
+    def is_of_another(name: str) -> bool:
+        """Whether an object lies below another campaign's URL."""
+        parts = name.split("/")
+        for above in ("/".join(parts[:n]) for n in range(1, len(parts))):
+            if above not in others:
+                others[above] = bucket.has(f"{above}/{SETTINGS_FILE}")
+            if others[above]:
+                return True
+        return False
+
+    def leftover(name: str, size: int) -> list[Leftover]:
         with suppress(FileNotFoundError):  # somebody else has just removed it
-            return [Leftover(f"{bucket.url}/{name}", sizes[name], time.time() - bucket.modified(name))]
+            return [Leftover(f"{bucket.url}/{name}", size, time.time() - bucket.modified(name))]
         return []
 
     with ThreadPoolExecutor(TRANSFERS) as pool:
-        parts = pool.map(leftover, [name for name in ours if name not in named])
-        return [one for part in parts for one in part]
+        for part in bucket.listed():
+            # Listed before the names are read: what gets its name in between has one.
+            ours = [name for name in part if _UPLOAD.fullmatch(name) or _COPY.fullmatch(name)]
+            named = _named(store, store.files, ours) if ours else set()
+            unnamed = [name for name in ours if name not in named and not is_of_another(name)]
+            for ones in pool.map(leftover, unnamed, [part[name] for name in unnamed]):
+                found += ones
+    return found
 
 
 def _named(store: Store, files: Objects, objects: Sequence[str]) -> set[str]:

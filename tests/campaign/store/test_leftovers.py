@@ -3,14 +3,18 @@
 import json
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from campaign.cli import main
 from campaign.settings import CampaignSettings
 from campaign.store import Store
+from campaign.store import models as m
 from campaign.store.leftovers import leftovers, remove_leftovers
+from ml_backend import buckets
 from ml_backend.buckets import Bucket
 from ml_backend.errors import Unavailable
 from ml_backend.files import partial_file
@@ -98,15 +102,50 @@ def test_what_gets_its_name_between_listing_and_removal_stays(at_url, monkeypatc
 def test_a_listing_that_is_older_than_a_name_finds_nothing(at_url, monkeypatch):
     """The name is stored while the objects are listed."""
     store = at_url
-    real = Bucket.sizes
+    real = Bucket.listed
 
     def slow(self):
-        listed = real(self)
+        before = list(real(self))
         put(store, "late.bin", b"late")
-        return {**listed, **real(self)}
+        yield from before
+        yield from real(self)
 
-    monkeypatch.setattr(Bucket, "sizes", slow)
+    monkeypatch.setattr(Bucket, "listed", slow)
     assert leftovers(store) == []
+
+
+def test_objects_are_listed_in_portions(at_url, monkeypatch):
+    bucket = at_url.files.bucket
+    for number in range(12):
+        bucket.write(f"more/{number % 2}/{number}.txt", b"12345")
+    monkeypatch.setattr(buckets, "PORTION", 4)
+    parts = list(bucket.listed())
+    assert {name: size for part in parts for name, size in part.items()} == bucket.sizes()
+    assert sum(map(len, parts)) == len(bucket.sizes()) and len(parts) > 3
+    assert max(map(len, parts)) <= 4 or not bucket.url.startswith("s3")
+    assert list(Bucket(f"{bucket.url}/nothing").listed()) in ([], [{}])
+
+
+@pytest.mark.parametrize("bucket_url", ["s3"], indirect=True)
+def test_what_is_held_does_not_grow_with_the_objects(at_url, monkeypatch):
+    rows = [{"name": f"f{n}", "object": f"f{n}.{n:032x}", "bytes": 1, "digest": ""} for n in range(20_000)]
+    with at_url.session() as session:
+        session.execute(insert(m.Object), rows)
+
+    def peak(count):
+        def listed(_bucket):
+            for low in range(0, count, 1000):
+                yield {f"f{n}.{n:032x}": 1 for n in range(low, low + 1000)}
+
+        monkeypatch.setattr(Bucket, "listed", listed)
+        tracemalloc.start()
+        assert leftovers(at_url) == []
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(1000)
+    assert peak(20_000) < 1.5 * peak(2000)
 
 
 def test_in_a_folder_files_that_were_being_written_and_snapshots_that_no_view_names(tmp_path):
