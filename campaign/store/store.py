@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import func, select
@@ -44,7 +43,7 @@ from campaign.store.sessions import Sessions
 from campaign.store.signatures import SignatureFiles
 from campaign.store.trees import Datasets, Trees
 from campaign.store.values import Key, Values
-from campaign.store.views import Views
+from campaign.store.views import OwnViews, Views
 from ml_backend.errors import InputError
 from ml_backend.masks.coco import CocoDataset
 from ml_backend.masks.coco_stream import ImageStream
@@ -72,8 +71,6 @@ class Store:
         self.folder = folder
         place.prepare()
         self.engine = open_database(self.address("database_url"), folder, read_only)
-        # Whoever only reads works views out for itself and keeps them as long as the store is open.
-        self._scratch = TemporaryDirectory(prefix="campaign-views-") if read_only else None
         self.session = Sessions(self.engine, f"database of {self.place}")
         self.files: Files = Files(self.session)
         if isinstance(place, Prefix):
@@ -95,10 +92,7 @@ class Store:
         self.decisions = Decisions(self.session)
         self.overrides = Overrides(self.session)
         self.course = Points(self.session)
-        if self._scratch:
-            self.views = Views(self.session, Files(self.session), Path(self._scratch.name))
-        else:
-            self.views = Views(self.session, self.files, folder)
+        self.views = OwnViews(self.session) if read_only else Views(self.session, self.files, folder)
         # What the layers above keep with an open campaign, by its type; it goes when the campaign does.
         self.companions: dict[type, Any] = {}
         known = self.values.get(Key.CAMPAIGN)

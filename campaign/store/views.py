@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from campaign.store import models as m
 from campaign.store.objects import Files
+from campaign.store.scratch import ScratchFolder
 from campaign.store.sessions import Sessions
 from campaign.store.snapshots import Parts, read_snapshot, write_snapshot
 from ml_backend.errors import InputError, Unavailable
@@ -28,7 +29,10 @@ class Views:
     """Part of `Store`: rows of the views, and their snapshots under `derived/` in the campaign folder."""
 
     def __init__(self, sessions: Sessions, files: Files, folder: Path):
-        self._sessions, self._files, self._folder = sessions, files, folder / SNAPSHOTS
+        self._sessions, self._files, self._folder = sessions, files, folder
+
+    def _at(self, file: str) -> Path:
+        return self._folder / SNAPSHOTS / file
 
     def row(self, name: str) -> m.View | None:
         """The row of one view, None where it was never saved or was dropped."""
@@ -50,7 +54,7 @@ class Views:
 
     def write(self, file: str, arrays: Mapping[str, np.ndarray | Parts], values: Mapping[str, Any]) -> None:
         """Writes a snapshot: arrays, and values that JSON takes."""
-        self._files.write(self._folder / file, lambda p: write_snapshot(p, arrays, values), durable=False)
+        self._files.write(self._at(file), lambda p: write_snapshot(p, arrays, values), durable=False)
 
     def read(
         self,
@@ -64,7 +68,7 @@ class Views:
         Then the view is worked out anew. Arrays in `by_rows` and `mapped` ones stay on disk, see `read_snapshot`.
         """
         try:
-            return read_snapshot(self._files.local(self._folder / file), only, by_rows, mapped)
+            return read_snapshot(self._files.local(self._at(file)), only, by_rows, mapped)
         except Unavailable:
             raise
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
@@ -95,7 +99,22 @@ class Views:
 
     def remove(self, files: Iterable[str]) -> None:
         """Removes snapshots that no row names any more."""
-        self._files.remove(self._folder / file for file in files)
+        self._files.remove(self._at(file) for file in files)
+
+
+class OwnViews(Views):
+    """Those of whoever only reads: worked out for itself, and kept as long as the store is open.
+
+    Their folder is made with the first snapshot: most have none.
+    """
+
+    def __init__(self, sessions: Sessions):
+        super().__init__(sessions, Files(sessions), Path())
+        self._scratch: ScratchFolder | None = None
+
+    def _at(self, file: str) -> Path:
+        self._scratch = self._scratch or ScratchFolder("campaign-views-")
+        return self._scratch.path / SNAPSHOTS / file
 
 
 def save_view(session: Session, name: str, version: str, cursor: dict, summary: dict, file: str | None) -> None:
