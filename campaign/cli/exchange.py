@@ -88,33 +88,28 @@ def export(
 def by_this_process(store: Store, out: str | None, choice: Choice, form: Form, card: bool, json: bool) -> None:
     """Writes an export, and its card."""
     from campaign.cli.output import Display
+    from campaign.report.card import write_card
     from campaign.steps.export import default_path, export_campaign
 
     path, display = Path(out) if out is not None else default_path(store, form), Display()
     with display.live():
         written = export_campaign(store, path, choice, form, partial(display.show, "masks"))
-    tell(written, write_card_at(store, written, path) if card else None, json)
+    tell(written, write_card(store, written, path) if card else None, json)
 
 
 def by_workers(store: Store, out: str | None, choice: Choice, form: Form, card: bool, json: bool) -> None:
     """Has workers write an export in parts, and writes its card."""
     from campaign.cli.output import Display
     from campaign.jobs.exporting import shared_export
+    from campaign.report.card import write_card
 
     display = Display()
     with display.live(), shared_export(store, out, choice, form, partial(display.show, "masks")) as shared:
         files = None
         if card:
             with shared.target.writing() as path:
-                files = [shared.target.file(file.name) for file in write_card_at(store, shared.written, path)]
+                files = [shared.target.file(file.name) for file in write_card(store, shared.written, path)]
     tell(shared.written, files, json)
-
-
-def write_card_at(store: Store, written: Exported, path: Path) -> list[Path]:
-    """Writes the data card of an export to a path."""
-    from campaign.report.card import write_card
-
-    return write_card(store, written, path)
 
 
 def tell(written: Exported, card: Sequence[Path | str] | None, json: bool) -> None:

@@ -84,16 +84,9 @@ class SomeImages:
 
     def each(self) -> Iterator[ExportedImage]:
         """The images, by the campaign's ids."""
-        if not len(self._ids):
-            return
-        place = 0
-        for r, further in self._store.images.with_fields(int(self._ids[0])):
-            if r.id != self._ids[place]:
-                continue
-            yield _exported(r, further, int(self._part[place]))
-            place += 1
-            if place == len(self._ids):
-                return
+        parts = dict(zip(self._ids.tolist(), self._part.tolist(), strict=True))
+        for row, further in self._store.images.with_fields(list(parts)):
+            yield _exported(row, further, parts[row.id])
 
 
 def _exported(row: m.Image, further: dict[str, Any], part: int) -> ExportedImage:

@@ -26,9 +26,12 @@ class Target:
     def of(cls, store: Store, asked: str | Path | None, name: str) -> Target:
         """The target that was asked for, or the default one: `name` where the campaign lives.
 
-        Raises InputError for a path where the campaign is at a URL, whose workers share no folder.
+        Raises InputError for a path where the campaign is at a URL, whose workers share no folder, and for a URL that
+        names no file.
         """
         place = str(asked) if asked is not None else None
+        if place is not None and is_url(place) and not all(place.partition("://")[2].rpartition("/")):
+            raise InputError("out", "a URL that names a file, such as s3://bucket/export.json", place)
         if store.files.apart:
             if place is not None and not is_url(place):
                 raise InputError("out", f"a URL, as workers of {store.place} share no folder", place)
@@ -39,7 +42,7 @@ class Target:
     def writing(self) -> Iterator[Path]:
         """A path to write files to, or beside. They are where they belong when the block ends.
 
-        For a URL it is in a folder of this machine, and they are uploaded, each whole or not at all.
+        For a URL it is in a temporary folder of this machine, and they are uploaded, each whole or not at all.
         """
         if not self.is_url:
             yield Path(self.place)

@@ -102,9 +102,9 @@ class Images:
             before += -(-batch.count // length)
         return None
 
-    def in_pages(self, split: Split, length: int = PAGE, first: int = 0) -> Iterator[m.Image]:
-        """Rows of a split by id, from that of `first` on, read in pages: however many, in the memory of one page."""
-        last = first - 1
+    def in_pages(self, split: Split, length: int = PAGE) -> Iterator[m.Image]:
+        """Rows of a split by id, read in pages: for all images of it, however many, in the memory of one page."""
+        last = -1
         while True:
             query = select(m.Image).where(m.Image.split == split, m.Image.id > last)
             with self._sessions() as session:
@@ -244,22 +244,31 @@ class Images:
         path = self._folder / FIELDS_FILE
         return json.loads(self._files.local(path).read_text(encoding="utf-8")) if self._files.has(path) else {}
 
-    def with_fields(self, first: int = 0) -> Iterator[tuple[m.Image, dict[str, Any]]]:
+    def with_fields(self, ids: Sequence[int] | None = None) -> Iterator[tuple[m.Image, dict[str, Any]]]:
         """Each image of the pool with what its file said further of it, by id, in the memory of one page.
 
-        From the image of the id `first` on.
+        With `ids`, which rise, those of them alone.
         """
         # Campaigns of before kept what was said of all images together.
         together = {int(k): v for k, v in self._fields().get("images", {}).items()}
         path = self._folder / IMAGE_FIELDS_FILE
         with self._files.local(path).open(encoding="utf-8") if self._files.has(path) else nullcontext(()) as lines:
             said = (json.loads(line) for line in lines)
-            newest = next((fields for fields in said if fields["image"] >= first), None)
-            for row in self.in_pages("pool", first=first):
+            newest = next(said, None)
+            for row in self.in_pages("pool") if ids is None else self._of_pool(ids):
                 further = together.get(row.coco_id, {})
+                while newest is not None and newest["image"] < row.id:
+                    newest = next(said, None)
                 if newest is not None and newest["image"] == row.id:
-                    further, newest = newest["fields"], next(said, None)
+                    further = newest["fields"]
                 yield row, further
+
+    def _of_pool(self, ids: Sequence[int]) -> Iterator[m.Image]:
+        for part in portions(list(ids)):
+            query = select(m.Image).where(m.Image.split == "pool", m.Image.id.in_(part)).order_by(m.Image.id)
+            with self._sessions() as session:
+                rows = list(session.scalars(query))
+            yield from rows
 
 
 def rows_of(data: CocoDataset | ImageStream) -> Iterator[Row]:

@@ -164,3 +164,12 @@ def test_what_cannot_be_planned_leaves_no_plan(opened, tmp_path, form, message):
     with pytest.raises(InputError, match=r"expected a folder, got none"):
         PlannedExport(store, tmp_path / "none" / "e.json", Choice(), Form(parts=Parts()))
     assert plans(store) == []
+
+
+def test_a_url_names_a_file(opened):
+    store = opened("ended")
+    for url in ("s3://bucket", "s3://bucket/", "memory://e.json"):
+        with pytest.raises(InputError, match=f"out: expected a URL that names a file, .*, got {url}"):
+            PlannedExport(store, url, Choice(), Form(parts=Parts()))
+    planned = PlannedExport(store, "memory://delivered/e.json", Choice(), Form(parts=Parts()))
+    assert make_all(store, planned).files[0] == "memory://delivered/e-1-class-1.json"

@@ -137,6 +137,9 @@ def test_a_pool_grows_at_a_url(bucket_url, machines, settings, splits, tmp_path)
     machines("two")
     other = Store.open(bucket_url)
     assert [fields for _, fields in other.images.with_fields()] == [{}, {"license": 3}]
+    one, two = other.images.ids("pool").tolist()
+    assert [(row.id, fields) for row, fields in other.images.with_fields([two])] == [(two, {"license": 3})]
+    assert [(row.id, fields) for row, fields in other.images.with_fields([one])] == [(one, {})]
     assert read_rgb(other.images.get(4).path)[0, 0].tolist() == [9, 9, 9]
     other.engine.dispose()
 
