@@ -126,6 +126,7 @@ def work(place: str | Path, queues: list[str], name: str | None = None, burst: b
     if "gpu" in queues:
         import campaign.steps.cluster
         import campaign.steps.detect
+        import campaign.steps.export_plan
         import ml_backend.detectors.torchvision.detector  # noqa: F401  # loaded once, not in each job's process
     if "default" in queues:
         import httpx  # noqa: F401
