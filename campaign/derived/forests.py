@@ -48,7 +48,9 @@ def said_unseen(store: Store, round_number: int, columns: Columns) -> Said:
     `crossed` (n,) is of all masks; it and `pool` lie on disk.
     """
     version, name = _version(store, columns, (), b""), f"unseen/{round_number}"
-    while (arrays := store.views.kept(name, version, mapped=("pool", "crossed"))) is None:
+    mapped = "pool", "crossed"
+    arrays = store.views.kept(name, version, mapped=mapped)
+    if arrays is None:
         inputs = round_columns(store).inputs(round_number)
         nothing = np.zeros(0, np.int64)
         grown = _grown(store, inputs, np.ones(len(inputs.pool), bool), np.ones(len(inputs.heldout), bool), nothing)
@@ -57,6 +59,7 @@ def said_unseen(store: Store, round_number: int, columns: Columns) -> Said:
             "heldout_class": inputs.heldout.class_id,
         }  # fmt: skip
         store.views.keep(name, version, grown)
+        arrays = store.views.kept(name, version, mapped=mapped) or grown  # another process may have kept newer ones
     return Said(**arrays)
 
 
