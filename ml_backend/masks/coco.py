@@ -262,16 +262,18 @@ def _images(path: Path, coco: dict, folder: Path | None) -> list[ImageRecord]:
     return images
 
 
-def images_of(path: Path, rows: Iterable[Any], folder: Path | None) -> Iterator[ImageRecord]:
+def images_of(path: Path, rows: Iterable[Any], folder: Path | None, root: Path | None = None) -> Iterator[ImageRecord]:
     """The images of rows of a COCO file, one by one; their ids may be doubled.
 
-    Raises InputError where one is malformed, or its file is not in the folder.
+    `root` is the folder resolved, for whoever asks for one row after the other. Raises InputError where one is
+    malformed, or its file is not in the folder.
     """
+    root = root or (folder.resolve() if folder else None)
     for row in rows:
         if not isinstance(row, dict) or not is_id(row.get("id")) or not _is_name(row.get("file_name")):
             raise InputError(f"{path} images", "an integer id and a file_name each", brief(row))
         name, width, height = str(row["file_name"]), row.get("width"), row.get("height")
-        file = Path(name) if folder is None else _file(f"{path} image {row['id']}", folder, name)
+        file = Path(name) if folder is None else _file(f"{path} image {row['id']}", folder, root, name)
         got = f"{brief(width)}x{brief(height)}"
         if not (type(width) is int and type(height) is int and width > 0 and height > 0):
             raise InputError(f"{path} image {row['id']}", "a width and a height in pixels", got)
@@ -280,8 +282,8 @@ def images_of(path: Path, rows: Iterable[Any], folder: Path | None) -> Iterator[
         yield ImageRecord(row["id"], name, width, height, file, bool(row.get("exhaustive", True)))
 
 
-def _file(thing: str, folder: Path, name: str) -> Path:
-    """The file `name` below `folder`. Raises InputError where it is outside, or there is none.
+def _file(thing: str, folder: Path, root: Path | None, name: str) -> Path:
+    """The file `name` below `folder`, resolved `root`. Raises InputError where it is outside, or there is none.
 
     In an object store it is not looked for: who checks images reads them.
     """
@@ -291,7 +293,7 @@ def _file(thing: str, folder: Path, name: str) -> Path:
         return file_of(f"{place_of(folder)}/{name}")
     file = folder / name
     try:
-        below, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
+        below, there = file.resolve().is_relative_to(root or folder), file.is_file()
     except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have; links in a circle
         raise InputError(thing, f"a file below {folder}", error) from None
     if not below:

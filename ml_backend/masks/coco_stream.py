@@ -88,13 +88,13 @@ class CocoImages:
 
         Raises InputError where an image is malformed, its id is doubled, or its file is outside the folder or missing.
         """
-        ids = array("q")
+        ids, root = array("q"), self.folder.resolve()
         for key, row, _ in _members(self.path):
             if key != "images":
                 if ids:
                     break
                 continue
-            image = next(iter(images_of(self.path, [row], self.folder)))
+            image = next(iter(images_of(self.path, [row], self.folder, root)))
             ids.append(image.id)
             yield image, image_row(row)
         order = np.sort(np.frombuffer(ids, np.int64)) if ids else np.zeros(0, np.int64)
