@@ -82,7 +82,7 @@ class LiveViews:
     def refresh(self) -> LiveViews:
         """Takes in all facts that are new; returns itself."""
         generation = self.store.trees.generation()
-        if self._loaded and generation != self._generation:
+        if self._loaded and (generation != self._generation or self._is_overtaken()):
             self._begin()
         if not self._loaded:
             self._generation = generation
@@ -95,6 +95,17 @@ class LiveViews:
             self._take_overrides(new)
             self._follow({(row.round, row.class_id) for row in new})
         return self
+
+    def _is_overtaken(self) -> bool:
+        """Whether another process has taken in news and saved what follows: then that is read, and no class opened."""
+        own = self.cursor
+        if self.store.answers.newest() == own.answer and self.store.pages.newest() == own.page:
+            return False
+        row = self.store.views.row(STATE)
+        if row is None or row.version != self._version or row.file is None:
+            return False
+        saved = Cursor(**row.cursor)
+        return saved != own and saved.answer >= own.answer and saved.page >= own.page and saved.override >= own.override
 
     def view(self, round_number: int, class_id: int) -> ClassView | None:
         """The view of one class in one round, None where it has no tree."""

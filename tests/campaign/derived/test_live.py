@@ -222,6 +222,22 @@ def test_readers_write_nothing(tmp_path):
     assert [(r.name, r.cursor, r.file) for r in store.views.rows("")] == rows
 
 
+def test_what_another_process_saved_is_read_and_no_class_opened_for_it(tmp_path, monkeypatch):
+    store = verify_store(tmp_path / "a")
+    keys = turn(store)
+    reader = Store.open(store.folder)
+    before = live(reader).summaries(1)
+    for key in keys:
+        answer(store, key)
+    turn(store)
+    monkeypatch.setattr(LiveViews, "_restored", lambda *_: pytest.fail("a class was opened"))
+    now = live(reader).summaries(1)
+    assert now != before and now == {v.class_id: v.summary() for v in live(store).views(1)}
+    monkeypatch.undo()
+    answer(store, store.pages.rows()[-1].key)  # and of what nobody saved the reader sees to itself
+    assert live(reader).summaries(1) == {v.class_id: v.summary() for v in live(store).views(1)}
+
+
 def test_a_class_that_nothing_touched_keeps_its_snapshot(tmp_path):
     store = verify_store(tmp_path / "a")
     keys = turn(store)
