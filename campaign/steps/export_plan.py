@@ -165,8 +165,8 @@ class PlannedExport:
 def jobs_of(counts: list[int]) -> list[tuple[int, int, int]]:
     """(first part, end, masks) of each job: parts that follow each other, about as many masks in each.
 
-    >>> jobs_of([5, 0, 7])
-    [(0, 1, 5), (1, 3, 7)]
+    >>> jobs_of([100, 1, 0, 1, 90])
+    [(0, 1, 100), (1, 4, 2), (4, 5, 90)]
     """
     most, jobs, first = -(-sum(counts) // JOBS), list[tuple[int, int, int]](), 0
     while first < len(counts):

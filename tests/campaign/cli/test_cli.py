@@ -106,12 +106,13 @@ def test_without_label_studio_one_line_says_so(data, tmp_path, command):
 
 def test_an_unreachable_label_studio_is_named(data, tmp_path):
     token = {"LABEL_STUDIO_API_KEY": "0" * 40}
-    address = ["--label-studio", "http://127.0.0.1:9"]
-    done = campaign("init", tmp_path / "c", *address, "--source-project", "1", **token)
-    assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
-    done = campaign("init", tmp_path / "c", "--data", data, *address, **token)
-    assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "c").exists()
+    address, sources = ["--label-studio", "http://127.0.0.1:9"], (["--source-project", "1"], ["--data", data])
+    # Each tries for some seconds before it gives up, so side by side.
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda n: campaign("init", tmp_path / str(n), *address, *sources[n], **token), range(2))
+    for done in made:
+        assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "0").exists() and not (tmp_path / "1").exists()
 
 
 def test_a_label_studio_that_went_away_is_named(data, tmp_path):
