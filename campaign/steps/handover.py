@@ -7,6 +7,7 @@ few minutes, and whoever takes the training up fetches them. The newest alone ar
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from functools import partial
@@ -25,7 +26,7 @@ EVERY = 180.0  # seconds between two uploads: training waits as long as one take
 def carried(store: Store, output: Path, progress: Progress | None) -> Progress | None:
     """Prepares a training in the folder `output`; returns what it is to report its progress to.
 
-    What another machine has uploaded lies there then, where it is newer than what does already. Once the training is
+    What another machine has uploaded lies there then, unless newer files do already. Once the training is
     done and stored, `leave` is to be called.
     """
     if not store.files.apart:
@@ -59,14 +60,20 @@ def _kept(output: Path) -> Path:
 
 
 def _take_up(store: Store, output: Path) -> None:
-    """Copies what was uploaded into a training's folder, where it is newer than what lies there."""
+    """Copies what was uploaded into a training's folder, unless newer files lie there."""
     kept = _kept(output)
     times = store.files.times(kept)
     here = _state(output)
-    if not times or max(times.values()) * 1e9 <= max((at for at, _ in here.values()), default=0):
+    if not times or int(max(times.values()) * 1e9) < max((at for at, _ in here.values()), default=0):
         return
+
+    def copy(name: str, path: Path) -> None:
+        shutil.copyfile(store.files.local(kept / name), path)
+        # As old as what was uploaded: where this is ended half-way, all of it is copied again.
+        os.utime(path, ns=(int(times[name] * 1e9),) * 2)
+
     for name in times:
-        write_whole(output / name, partial(shutil.copyfile, store.files.local(kept / name)))
+        write_whole(output / name, partial(copy, name))
     logger.info("a training of another machine is taken up, as it was %.0f s ago", time.time() - max(times.values()))
 
 

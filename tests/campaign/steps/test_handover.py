@@ -1,6 +1,9 @@
 """A training that was killed on one machine goes on on another that shares no disk with it."""
 
 import logging
+import os
+import time
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -148,3 +151,29 @@ def test_uploads_are_minutes_apart(create, s3, machines, postgres_server, monkey
     machines("two")
     train.train(Store.open(url), 1, counted(steps := []))
     assert steps[0] == 1 and "is taken up" not in caplog.text
+
+
+def test_files_taken_up_half_way_are_all_taken_up_again(tmp_path, monkeypatch):
+    uploaded, output = tmp_path / "t.unfinished", tmp_path / "t"
+    for folder, content, age in ((output, "old", 600), (uploaded, "new", 60)):
+        folder.mkdir()
+        for name in ("a.pt", "b.pt"):
+            (folder / name).write_text(content)
+            os.utime(folder / name, (time.time() - age,) * 2)
+    files = SimpleNamespace(
+        apart=True, local=lambda path: path,
+        times=lambda kept: {path.name: path.stat().st_mtime for path in sorted(kept.iterdir())},
+    )  # fmt: skip
+    store, write = SimpleNamespace(files=files), handover.write_whole
+
+    def killed_after_one(path, writer):
+        if path.name == "b.pt":
+            raise KilledError
+        write(path, writer)
+
+    monkeypatch.setattr(handover, "write_whole", killed_after_one)
+    with pytest.raises(KilledError):
+        handover.carried(store, output, None)
+    monkeypatch.setattr(handover, "write_whole", write)
+    handover.carried(store, output, None)
+    assert [path.read_text() for path in sorted(output.iterdir())] == ["new", "new"]
