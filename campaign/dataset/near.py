@@ -35,7 +35,7 @@ _ROUNDING = 1e-3  # of a correlation in single precision, and more
 def near_pairs(small: np.ndarray) -> np.ndarray:
     """Pairs of rows of (n, SIDE, SIDE) uint8 small pictures that show the same, (k, 2), each once and in order.
 
-    Of more than `PARTNERS` that all show the same only so many of each one's pairs are there, by which they hang
+    Of many more than `PARTNERS` that all show the same each has at least so many pairs, not all, by which they hang
     together as they do by all. Pictures are read in blocks, so that they may lie on disk; what is held of each are its
     hashes, 224 bytes, and some 40 more.
     """

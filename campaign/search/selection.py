@@ -14,6 +14,7 @@ delivered, as far as the class stays precise enough; where that binds, slack of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def _select_by_class(unasked: _Ranked, yes: _Ranked, target: float, per_class: P
     own, chance = per_class.class_id[rows[order]], chance[order]
     start = np.flatnonzero(np.concatenate([[True], own[1:] != own[:-1]])) if len(rows) else np.zeros(0, np.int64)
     ends = {}
-    for first, last in zip(start.tolist(), [*start[1:].tolist(), len(rows)], strict=True):
+    for first, last in pairwise([*start.tolist(), len(rows)]):
         falling = chance[first:last]
         count = _affordable(falling, per_class.planned(len(falling)))
         at_cut = min(falling[count - 1], per_class.target) if count else per_class.target  # as precise: never too much

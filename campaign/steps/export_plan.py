@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from itertools import groupby
@@ -182,12 +183,31 @@ def jobs_of(counts: list[int]) -> list[tuple[int, int, int]]:
 def make_parts(store: Store, export_id: str, job: int, report: Callable[[int, int], None] | None = None) -> None:
     """Makes the files of one job of an export, and then its outcome. A job that is done, or of no plan, does nothing.
 
+    One whose plan goes meanwhile ends without files: another export to the same place may have put its own there.
+
     Raises InputError where the files cannot be written, or masks are no longer what they were.
     """
     folder = folder_of(store, export_id)
     if store.files.has(outcome_path(folder, job)) or not store.files.has(folder / PLAN):
         return
-    plan = read_plan(store, export_id)
+    with suppress(_OverError):
+        _make_parts(store, export_id, job, report)
+
+
+class _OverError(Exception):
+    """The plan of a job has gone."""
+
+
+def _make_parts(store: Store, export_id: str, job: int, report: Callable[[int, int], None] | None) -> None:
+    folder, plan = folder_of(store, export_id), read_plan(store, export_id)
+
+    def go_on(done: int, total: int) -> None:
+        """Called last before a file takes its name."""
+        if not store.files.has(folder / PLAN):
+            raise _OverError
+        if report:
+            report(done, total)
+
     if not 0 <= job < len(plan.jobs):
         raise InputError(f"export {export_id}", f"one of its {len(plan.jobs)} jobs", job)
     first, end, masks = plan.jobs[job]
@@ -198,13 +218,15 @@ def make_parts(store: Store, export_id: str, job: int, report: Callable[[int, in
     images = SomeImages(store, columns["images"], columns["image_part"])
     tally = Tally(np.load(store.files.local(folder / DRAWN)))
     with plan.target.writing() as path:
-        writer = PartWriter(path, plan.form, plan.layout, plan.said, tally, report, masks)
+        writer = PartWriter(path, plan.form, plan.layout, plan.said, tally, go_on, masks)
         if plan.form.by_images:
             for number, of_part in groupby(images.each(), key=lambda image: image.part):
                 writer.write([number], of_part, own.select(np.flatnonzero(own.part == number)))
         else:
             writer.write(range(first, end), images.each(), own)
         checksums = [checksum(plan.layout.file(path, number)) for number in range(first, end)]
+        if not store.files.has(folder / PLAN):  # last before they are uploaded
+            raise _OverError
     about = {"files": checksums, "losses": [asdict(loss) for loss in writer.losses.values()]}
     arrays = tally.as_arrays() | {"about": np.array(json.dumps(about))}
     store.files.write(outcome_path(folder, job), partial(_save_arrays, arrays))
@@ -227,9 +249,17 @@ def outcome_path(folder: Path, job: int) -> Path:
 
 
 def read_plan(store: Store, export_id: str) -> Plan:
-    """The plan of this id. Raises InputError where there is none."""
+    """The plan of this id. Raises InputError where there is none, or one of another version of this program."""
     path = folder_of(store, export_id) / PLAN
-    return Plan.parse(export_id, json.loads(store.files.local(path).read_text(encoding="utf-8")))
+    file = store.files.local(path)
+    try:
+        return Plan.parse(export_id, json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(path, "the plan of an export", "none") from None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            path, "a plan of this version; remove its folder to begin that export anew", "another"
+        ) from None
 
 
 def _id_of(plan: Plan, own: PlacedMasks, images: np.ndarray) -> str:

@@ -67,6 +67,15 @@ def test_of_each_class_only_the_likeliest_masks_are_delivered_that_leave_it_prec
     assert 6 in more.unasked and more.kept.tolist() == [5], "a mask voted yes makes room in its class"
 
 
+def test_of_classes_in_which_nothing_is_left_nothing_is_chosen():
+    chance, class_id = np.array([0.9, 0.8]), np.array([1, 2])
+    for n in (0, 2):  # no masks, and masks that are all voted no
+        verdict = np.zeros(n, np.int8)
+        chosen = select(sure(chance[:n]), verdict, NO_PAIRS, 0.9, PerClass(class_id[:n], 0.8))
+        assert (chosen.size, len(chosen.candidates), len(chosen.kept)) == (0, 0, 0)
+        assert len(gains(sure(chance[:n]), chosen, 0.9)) == 0
+
+
 def test_a_question_is_worth_most_at_the_cut_of_a_class_that_binds():
     chance = np.concatenate([np.linspace(0.5, 0.999, 500), np.linspace(0.9, 0.999, 500)])
     class_id, none = np.repeat([1, 2], 500), np.full(1000, NONE)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from threading import Event, Thread, current_thread
 
 import numpy as np
 import pytest
@@ -121,6 +122,42 @@ def test_an_export_that_was_broken_off_goes_on(opened, tmp_path):
     make_parts(store, again.plan.id, 1)
     with pytest.raises(InputError, match="to be the only one to it, got another one since"):
         again.missing()
+
+
+@pytest.mark.parametrize("place", ["{}/e.json", "memory://shared/e.json"])
+def test_a_late_job_of_a_dropped_export_leaves_the_files_of_the_newer_one(opened, tmp_path, monkeypatch, place):
+    store, form, place = opened("ended"), Form(parts=Parts(20)), place.format(tmp_path)
+    before = PlannedExport(store, place, Choice(), form)
+    late, add = Thread(target=make_parts, args=(Store.open(store.folder), before.plan.id, 0)), export_plan.Tally.add
+    begun, go_on = Event(), Event()
+
+    def wait(tally, masks):
+        add(tally, masks)
+        if current_thread() is late:  # its first file is about to be whole
+            begun.set()
+            assert go_on.wait(60)
+
+    monkeypatch.setattr(export_plan.Tally, "add", wait)
+    late.start()
+    assert begun.wait(60)
+    planned = PlannedExport(store, place, Choice(min_score=0.5), form)
+    written = make_all(store, planned)
+    go_on.set()
+    late.join()
+    sizes = {one["name"]: one["bytes"] for one in written.checksums}
+    assert len(written.masks) < len(before.content.masks)
+    assert {name: planned.plan.target.size(name) for name in sizes} == sizes
+
+
+def test_a_plan_of_another_version_is_refused(opened, tmp_path):
+    store = opened("ended")
+    plan = store.folder / "exports" / f"{7:016x}" / "plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_text('{"format": 2}')
+    with pytest.raises(
+        InputError, match=r"plan\.json: expected a plan of this version; remove its folder .*, got another"
+    ):
+        PlannedExport(store, tmp_path / "e.json", Choice(), Form(parts=Parts(20)))
 
 
 def test_a_job_that_fails_leaves_nothing_and_is_made_later(opened, tmp_path, monkeypatch):
