@@ -20,6 +20,7 @@ from campaign.store.shards import RowFile
 from ml_backend.errors import InputError
 
 _UNDER_WAY, _NOWHERE = 0, -1  # in place of the number of a round
+_OUTLINE = "mask_id", "image_id", "class_id", "round", "score", "voted"
 
 
 def listing(store: Store, masks: ListedMasks, rest: Path) -> dict[str, np.ndarray]:
@@ -27,7 +28,7 @@ def listing(store: Store, masks: ListedMasks, rest: Path) -> dict[str, np.ndarra
 
     Those of a round under way are written to the file `rest`.
     """
-    columns = {name: getattr(masks, name) for name in ("mask_id", "image_id", "class_id", "round", "score", "voted")}
+    columns = {name: getattr(masks, name) for name in _OUTLINE}
     promised = standing(store)
     if promised is not None and _places(promised.mask_id, masks.mask_id).all():
         rows = np.searchsorted(promised.mask_id, masks.mask_id)
@@ -55,7 +56,7 @@ def listed_again(store: Store, columns: Mapping[str, np.ndarray], rest: Path) ->
     Reading them raises InputError where the round that they are of was made anew since.
     """
     mask_id, voted = columns["mask_id"], columns["voted"]
-    outline = {name: columns[name] for name in ("mask_id", "image_id", "class_id", "round", "score", "voted")}
+    outline = {name: columns[name] for name in _OUTLINE}
     if "chance" in columns:
         chance = columns["chance"]
         return ListedMasks(**outline, fetch=lambda rows: chosen_masks(store, mask_id[rows], voted[rows], chance[rows]))

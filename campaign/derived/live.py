@@ -82,14 +82,16 @@ class LiveViews:
     def refresh(self) -> LiveViews:
         """Takes in all facts that are new; returns itself."""
         generation = self.store.trees.generation()
-        if self._loaded and (generation != self._generation or self._is_overtaken()):
+        answer, page = self.store.answers.newest(), self.store.pages.newest()
+        has_news = (answer, page) != (self.cursor.answer, self.cursor.page)
+        if self._loaded and (generation != self._generation or (has_news and self._is_overtaken())):
             self._begin()
         if not self._loaded:
             self._generation = generation
             self._load()
-        if self.store.pages.newest() > self.cursor.page:
+        if page > self.cursor.page:
             self._take_pages()
-        if self.store.answers.newest() > self.cursor.answer:
+        if answer > self.cursor.answer:
             self._take_answers()
         if new := self.store.overrides.rows(self.cursor.override):
             self._take_overrides(new)
@@ -98,14 +100,16 @@ class LiveViews:
 
     def _is_overtaken(self) -> bool:
         """Whether another process has taken in news and saved what follows: then that is read, and no class opened."""
-        own = self.cursor
-        if self.store.answers.newest() == own.answer and self.store.pages.newest() == own.page:
-            return False
-        row = self.store.views.row(STATE)
-        if row is None or row.version != self._version or row.file is None:
+        own, row = self.cursor, self._saved()
+        if row is None:
             return False
         saved = Cursor(**row.cursor)
         return saved != own and saved.answer >= own.answer and saved.page >= own.page and saved.override >= own.override
+
+    def _saved(self) -> m.View | None:
+        """What was saved last of all but the classes; None where there is nothing that can be gone on from."""
+        row = self.store.views.row(STATE)
+        return row if row is not None and row.version == self._version and row.file is not None else None
 
     def view(self, round_number: int, class_id: int) -> ClassView | None:
         """The view of one class in one round, None where it has no tree."""
@@ -350,9 +354,8 @@ class LiveViews:
     def _load(self) -> None:
         self._loaded = True
         for _ in range(2):  # another process may save, and remove what it replaces, between the row and its file
-            row = self.store.views.row(STATE)
-            known = row is not None and row.version == self._version and row.file is not None
-            stored = self.store.views.read(str(row.file)) if row is not None and known else None
+            row = self._saved()
+            stored = self.store.views.read(str(row.file)) if row is not None else None
             if row is not None and stored is not None:
                 self.cursor = Cursor(**row.cursor)
                 self.trust = TrustView.restore(self.store, *stored)
