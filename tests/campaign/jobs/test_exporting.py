@@ -1,11 +1,5 @@
 """An export that the workers of a campaign share."""
 
-import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import pytest
 from rq.job import JobStatus
 
@@ -20,6 +14,7 @@ from campaign.steps.rounds import Step
 from campaign.store import Store
 from ml_backend.errors import InputError
 from tests.benchmarks.exports import make
+from tests.campaign.jobs.apart import result_of
 from tests.security.faults.machines import Postgres
 
 pytestmark = [pytest.mark.redis]
@@ -27,16 +22,7 @@ pytestmark = [pytest.mark.redis]
 
 @pytest.mark.skipif(Postgres.reason_without() is not None, reason="needs PostgreSQL and psycopg")
 def test_workers_that_share_no_disk_make_the_files_of_one_process():
-    """In a process of its own: it forks, which the threads of other tests would not survive."""
-    pytest.importorskip("s3fs", reason="needs s3fs (the extra s3)")
-    pytest.importorskip("moto", reason="needs moto, for an S3 server")
-    root = Path(__file__).parents[3]
-    with tempfile.TemporaryDirectory(prefix="exports-") as folder:  # PostgreSQL runs as another user
-        Path(folder).chmod(0o755)
-        command = [sys.executable, "-m", "tests.campaign.jobs.shared_exports", folder]
-        run = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout)
+    result = result_of("shared_exports")
     parts = {name: digest for name, digest in result["files"].items() if name.startswith("e-")}
     assert parts == result["one"] and len(parts) == 5
     said, card = result["said"], result["card"]
